@@ -1,0 +1,3 @@
+//! The data-plane server that runs one release.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! One scoring request from socket to socket.

@@ -1,0 +1,1 @@
+//! Conformance suites for the seams, fakes that pass them, and fixtures.

@@ -1,0 +1,3 @@
+//! Every multi-step habit under one name.
+
+fn main() {}
