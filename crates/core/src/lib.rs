@@ -5,6 +5,7 @@
 //! nothing else of ours, so that implementations can depend on it and never on one another.
 
 mod batch;
+mod batcher;
 mod digest;
 mod engine;
 mod error;
@@ -14,6 +15,7 @@ mod signature;
 mod tensor;
 
 pub use batch::{BatchError, split, stack};
+pub use batcher::{Batcher, Item, Take};
 pub use digest::{Digest, DigestError};
 pub use engine::{Engine, EngineError, LoadedModel, ModelFiles, Session};
 pub use error::ErrorClass;
