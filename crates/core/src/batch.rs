@@ -22,46 +22,36 @@ pub enum BatchError {
     Rows { name: Arc<str>, expected: usize, actual: usize },
 }
 
-/// Stacks the inputs of several requests along the first dimension. `items` must not be empty.
-pub fn stack(items: Vec<Tensors>) -> Result<Tensors, BatchError> {
-    let mut items = items.into_iter();
-    let Some(first) = items.next() else { return Ok(Tensors::new()) };
-    let rest: Vec<Tensors> = items.collect();
-    if rest.is_empty() {
-        return Ok(first);
-    }
-    let mut columns = Vec::with_capacity(first.len());
-    for (name, value) in first {
-        let Value::Tensor(tensor) = value else { return Err(BatchError::NoRows { name }) };
-        if tensor.shape().is_empty() {
-            return Err(BatchError::NoRows { name });
-        }
-        columns.push((name, tensor.into_parts()));
-    }
-    for item in rest {
-        if item.len() != columns.len() {
-            let name = columns.first().map_or_else(|| Arc::from(""), |(name, _)| Arc::clone(name));
-            return Err(BatchError::Mixed { name });
-        }
-        for ((name, (shape, data)), (other_name, other)) in columns.iter_mut().zip(item) {
-            let mixed = || BatchError::Mixed { name: Arc::clone(name) };
-            let Value::Tensor(other) = other else { return Err(mixed()) };
-            let (other_shape, other_data) = other.into_parts();
-            if *name != other_name || other_shape.len() != shape.len() || other_shape[1..] != shape[1..] {
+/// Stacks the inputs of several requests along the first dimension, into buffers of its own.
+pub fn stack(items: &[&Tensors]) -> Result<Tensors, BatchError> {
+    let Some((first, rest)) = items.split_first() else { return Ok(Tensors::new()) };
+    let mut stacked = Tensors::with_capacity(first.len());
+    for (position, (name, value)) in first.iter().enumerate() {
+        let no_rows = || BatchError::NoRows { name: Arc::clone(name) };
+        let mixed = || BatchError::Mixed { name: Arc::clone(name) };
+        let Value::Tensor(tensor) = value else { return Err(no_rows()) };
+        let mut shape = tensor.shape().to_vec();
+        let Some((rows, trailing)) = shape.split_first_mut() else { return Err(no_rows()) };
+        let mut parts = Vec::with_capacity(items.len());
+        parts.push(tensor.data());
+        for item in rest {
+            let Some((other_name, Value::Tensor(other))) = item.iter().nth(position) else {
                 return Err(mixed());
+            };
+            match other.shape().split_first() {
+                Some((other_rows, other_trailing))
+                    if item.len() == first.len() && other_name == name && other_trailing == trailing =>
+                {
+                    *rows += other_rows;
+                    parts.push(other.data());
+                }
+                _ => return Err(mixed()),
             }
-            append(data, other_data).map_err(|()| mixed())?;
-            shape[0] += other_shape[0];
         }
+        let data = concatenate(&parts).ok_or_else(mixed)?;
+        stacked.push(Arc::clone(name), Tensor::new(shape, data).map_err(|_| mixed())?);
     }
-    columns
-        .into_iter()
-        .map(|(name, (shape, data))| {
-            let tensor =
-                Tensor::new(shape, data).map_err(|_| BatchError::Mixed { name: Arc::clone(&name) })?;
-            Ok((name, Value::Tensor(tensor)))
-        })
-        .collect()
+    Ok(stacked)
 }
 
 /// Splits the outputs of a batch back into one set a request; `rows` are the requests' rows in order.
@@ -86,17 +76,22 @@ pub fn split(outputs: Tensors, rows: &[usize]) -> Result<Vec<Tensors>, BatchErro
     Ok(items)
 }
 
-fn append(data: &mut TensorData, other: TensorData) -> Result<(), ()> {
-    macro_rules! append {
-        ($($variant:ident)*) => {
-            match (data, other) {
-                $((TensorData::$variant(own), TensorData::$variant(mut other)) => own.append(&mut other),)*
-                _ => return Err(()),
+/// All elements of `parts` in order; `None` where their data types differ.
+fn concatenate(parts: &[&TensorData]) -> Option<TensorData> {
+    let mut whole =
+        TensorData::with_capacity(parts.first()?.data_type(), parts.iter().map(|part| part.len()).sum());
+    macro_rules! extend {
+        ($part:expr, $($variant:ident)*) => {
+            match (&mut whole, $part) {
+                $((TensorData::$variant(whole), TensorData::$variant(part)) => whole.extend_from_slice(part),)*
+                _ => return None,
             }
         };
     }
-    append!(Bool U8 U16 U32 U64 I8 I16 I32 I64 F16 Bf16 F32 F64 String);
-    Ok(())
+    for part in parts {
+        extend!(part, Bool U8 U16 U32 U64 I8 I16 I32 I64 F16 Bf16 F32 F64 String);
+    }
+    Some(whole)
 }
 
 fn split_tensor(
@@ -153,18 +148,18 @@ mod tests {
         ) {
             let items: Vec<Tensors> =
                 rows.iter().enumerate().map(|(seed, rows)| item(*rows, columns, seed as i64 * 100)).collect();
-            let stacked = stack(items.clone()).unwrap();
+            let stacked = stack(&items.iter().collect::<Vec<_>>()).unwrap();
             prop_assert_eq!(split(stacked, &rows).unwrap(), items);
         }
     }
 
     #[test]
     fn what_differs_is_not_stacked() {
-        let error = stack(vec![item(1, 2, 0), item(1, 3, 0)]).unwrap_err();
+        let error = stack(&[&item(1, 2, 0), &item(1, 3, 0)]).unwrap_err();
         assert_eq!(error, BatchError::Mixed { name: "numbers".into() });
         let mut scalar = Tensors::new();
         scalar.push("x", Tensor::new(vec![], vec![1.0_f32].into()).unwrap());
-        assert_eq!(stack(vec![scalar.clone(), scalar]).unwrap_err(), BatchError::NoRows { name: "x".into() });
+        assert_eq!(stack(&[&scalar, &scalar]).unwrap_err(), BatchError::NoRows { name: "x".into() });
     }
 
     #[test]
