@@ -1,0 +1,15 @@
+//! The verbs, one module each, and what they stand on. A library so that the bench harness finds the workspace and
+//! starts scorers the same way as the demo.
+
+pub mod bench;
+pub mod check;
+pub mod demo;
+pub mod python;
+pub mod scorer;
+pub mod shell;
+pub mod test;
+pub mod tidy;
+pub mod tools;
+mod workspace;
+
+pub use workspace::Workspace;

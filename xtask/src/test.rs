@@ -1,0 +1,58 @@
+//! `cargo xtask test`: the one command that says whether this checkout is good. Last comes the test runner, so that
+//! the last line is its summary.
+
+use std::{env, ffi::OsString};
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    Workspace, check, python, shell,
+    tools::{self, Tool},
+};
+
+/// Of `cargo xtask test`.
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// Leave out `cargo xtask check`.
+    #[arg(long)]
+    no_check: bool,
+    /// Handed to the test runner: a name to filter by, for instance.
+    #[arg(last = true)]
+    runner: Vec<String>,
+}
+
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    if !arguments.no_check {
+        check::run(workspace)?;
+    }
+    tools::install(workspace, &Tool::FOR_TESTS)?;
+    workspace.build()?;
+    if arguments.runner.is_empty() {
+        // nextest does not run these.
+        shell::step("documentation tests", || {
+            shell::run(&mut workspace.cargo(&["test", "--release", "--workspace", "--doc", "--quiet"]))
+        })?;
+    }
+    let nextest = shell::find("cargo-nextest").is_some();
+    let verb: &[&str] = if nextest { &["nextest", "run"] } else { &["test", "--lib", "--bins", "--tests"] };
+    let mut command = workspace.cargo(verb);
+    command.args(["--release", "--workspace"]);
+    if !nextest && !arguments.runner.is_empty() {
+        command.arg("--");
+    }
+    command.args(&arguments.runner).envs(environment(workspace)?);
+    shell::print("==> tests");
+    shell::run(&mut command)
+}
+
+/// What the tests are told. `ORT_DYLIB_PATH` is not among it: the search for the library is tested too.
+fn environment(workspace: &Workspace) -> Result<Vec<(&'static str, OsString)>> {
+    let pythons = env::join_paths(python::interpreters())?;
+    Ok(vec![
+        ("MOORLINE_TEST_VENVS", python::venvs(workspace).into()),
+        ("MOORLINE_TEST_PYTHON", python::interpreter(workspace, "oracle").into()),
+        ("MOORLINE_TEST_PYTHONS", pythons),
+        ("MOORLINE_TEST_BIN", workspace.target().join("release").into()),
+    ])
+}

@@ -1,0 +1,159 @@
+//! `cargo xtask tools`: what tests, demo and benches need and Cargo does not bring. Everything lands below the target
+//! folder, except `wrk`, which comes from the distribution.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::{
+    Workspace,
+    python::{self, Requirements},
+    shell,
+};
+
+/// The version that `deny.toml` is written for.
+const DENY_VERSION: &str = "0.20.2";
+
+/// Of `cargo xtask tools`.
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// Which ones; all when none is named.
+    tools: Vec<Tool>,
+}
+
+/// One thing that can be installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Tool {
+    /// Python environment: Azure ML's inference server, the oracle of differential tests.
+    Oracle,
+    /// Python environment: model makers, protocol clients, real models.
+    Tools,
+    /// Python environment: what an MLflow model needs.
+    Mlflow,
+    /// `libonnxruntime`, taken from the wheel in `tools` and put beside the binaries.
+    OnnxRuntime,
+    /// The load generator of the benches.
+    Wrk,
+    /// cargo-deny, compiled once.
+    Deny,
+}
+
+impl Tool {
+    pub const FOR_TESTS: [Self; 4] = [Self::Oracle, Self::Tools, Self::Mlflow, Self::OnnxRuntime];
+}
+
+pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
+    let tools = if arguments.tools.is_empty() { Tool::value_variants() } else { &arguments.tools };
+    install(workspace, tools)
+}
+
+/// Installs what is not there yet. [`Tool::OnnxRuntime`] needs [`Tool::Tools`] before it.
+pub fn install(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
+    for tool in tools {
+        match tool {
+            Tool::Oracle => python::install(workspace, "oracle", &[Requirements::all("oracle.txt")])?,
+            Tool::Tools => python::install(
+                workspace,
+                "tools",
+                &[Requirements::all("tools.txt"), Requirements::alone("models.txt")],
+            )?,
+            Tool::Mlflow => python::install(workspace, "mlflow", &[Requirements::all("mlflow.txt")])?,
+            Tool::OnnxRuntime => onnx_runtime(workspace)?,
+            Tool::Wrk => wrk()?,
+            Tool::Deny => install_deny(workspace)?,
+        }
+    }
+    Ok(())
+}
+
+/// The ONNX Runtime library that [`Tool::OnnxRuntime`] puts below the target folder.
+pub fn onnx_runtime_library(workspace: &Workspace) -> Result<PathBuf> {
+    library_in(&workspace.target().join("onnxruntime"))
+}
+
+/// cargo-deny, wherever it is.
+pub fn deny(workspace: &Workspace) -> PathBuf {
+    let own = workspace.target().join("tools/bin/cargo-deny");
+    if own.exists() { own } else { shell::find("cargo-deny").unwrap_or(own) }
+}
+
+/// Copies the library out of the environment, then links it beside the binaries and the test binaries, where the
+/// scorer's search looks first.
+fn onnx_runtime(workspace: &Workspace) -> Result<()> {
+    let capi = python::site_packages(workspace, "tools")?.join("onnxruntime/capi");
+    let wheel = library_in(&capi)?;
+    let name = wheel.file_name().context("a library has a name")?;
+    let folder = workspace.target().join("onnxruntime");
+    let library = folder.join(name);
+    if !library.exists() {
+        if folder.exists() {
+            fs_err::remove_dir_all(&folder)?;
+        }
+        fs_err::create_dir_all(&folder)?;
+        fs_err::copy(&wheel, &library)?;
+        shell::say(&format!("copied {} to {}", name.display(), folder.display()));
+    }
+    let release = workspace.target().join("release");
+    for beside in [release.clone(), release.join("deps")] {
+        fs_err::create_dir_all(&beside)?;
+        let link = beside.join(if cfg!(target_os = "macos") {
+            "libonnxruntime.1.dylib"
+        } else {
+            "libonnxruntime.so.1"
+        });
+        if fs_err::read_link(&link).is_ok_and(|target| target == library) {
+            continue;
+        }
+        if link.symlink_metadata().is_ok() {
+            fs_err::remove_file(&link)?;
+        }
+        fs_err::os::unix::fs::symlink(&library, &link)?;
+    }
+    Ok(())
+}
+
+/// The one versioned `libonnxruntime` in a folder.
+fn library_in(folder: &Path) -> Result<PathBuf> {
+    for entry in fs_err::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("libonnxruntime.so.")
+            || (name.starts_with("libonnxruntime.") && name.ends_with(".dylib"))
+        {
+            return Ok(path);
+        }
+    }
+    bail!("{} holds no libonnxruntime; run `cargo xtask tools`", folder.display())
+}
+
+fn wrk() -> Result<()> {
+    if shell::find("wrk").is_some() {
+        return Ok(());
+    }
+    let root = shell::output(std::process::Command::new("id").arg("-u"))?.trim() == "0";
+    if !root || shell::find("apt-get").is_none() {
+        bail!(
+            "the benches need `wrk` as their load generator: install it (Debian: `apt-get install wrk`) and run again"
+        );
+    }
+    shell::step("wrk", || {
+        shell::run(std::process::Command::new("apt-get").args(["update", "--quiet"]))?;
+        shell::run(std::process::Command::new("apt-get").args(["install", "--quiet", "--yes", "wrk"]))
+    })
+}
+
+fn install_deny(workspace: &Workspace) -> Result<()> {
+    if deny(workspace).exists() {
+        return Ok(());
+    }
+    shell::step("cargo-deny (compiled once, some minutes)", || {
+        let root = workspace.target().join("tools");
+        let mut install =
+            workspace.cargo(&["install", "cargo-deny", "--locked", "--version", DENY_VERSION, "--root"]);
+        // A target folder of its own: a foreign lock file must not disturb the workspace's artifacts.
+        install.arg(&root).arg("--target-dir").arg(root.join("build")).args(["--profile", "dev"]);
+        shell::run(&mut install)?;
+        Ok(fs_err::remove_dir_all(root.join("build"))?)
+    })
+}
