@@ -85,6 +85,9 @@ pub trait Script: Debug + Send + Sync {
     /// Whether at least one worker has finished `init()` and is alive.
     fn ready(&self) -> bool;
 
+    /// How many workers were started again since the first start.
+    fn restarts(&self) -> u64;
+
     /// Scores one request by its deadline. Dropping the future gives the request up; it never harms another one.
     async fn score(&self, call: ScriptCall) -> Result<ScriptReply, ScriptError>;
 }
