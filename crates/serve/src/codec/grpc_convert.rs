@@ -1,0 +1,221 @@
+//! Messages of the Open Inference Protocol's gRPC side ⇄ tensors.
+//!
+//! An answer is in kind: raw contents for a request with raw contents, typed contents otherwise. FP16 and BF16 have
+//! no typed contents, so an answer that holds one of them is raw.
+
+use bytes::Bytes;
+use moorline_core::{DataType, Signature, Tensor, TensorData, Tensors};
+
+use super::{
+    Limits, ModelIdentity,
+    error::CodecError,
+    grpc::{
+        InferInputTensor, InferOutputTensor, InferParameter, InferTensorContents, ModelInferRequest,
+        ModelInferResponse, ModelMetadataResponse, ParameterChoice, ServerMetadataResponse, TensorMetadata,
+    },
+    oip, oip_binary,
+    oip_metadata::{self, EXTENSIONS, SERVER},
+    oip_tensor::{InferRequest, Output, Requested, RequestedOutput, element_count, keys_text, resolve_input},
+};
+
+/// Decodes a request. Its `outputs.binary` says whether the request was raw, and with it the answer.
+pub fn decode(
+    request: ModelInferRequest,
+    signature: &Signature,
+    limits: Limits,
+) -> Result<InferRequest, CodecError> {
+    let raw = !request.raw_input_contents.is_empty();
+    if raw && request.raw_input_contents.len() != request.inputs.len() {
+        return Err(CodecError::Request(format!(
+            "the request has {} inputs, but raw contents for {}",
+            request.inputs.len(),
+            request.raw_input_contents.len()
+        )));
+    }
+    let outputs = request
+        .outputs
+        .iter()
+        .map(|output| {
+            if output.parameters.contains_key("classification") {
+                return Err(oip::classification());
+            }
+            refuse_shared_memory(output.parameters.keys())?;
+            RequestedOutput::resolve(&output.name, signature)
+        })
+        .collect::<Result<_, _>>()?;
+    let mut inputs = Tensors::with_capacity(request.inputs.len());
+    for (position, input) in request.inputs.into_iter().enumerate() {
+        refuse_shared_memory(input.parameters.keys())?;
+        let InferInputTensor { name, datatype, shape, contents, .. } = input;
+        let spec = resolve_input(&name, &datatype, signature)?;
+        let dims = shape.iter().map(|dim| usize::try_from(*dim)).collect::<Result<Vec<usize>, _>>().map_err(
+            |_| CodecError::tensor(&name, format!("shape {shape:?} has a dimension that is no size")),
+        )?;
+        let count = element_count(&name, &dims, limits.max_depth)?;
+        let data = match (request.raw_input_contents.get(position), contents) {
+            (Some(_), Some(contents)) if contents != InferTensorContents::default() => {
+                return Err(CodecError::tensor(&name, "it has both contents and raw contents"));
+            }
+            (Some(raw), _) => oip_binary::decode(&name, spec.data_type, count, raw)?,
+            (None, contents) => typed(&name, spec.data_type, contents.unwrap_or_default())?,
+        };
+        let tensor = Tensor::new(dims, data).map_err(|error| CodecError::tensor(&name, error.to_string()))?;
+        inputs.push(spec.name.clone(), tensor);
+    }
+    signature.check_inputs(&inputs).map_err(CodecError::Request)?;
+    let id = (!request.id.is_empty()).then_some(request.id);
+    Ok(InferRequest { id, inputs, outputs: Requested { outputs, binary: raw } })
+}
+
+fn refuse_shared_memory<'p>(mut parameters: impl Iterator<Item = &'p String>) -> Result<(), CodecError> {
+    if parameters.any(|name| name.starts_with("shared_memory")) { Err(oip::shared_memory()) } else { Ok(()) }
+}
+
+/// The elements of typed contents, taken from the field that the data type has.
+fn typed(name: &str, data_type: DataType, contents: InferTensorContents) -> Result<TensorData, CodecError> {
+    /// Elements that came in a wider type.
+    fn narrow<W: Copy + std::fmt::Display, N: TryFrom<W>>(
+        name: &str,
+        data_type: DataType,
+        elements: Vec<W>,
+    ) -> Result<Vec<N>, CodecError> {
+        let element = |(position, element): (usize, W)| {
+            N::try_from(element).map_err(|_| {
+                let reason = format!("element {position} is {element}, out of the range of {data_type}");
+                CodecError::tensor(name, reason)
+            })
+        };
+        elements.into_iter().enumerate().map(element).collect()
+    }
+    let text = |(position, bytes): (usize, Bytes)| {
+        String::from_utf8(bytes.into())
+            .map_err(|_| CodecError::tensor(name, format!("element {position} is not UTF-8")))
+    };
+    Ok(match data_type {
+        DataType::Bool => contents.bool_contents.into(),
+        DataType::U8 => narrow::<_, u8>(name, data_type, contents.uint_contents)?.into(),
+        DataType::U16 => narrow::<_, u16>(name, data_type, contents.uint_contents)?.into(),
+        DataType::U32 => contents.uint_contents.into(),
+        DataType::U64 => contents.uint64_contents.into(),
+        DataType::I8 => narrow::<_, i8>(name, data_type, contents.int_contents)?.into(),
+        DataType::I16 => narrow::<_, i16>(name, data_type, contents.int_contents)?.into(),
+        DataType::I32 => contents.int_contents.into(),
+        DataType::I64 => contents.int64_contents.into(),
+        DataType::F32 => contents.fp32_contents.into(),
+        DataType::F64 => contents.fp64_contents.into(),
+        DataType::String => {
+            contents.bytes_contents.into_iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()?.into()
+        }
+        DataType::F16 | DataType::Bf16 => {
+            return Err(CodecError::tensor(name, format!("{data_type} has raw contents only")));
+        }
+    })
+}
+
+/// Encodes the answer to a request: `id` and `requested` are the request's.
+pub fn encode(
+    model: ModelIdentity<'_>,
+    id: Option<String>,
+    requested: &Requested,
+    outputs: &Tensors,
+) -> Result<ModelInferResponse, CodecError> {
+    let outputs = requested.select(outputs)?;
+    let raw_only = |output: &Output<'_>| matches!(output.tensor.data_type(), DataType::F16 | DataType::Bf16);
+    let raw = requested.binary || outputs.iter().any(raw_only);
+    let mut response = ModelInferResponse {
+        model_name: model.name.to_owned(),
+        model_version: model.version.to_owned(),
+        id: id.unwrap_or_default(),
+        outputs: Vec::with_capacity(outputs.len()),
+        ..ModelInferResponse::default()
+    };
+    for output in outputs {
+        let shape = output.tensor.shape().iter().map(|dim| *dim as i64).collect();
+        let mut message = InferOutputTensor {
+            name: output.name.to_string(),
+            datatype: output.tensor.data_type().oip_name().to_owned(),
+            shape,
+            ..InferOutputTensor::default()
+        };
+        if let Some(keys) = output.keys {
+            let keys = ParameterChoice::StringParam(keys_text(keys));
+            message.parameters.insert("keys".to_owned(), InferParameter { parameter_choice: Some(keys) });
+        }
+        let data = output.tensor.data();
+        if raw {
+            let mut bytes = Vec::with_capacity(oip_binary::encoded_length(data));
+            oip_binary::encode(&mut bytes, output.name, data)?;
+            response.raw_output_contents.push(bytes.into());
+        } else {
+            message.contents = Some(contents_of(data));
+        }
+        response.outputs.push(message);
+    }
+    Ok(response)
+}
+
+/// Typed contents; the half floats have none and are never asked for.
+fn contents_of(data: &TensorData) -> InferTensorContents {
+    let mut contents = InferTensorContents::default();
+    match data {
+        TensorData::Bool(elements) => contents.bool_contents.clone_from(elements),
+        TensorData::U8(elements) => contents.uint_contents = widened(elements),
+        TensorData::U16(elements) => contents.uint_contents = widened(elements),
+        TensorData::U32(elements) => contents.uint_contents.clone_from(elements),
+        TensorData::U64(elements) => contents.uint64_contents.clone_from(elements),
+        TensorData::I8(elements) => contents.int_contents = widened(elements),
+        TensorData::I16(elements) => contents.int_contents = widened(elements),
+        TensorData::I32(elements) => contents.int_contents.clone_from(elements),
+        TensorData::I64(elements) => contents.int64_contents.clone_from(elements),
+        TensorData::F16(elements) => contents.fp32_contents = widened(elements),
+        TensorData::Bf16(elements) => contents.fp32_contents = widened(elements),
+        TensorData::F32(elements) => contents.fp32_contents.clone_from(elements),
+        TensorData::F64(elements) => contents.fp64_contents.clone_from(elements),
+        TensorData::String(elements) => {
+            contents.bytes_contents =
+                elements.iter().map(|text| Bytes::copy_from_slice(text.as_bytes())).collect();
+        }
+    }
+    contents
+}
+
+fn widened<N: Copy + Into<W>, W>(elements: &[N]) -> Vec<W> {
+    elements.iter().map(|element| (*element).into()).collect()
+}
+
+/// The server's metadata; `version` is this program's.
+pub fn server_metadata(version: &str) -> ServerMetadataResponse {
+    ServerMetadataResponse {
+        name: SERVER.to_owned(),
+        version: version.to_owned(),
+        extensions: EXTENSIONS.map(str::to_owned).to_vec(),
+    }
+}
+
+/// The model's metadata. `platform` is such as `onnxruntime_onnx`.
+pub fn model_metadata(
+    model: ModelIdentity<'_>,
+    platform: &str,
+    signature: &Signature,
+) -> ModelMetadataResponse {
+    let tensors = |specs: &[moorline_core::TensorSpec]| {
+        specs
+            .iter()
+            .map(|spec| {
+                let metadata = oip_metadata::tensor_metadata(spec);
+                TensorMetadata {
+                    name: metadata.name.to_owned(),
+                    datatype: metadata.datatype.to_owned(),
+                    shape: metadata.shape,
+                }
+            })
+            .collect()
+    };
+    ModelMetadataResponse {
+        name: model.name.to_owned(),
+        versions: vec![model.version.to_owned()],
+        platform: platform.to_owned(),
+        inputs: tensors(&signature.inputs),
+        outputs: tensors(&signature.outputs),
+    }
+}

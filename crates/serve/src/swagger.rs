@@ -1,0 +1,259 @@
+//! The API description of a release that needs no scoring script: Swagger 2.0, OpenAPI 3.0 and 3.1, made from the
+//! model's signature. It shows the form of `/score` that fits every model, `{"inputs": {name: …}}`.
+
+use std::str::FromStr;
+
+use moorline_core::{DataType, Dim, Signature, TensorSpec, ValueKind};
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+/// Examples of more elements than this are left out: nobody reads them.
+const MAX_EXAMPLE: usize = 64;
+
+/// A version of the description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SwaggerVersion {
+    /// Swagger 2.0.
+    Swagger2,
+    /// OpenAPI 3.0.
+    OpenApi30,
+    /// OpenAPI 3.1.
+    OpenApi31,
+}
+
+impl SwaggerVersion {
+    /// Every version, oldest first.
+    pub const ALL: [Self; 3] = [Self::Swagger2, Self::OpenApi30, Self::OpenApi31];
+
+    /// The name in `?version=`: `2`, `3` or `3.1`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Swagger2 => "2",
+            Self::OpenApi30 => "3",
+            Self::OpenApi31 => "3.1",
+        }
+    }
+}
+
+/// A version that does not exist.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("Swagger version [{0}] is not valid. Supported versions: [2, 3, 3.1].")]
+pub struct SwaggerVersionError(String);
+
+impl FromStr for SwaggerVersion {
+    type Err = SwaggerVersionError;
+
+    fn from_str(text: &str) -> Result<Self, SwaggerVersionError> {
+        match text {
+            "2" | "2.0" => Ok(Self::Swagger2),
+            "3" | "3.0" => Ok(Self::OpenApi30),
+            "3.1" => Ok(Self::OpenApi31),
+            _ => Err(SwaggerVersionError(text.to_owned())),
+        }
+    }
+}
+
+/// How the service is called.
+#[derive(Clone, Copy, Debug)]
+pub struct Service<'a> {
+    pub name: &'a str,
+    pub version: &'a str,
+    /// What stands before `/score`, such as `/api`; empty for nothing.
+    pub path_prefix: &'a str,
+}
+
+/// The description as JSON text.
+pub fn document(version: SwaggerVersion, service: Service<'_>, signature: &Signature) -> String {
+    let info = json!({
+        "title": service.name,
+        "description": format!("The scoring API of {}", service.name),
+        "version": service.version,
+    });
+    let prefix = match service.path_prefix.trim_matches('/') {
+        "" => String::new(),
+        prefix => format!("/{prefix}"),
+    };
+    let paths = paths(version, &prefix);
+    let schemas = schemas(version, signature);
+    let document = match version {
+        SwaggerVersion::Swagger2 => json!({
+            "swagger": "2.0",
+            "info": info,
+            "consumes": ["application/json"],
+            "produces": ["application/json"],
+            "securityDefinitions": {
+                "Bearer": { "type": "apiKey", "name": "Authorization", "in": "header" }
+            },
+            "paths": paths,
+            "definitions": schemas,
+        }),
+        SwaggerVersion::OpenApi30 | SwaggerVersion::OpenApi31 => json!({
+            "openapi": if version == SwaggerVersion::OpenApi30 { "3.0.3" } else { "3.1.0" },
+            "info": info,
+            "paths": paths,
+            "components": {
+                "securitySchemes": { "Bearer": { "type": "http", "scheme": "bearer" } },
+                "schemas": schemas,
+            },
+        }),
+    };
+    document.to_string()
+}
+
+fn paths(version: SwaggerVersion, prefix: &str) -> Value {
+    let mut score = json!({
+        "operationId": "score",
+        "description": "Runs the model.",
+        "security": [{ "Bearer": [] }],
+        "responses": {
+            "200": response(version, "application/json", "The model's outputs.", &reference(version, "ServiceOutput")),
+            "default": error(version),
+        },
+    });
+    let input = reference(version, "ServiceInput");
+    if version == SwaggerVersion::Swagger2 {
+        score["parameters"] = json!([{ "name": "input", "in": "body", "required": true, "schema": input }]);
+    } else {
+        score["requestBody"] =
+            json!({ "required": true, "content": { "application/json": { "schema": input } } });
+    }
+    let mut health = json!({
+        "operationId": "health",
+        "description": "Says that the service is up.",
+        "responses": {
+            "200": response(version, "text/html", "The service is up.", &json!({ "type": "string" })),
+            "default": error(version),
+        },
+    });
+    if version == SwaggerVersion::Swagger2 {
+        health["produces"] = json!(["text/html"]);
+    }
+    let mut paths = Map::new();
+    paths.insert(format!("{prefix}/"), json!({ "get": health }));
+    paths.insert(format!("{prefix}/score"), json!({ "post": score }));
+    Value::Object(paths)
+}
+
+fn reference(version: SwaggerVersion, schema: &str) -> Value {
+    let place = if version == SwaggerVersion::Swagger2 { "definitions" } else { "components/schemas" };
+    json!({ "$ref": format!("#/{place}/{schema}") })
+}
+
+fn response(version: SwaggerVersion, content_type: &str, description: &str, schema: &Value) -> Value {
+    if version == SwaggerVersion::Swagger2 {
+        json!({ "description": description, "schema": schema })
+    } else {
+        json!({ "description": description, "content": { content_type: { "schema": schema } } })
+    }
+}
+
+fn error(version: SwaggerVersion) -> Value {
+    response(version, "application/json", "What went wrong.", &reference(version, "ErrorResponse"))
+}
+
+fn schemas(version: SwaggerVersion, signature: &Signature) -> Value {
+    let mut input = json!({
+        "type": "object",
+        "required": ["inputs"],
+        "properties": { "inputs": named(version, &signature.inputs) },
+    });
+    if let Some(example) = example(&signature.inputs) {
+        let example = json!({ "inputs": example });
+        if version == SwaggerVersion::OpenApi31 {
+            input["examples"] = json!([example]);
+        } else {
+            input["example"] = example;
+        }
+    }
+    json!({
+        "ServiceInput": input,
+        "ServiceOutput": {
+            "type": "object",
+            "required": ["outputs"],
+            "properties": { "outputs": named(version, &signature.outputs) },
+        },
+        "ErrorResponse": { "type": "object", "properties": { "message": { "type": "string" } } },
+    })
+}
+
+/// The schema of an object with one member for each of `specs`.
+fn named(version: SwaggerVersion, specs: &[TensorSpec]) -> Value {
+    let required: Vec<&str> = specs.iter().filter(|spec| !spec.optional).map(|spec| &*spec.name).collect();
+    let properties: Map<String, Value> =
+        specs.iter().map(|spec| (spec.name.to_string(), value_schema(version, spec))).collect();
+    let mut schema = json!({ "type": "object", "properties": properties });
+    // Swagger 2.0 and OpenAPI 3.0 do not allow an empty list here.
+    if !required.is_empty() {
+        schema["required"] = json!(required);
+    }
+    schema
+}
+
+fn value_schema(version: SwaggerVersion, spec: &TensorSpec) -> Value {
+    let element = element_schema(version, spec.data_type);
+    match (&spec.kind, &spec.shape) {
+        (ValueKind::Tensor, Some(shape)) => nested(element, shape),
+        (ValueKind::Tensor, None) => json!({ "description": "A list nested to any depth." }),
+        (ValueKind::Sequence, Some(shape)) => json!({ "type": "array", "items": nested(element, shape) }),
+        (ValueKind::Sequence, None) => json!({ "type": "array", "items": {} }),
+        (ValueKind::Maps { .. }, _) => {
+            json!({ "type": "array", "items": { "type": "object", "additionalProperties": element } })
+        }
+    }
+}
+
+/// Lists around `element`, one for each dimension.
+fn nested(element: Value, shape: &[Dim]) -> Value {
+    shape.iter().rev().fold(element, |items, dim| match dim {
+        Dim::Fixed(size) => json!({ "type": "array", "items": items, "minItems": size, "maxItems": size }),
+        Dim::Dynamic(_) => json!({ "type": "array", "items": items }),
+    })
+}
+
+/// One element; a float may be null, which stands for NaN.
+fn element_schema(version: SwaggerVersion, data_type: DataType) -> Value {
+    let format = match data_type {
+        DataType::Bool => return json!({ "type": "boolean" }),
+        DataType::String => return json!({ "type": "string" }),
+        DataType::U8 | DataType::U16 | DataType::U32 | DataType::U64 => {
+            return json!({ "type": "integer", "minimum": 0 });
+        }
+        DataType::I8 | DataType::I16 | DataType::I32 => {
+            return json!({ "type": "integer", "format": "int32" });
+        }
+        DataType::I64 => return json!({ "type": "integer", "format": "int64" }),
+        DataType::F16 | DataType::Bf16 | DataType::F32 => "float",
+        DataType::F64 => "double",
+    };
+    match version {
+        SwaggerVersion::Swagger2 => json!({ "type": "number", "format": format, "x-nullable": true }),
+        SwaggerVersion::OpenApi30 => json!({ "type": "number", "format": format, "nullable": true }),
+        SwaggerVersion::OpenApi31 => json!({ "type": ["number", "null"], "format": format }),
+    }
+}
+
+/// Values that the model would take, dimensions of any size being 1; `None` where they would be too many or where
+/// an input says too little of itself.
+fn example(specs: &[TensorSpec]) -> Option<Value> {
+    let mut members = Map::new();
+    for spec in specs.iter().filter(|spec| !spec.optional) {
+        let (ValueKind::Tensor, Some(shape)) = (&spec.kind, &spec.shape) else { return None };
+        let sizes = shape.iter().map(|dim| match dim {
+            Dim::Fixed(size) => *size,
+            Dim::Dynamic(_) => 1,
+        });
+        let count = sizes.clone().try_fold(1_usize, usize::checked_mul)?;
+        if count > MAX_EXAMPLE || sizes.clone().any(|size| size > MAX_EXAMPLE) {
+            return None;
+        }
+        let element = match spec.data_type {
+            DataType::Bool => json!(true),
+            DataType::String => json!("text"),
+            DataType::F16 | DataType::Bf16 | DataType::F32 | DataType::F64 => json!(0.5),
+            _ => json!(1),
+        };
+        let value = sizes.rev().fold(element, |element, size| Value::Array(vec![element; size]));
+        members.insert(spec.name.to_string(), value);
+    }
+    Some(Value::Object(members))
+}
