@@ -1,1 +1,23 @@
-//! One scoring request from socket to socket.
+//! One scoring request from socket to socket: protocols, admission, batching, metrics.
+//!
+//! A request is decoded once and encoded once. Whatever runs the model sits behind core's seams; this crate knows no
+//! engine and no Python.
+
+mod admission;
+mod app;
+pub mod codec;
+mod config;
+mod grpc;
+mod metrics;
+mod problem;
+mod routes;
+mod server;
+mod sessions;
+pub mod swagger;
+mod trace;
+
+pub use app::{App, Served, ServedName};
+pub use config::ServeConfig;
+pub use metrics::{Metrics, Protocol};
+pub use server::{BindError, Server};
+pub use trace::{TraceConfig, TraceError, Tracing};

@@ -1,0 +1,196 @@
+//! One scoring request seen from the side: what is counted, timed and traced about it, whatever its protocol, and how
+//! its answer leaves.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use moorline_core::ErrorClass;
+
+use super::{
+    compress::{Encoding, compress},
+    ids::RequestIds,
+};
+use crate::{
+    app::App,
+    metrics::Protocol,
+    problem::{Dialect, Problem},
+    trace::RequestSpan,
+};
+
+const RUN_FUNCTION_FAILED: HeaderName = HeaderName::from_static("x-ms-run-function-failed");
+const RUN_EXEC_MS: HeaderName = HeaderName::from_static("x-ms-run-fn-exec-ms");
+
+/// An answer in full, before compression.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(body: impl Into<Bytes>) -> Self {
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Self { status: StatusCode::OK, headers, body: body.into() }
+    }
+
+    /// Says how the user's function fared, as Azure ML's clients read it.
+    pub(crate) fn run(mut self, failed: bool, run_time: Option<Duration>) -> Self {
+        self.headers.insert(RUN_FUNCTION_FAILED, run_function_failed(failed));
+        if let Some(time) = run_time {
+            let text = format!("{:.3}", time.as_secs_f64() * 1000.0);
+            self.headers.insert(RUN_EXEC_MS, text.parse().unwrap_or(HeaderValue::from_static("0.000")));
+        }
+        self
+    }
+}
+
+fn run_function_failed(failed: bool) -> HeaderValue {
+    HeaderValue::from_static(if failed { "True" } else { "False" })
+}
+
+/// A request in flight. Dropped without an answer, it counts as cancelled by its caller.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    app: Arc<App>,
+    protocol: Protocol,
+    started: Instant,
+    request_id: String,
+    accept: Encoding,
+    span: Option<RequestSpan>,
+    answered: bool,
+}
+
+impl Exchange {
+    pub(crate) fn begin(
+        app: &Arc<App>,
+        protocol: Protocol,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Self {
+        app.metrics().in_flight.inc();
+        let request_id = extensions.get::<RequestIds>().map_or_else(String::new, RequestIds::request_id);
+        let accept = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
+        Self {
+            protocol,
+            started: Instant::now(),
+            accept: accept.map_or(Encoding::Identity, Encoding::accepted),
+            span: app.tracing().map(|tracing| tracing.start(protocol.as_str(), headers, &request_id)),
+            request_id,
+            answered: false,
+            app: Arc::clone(app),
+        }
+    }
+
+    pub(crate) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// When the caller's answer is due, where a deadline is set.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.app.config().request_timeout.map(|timeout| self.started + timeout)
+    }
+
+    /// What the script passes on: our span, or what the caller sent.
+    pub(crate) fn traceparent(&self, headers: &HeaderMap) -> Option<String> {
+        match &self.span {
+            Some(span) => Some(span.traceparent()),
+            None => headers.get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned),
+        }
+    }
+
+    /// Records where the time went; `started` to `started + run_time` is the run itself.
+    pub(crate) fn ran(&self, admitted: Instant, started: Instant, run_time: Duration) {
+        if let (Some(tracing), Some(span)) = (self.app.tracing(), &self.span) {
+            tracing.child(span, "queue", admitted, started);
+            tracing.child(span, "inference", started, started + run_time);
+        }
+    }
+
+    /// Sends the answer, or the problem in the protocol's dialect.
+    pub(crate) async fn finish(mut self, result: Result<Answer, Problem>, dialect: Dialect) -> Response {
+        let mut response = match result {
+            Ok(Answer { status, mut headers, mut body }) => {
+                if self.accept != Encoding::Identity
+                    && !headers.contains_key(header::CONTENT_ENCODING)
+                    && let Some(small) = compress(self.accept, &body).await
+                    && let Some(name) = self.accept.header()
+                {
+                    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
+                    headers.append(header::VARY, HeaderValue::from_static("accept-encoding"));
+                    headers.remove(header::CONTENT_LENGTH);
+                    body = small;
+                }
+                self.app.metrics().response_bytes.inc_by(body.len() as u64);
+                let mut response = Response::new(Body::from(body));
+                *response.status_mut() = status;
+                *response.headers_mut() = headers;
+                response
+            }
+            Err(problem) => {
+                self.log(&problem);
+                let mut response = problem.response(dialect);
+                if dialect == Dialect::Score {
+                    let failed = problem.class == ErrorClass::Script
+                        || (problem.class == ErrorClass::Timeout && problem.status().is_server_error());
+                    response.headers_mut().insert(RUN_FUNCTION_FAILED, run_function_failed(failed));
+                }
+                response
+            }
+        };
+        self.close(response.status().as_u16());
+        // The ids are written by the front, which made them.
+        response.extensions_mut().clear();
+        response
+    }
+
+    /// Ends an exchange whose answer another codec sends (gRPC), under the equivalent HTTP status.
+    pub(crate) fn finish_elsewhere(mut self, problem: Option<&Problem>) {
+        if let Some(problem) = problem {
+            self.log(problem);
+        }
+        self.close(problem.map_or(200, |problem| problem.status().as_u16()));
+    }
+
+    fn log(&self, problem: &Problem) {
+        let Problem { class, message, .. } = problem;
+        let (request_id, protocol, status) =
+            (&*self.request_id, self.protocol.as_str(), problem.status().as_u16());
+        if problem.status().is_server_error() {
+            tracing::warn!(request_id, protocol, status, class = class.as_str(), message, "request failed");
+        } else {
+            tracing::debug!(request_id, protocol, status, class = class.as_str(), message, "request refused");
+        }
+    }
+
+    fn close(&mut self, status: u16) {
+        self.answered = true;
+        let duration = self.started.elapsed();
+        self.app.metrics().record_request(self.protocol, status, duration);
+        tracing::debug!(
+            request_id = self.request_id,
+            protocol = self.protocol.as_str(),
+            status,
+            micros = duration.as_micros() as u64,
+            "request answered"
+        );
+        if let Some(span) = self.span.take() {
+            span.finish(status);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.close(Problem::new(ErrorClass::Cancelled, "").status().as_u16());
+        }
+        self.app.metrics().in_flight.dec();
+    }
+}

@@ -1,0 +1,167 @@
+//! `/score`, as Azure ML's clients know it: a script gets the request as it came, a model without one gets tensors.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use moorline_core::{ErrorClass, Script, ScriptCall, ScriptError, ScriptRoute};
+
+use super::{Answer, Exchange, method_not_allowed, read_body};
+use crate::{
+    app::{App, Backend},
+    codec::score::{self, Door},
+    metrics::Protocol,
+    problem::{Dialect, Problem},
+    sessions::Sessions,
+};
+
+pub(crate) async fn score(State(app): State<Arc<App>>, request: Request) -> Response {
+    match *request.method() {
+        Method::OPTIONS => return Response::default(),
+        Method::GET | Method::HEAD | Method::POST => {}
+        _ => return method_not_allowed(),
+    }
+    let exchange = Exchange::begin(&app, Protocol::Score, request.headers(), request.extensions());
+    let result = async {
+        match &app.served()?.backend {
+            Backend::Model(sessions) if request.method() == Method::POST => {
+                score_model(&app, &exchange, sessions, request, Door::Score).await
+            }
+            Backend::Model(_) => Err(Problem::new(ErrorClass::Unsupported, "Method not allowed")
+                .with_status(StatusCode::METHOD_NOT_ALLOWED)),
+            Backend::Script(script) => {
+                score_script(&app, &exchange, script.as_ref(), request, ScriptRoute::Score).await
+            }
+        }
+    }
+    .await;
+    exchange.finish(result, Dialect::Score).await
+}
+
+/// Scores a JSON body that came through `door` with the engine.
+pub(super) async fn score_model(
+    app: &App,
+    exchange: &Exchange,
+    sessions: &Sessions,
+    request: Request,
+    door: Door,
+) -> Result<Answer, Problem> {
+    let (parts, body) = request.into_parts();
+    let (body, share) = read_body(app, &parts.headers, body).await?;
+    let decoded = score::decode(&body, sessions.signature(), app.limits(), door)?;
+    drop((body, share));
+    let admitted = Instant::now();
+    let permit = app.admission().admit(exchange.deadline()).await?;
+    let scored = sessions
+        .run(decoded.inputs, exchange.deadline())
+        .await
+        .map_err(|problem| name_limit(app, problem))?;
+    drop(permit);
+    exchange.ran(admitted, scored.started, scored.run_time);
+    Ok(Answer::json(score::encode(&scored.outputs, decoded.style)).run(false, Some(scored.run_time)))
+}
+
+/// A timeout's message names the limit that it passed.
+pub(super) fn name_limit(app: &App, problem: Problem) -> Problem {
+    match (problem.class, app.config().request_timeout) {
+        (ErrorClass::Timeout, Some(limit)) => Problem::timeout(limit),
+        _ => problem,
+    }
+}
+
+/// Hands the request to the script as it came.
+pub(super) async fn score_script(
+    app: &App,
+    exchange: &Exchange,
+    script: &dyn Script,
+    request: Request,
+    route: ScriptRoute,
+) -> Result<Answer, Problem> {
+    let (parts, body) = request.into_parts();
+    let (body, share) = read_body(app, &parts.headers, body).await?;
+    let admitted = Instant::now();
+    let permit = app.admission().admit(exchange.deadline()).await?;
+    let scoring_deadline = Instant::now() + app.config().scoring_timeout;
+    let request_deadline = exchange.deadline();
+    let call = ScriptCall {
+        route,
+        method: parts.method.as_str().to_owned(),
+        target: target(&parts.uri),
+        headers: if script.info().needs_headers { header_pairs(&parts.headers) } else { Vec::new() },
+        body,
+        request_id: exchange.request_id().to_owned(),
+        traceparent: exchange.traceparent(&parts.headers),
+        deadline: request_deadline.map_or(scoring_deadline, |deadline| deadline.min(scoring_deadline)),
+    };
+    let reply = script.score(call).await.map_err(|error| match (error, app.config().request_timeout) {
+        // Of the two deadlines the nearer one was passed, and each has its own answer.
+        (ScriptError::Timeout { .. }, Some(limit))
+            if request_deadline.is_some_and(|own| own < scoring_deadline) =>
+        {
+            Problem::timeout(limit)
+        }
+        (ScriptError::Timeout { .. }, _) => {
+            Problem::from(ScriptError::Timeout { limit: app.config().scoring_timeout })
+        }
+        (error, _) => Problem::from(error),
+    })?;
+    drop((permit, share));
+    if let Some(run_time) = reply.run_time {
+        let started = Instant::now().checked_sub(run_time).unwrap_or(admitted).max(admitted);
+        app.metrics().queue_duration.observe((started - admitted).as_secs_f64());
+        app.metrics().inference_duration.observe(run_time.as_secs_f64());
+        exchange.ran(admitted, started, run_time);
+    }
+    let mut headers = HeaderMap::with_capacity(reply.headers.len() + 8);
+    for (name, value) in &reply.headers {
+        // A header that HTTP cannot carry is the script's mistake; it costs the header, not the answer.
+        match (name.parse::<HeaderName>(), HeaderValue::from_bytes(&latin1(value))) {
+            (Ok(name), Ok(value)) => {
+                headers.append(name, value);
+            }
+            _ => tracing::warn!(
+                request_id = exchange.request_id(),
+                name,
+                "the script returned an invalid header"
+            ),
+        }
+    }
+    // The length is that of the body that leaves here.
+    headers.remove(http::header::CONTENT_LENGTH);
+    headers.remove(http::header::TRANSFER_ENCODING);
+    let status = StatusCode::from_u16(reply.status).map_err(|_| {
+        Problem::new(ErrorClass::Script, format!("The scoring script answered with status {}", reply.status))
+    })?;
+    let answer = Answer { status, headers, body: Bytes::clone(&reply.body) };
+    Ok(match route {
+        ScriptRoute::Score => answer.run(reply.failed, reply.run_time),
+        ScriptRoute::Invocations => answer,
+    })
+}
+
+fn target(uri: &Uri) -> String {
+    uri.path_and_query().map_or_else(|| uri.path().to_owned(), |target| target.as_str().to_owned())
+}
+
+/// Header values are Latin-1 to a script, as WSGI has them.
+fn header_pairs(headers: &HeaderMap) -> Vec<(String, String)> {
+    headers
+        .iter()
+        .map(|(name, value)| {
+            (name.as_str().to_owned(), value.as_bytes().iter().map(|byte| char::from(*byte)).collect())
+        })
+        .collect()
+}
+
+/// The inverse of [`header_pairs`]; characters beyond Latin-1 go out as UTF-8.
+fn latin1(value: &str) -> Vec<u8> {
+    value
+        .chars()
+        .map(|c| u8::try_from(u32::from(c)))
+        .collect::<Result<_, _>>()
+        .unwrap_or_else(|_| value.as_bytes().to_vec())
+}
