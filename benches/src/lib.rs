@@ -1,1 +1,8 @@
-//! What the benches share.
+//! What the side-by-side harness is made of. Criterion's micro-benches lie in `benches/benches/`, one file a hot path;
+//! measured tables in `benches/results/`.
+
+pub mod peers;
+pub mod report;
+pub mod rows;
+pub mod stage;
+pub mod wrk;

@@ -1,0 +1,50 @@
+//! `cargo xtask bench scorer`: the scorer and its baselines in the same minute, under the same load, in one table.
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use moorline_benches::{
+    report,
+    rows::{self, Effort},
+    stage::Stage,
+};
+use xtask::{Workspace, shell};
+
+#[derive(Parser)]
+struct Arguments {
+    /// Short runs and few: the figures are rough.
+    #[arg(long)]
+    quick: bool,
+    /// Write the table to `benches/results/`.
+    #[arg(long)]
+    save: bool,
+    /// Only the measurements whose name contains this: tiny-json, tiny-binary, conv, script, memory, start.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let workspace = Workspace::find()?;
+    let effort =
+        if arguments.quick { Effort { seconds: 2, rounds: 2 } } else { Effort { seconds: 5, rounds: 5 } };
+    let stage = Stage::new(&workspace)?;
+    let mut table = Vec::new();
+    for (name, measure) in rows::ALL {
+        if arguments.only.as_ref().is_none_or(|only| name.contains(only)) {
+            table.extend(shell::step(&format!("measure {name}"), || measure(&stage, effort))?);
+        }
+    }
+    if table.is_empty() {
+        bail!("no measurement has such a name");
+    }
+    let text = report::table(&report::setup(&workspace, effort.seconds, effort.rounds), &table);
+    shell::print(&format!("\n{text}"));
+    let short: Vec<&str> = table.iter().filter(|row| !row.holds()).map(|row| row.name).collect();
+    if !short.is_empty() {
+        shell::warn(&format!("fall short of their bound: {}", short.join("; ")));
+    }
+    if arguments.save {
+        shell::say(&format!("written to {}", report::save(&workspace, &text)?.display()));
+    }
+    Ok(())
+}
