@@ -48,6 +48,7 @@ pub fn azmlinfsrv(workspace: &Workspace, workers: usize) -> Result<Peer> {
     command
         .current_dir(workspace.root().join("benches/models/echo"))
         .env("AML_APP_ROOT", workspace.root().join("benches/models/echo"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .args(["--entry_script", "score.py", "--port", port, "--worker_count", &workers.to_string()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
