@@ -48,9 +48,11 @@ pub fn decode(
         refuse_shared_memory(input.parameters.keys())?;
         let InferInputTensor { name, datatype, shape, contents, .. } = input;
         let spec = resolve_input(&name, &datatype, signature)?;
-        let dims = shape.iter().map(|dim| usize::try_from(*dim)).collect::<Result<Vec<usize>, _>>().map_err(
-            |_| CodecError::tensor(&name, format!("shape {shape:?} has a dimension that is no size")),
-        )?;
+        let size = |dim: i64| {
+            usize::try_from(dim)
+                .map_err(|_| CodecError::tensor(&name, format!("its shape has {dim}, which is no size")))
+        };
+        let dims = shape.into_iter().map(size).collect::<Result<Vec<usize>, _>>()?;
         let count = element_count(&name, &dims, limits.max_depth)?;
         let data = match (request.raw_input_contents.get(position), contents) {
             (Some(_), Some(contents)) if contents != InferTensorContents::default() => {
@@ -64,7 +66,7 @@ pub fn decode(
     }
     signature.check_inputs(&inputs).map_err(CodecError::Request)?;
     let id = (!request.id.is_empty()).then_some(request.id);
-    Ok(InferRequest { id, inputs, outputs: Requested { outputs, binary: raw } })
+    Ok(InferRequest { id, inputs, outputs: Requested::new(outputs, raw)? })
 }
 
 fn refuse_shared_memory<'p>(mut parameters: impl Iterator<Item = &'p String>) -> Result<(), CodecError> {

@@ -5,9 +5,13 @@
 
 mod element;
 mod error;
+#[cfg(test)]
+mod fixtures;
 pub mod grpc;
 mod grpc_convert;
 mod json;
+#[cfg(test)]
+mod laws;
 mod nested;
 pub mod oip;
 mod oip_binary;

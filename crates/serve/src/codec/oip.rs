@@ -81,7 +81,7 @@ pub fn decode(
         return Err(CodecError::Request("the request has no `inputs`".to_owned()));
     };
     signature.check_inputs(&inputs).map_err(CodecError::Request)?;
-    let outputs = Requested { outputs: requested.unwrap_or_default(), binary: binary_output };
+    let outputs = Requested::new(requested.unwrap_or_default(), binary_output)?;
     Ok(InferRequest { id, inputs, outputs })
 }
 

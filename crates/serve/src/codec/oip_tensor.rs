@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use moorline_core::{DataType, MapKeys, Signature, Tensor, TensorSpec, Tensors, Value, ValueKind, stack};
 
-use super::error::{CodecError, name_list};
+use super::error::{CodecError, excerpt, name_list};
 
 /// Most positions that the dimensions beside the zeros of an empty tensor may count: nothing in a request pays for
 /// them, but an answer of the same shape would write each of them.
@@ -42,6 +42,7 @@ impl RequestedOutput {
     pub(super) fn resolve(name: &str, signature: &Signature) -> Result<Self, CodecError> {
         let Some(spec) = signature.outputs.iter().find(|spec| *spec.name == *name) else {
             let known = name_list(signature.outputs.iter().map(|spec| &*spec.name));
+            let name = excerpt(name);
             return Err(CodecError::Request(format!("output `{name}` is unknown; the model gives {known}")));
         };
         Ok(Self { name: Arc::clone(&spec.name), binary: None })
@@ -57,6 +58,16 @@ pub(super) struct Output<'o> {
 }
 
 impl Requested {
+    /// Each output may be asked for once, so that no short request makes a long answer.
+    pub(super) fn new(outputs: Vec<RequestedOutput>, binary: bool) -> Result<Self, CodecError> {
+        for (position, output) in outputs.iter().enumerate() {
+            if outputs[..position].iter().any(|earlier| earlier.name == output.name) {
+                return Err(CodecError::Request(format!("output `{}` is asked for twice", output.name)));
+            }
+        }
+        Ok(Self { outputs, binary })
+    }
+
     /// The outputs of a run that were asked for, in that order.
     pub(super) fn select<'o>(&'o self, outputs: &'o Tensors) -> Result<Vec<Output<'o>>, CodecError> {
         if self.outputs.is_empty() {
@@ -135,7 +146,7 @@ pub(super) fn resolve_input<'s>(
         name,
         match DataType::from_oip_name(datatype) {
             Some(given) => format!("it has data type {given}, but the model takes {}", spec.data_type),
-            None => format!("`{}` is not a data type", super::error::excerpt(datatype)),
+            None => format!("`{}` is not a data type", excerpt(datatype)),
         },
     ))
 }

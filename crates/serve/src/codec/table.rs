@@ -4,12 +4,15 @@
 //! A model with several inputs takes each column by its name, or by position where columns have no names. A cell may
 //! be a list, which is then one row of its input.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
 
 use moorline_core::{Signature, TensorData, TensorSpec};
 
 use super::{
-    error::{CodecError, name_list},
+    error::{CodecError, excerpt, name_list},
     json::Reader,
     nested,
 };
@@ -155,7 +158,7 @@ pub(super) fn read_records<'s>(
             key = reader.next_member()?;
         }
         if let Some(missing) = names.get(position) {
-            return Err(record_error(&table, &format!("has no `{missing}`")));
+            return Err(record_error(table.rows, &format!("has no `{}`", excerpt(missing))));
         }
         table.rows += 1;
         more = reader.next_element()?;
@@ -172,14 +175,17 @@ fn read_disordered(
     position: usize,
     key: &str,
 ) -> Result<usize, CodecError> {
+    let columns: HashMap<&str, usize> =
+        names.iter().enumerate().map(|(column, name)| (&**name, column)).collect();
     let mut places: Vec<Option<Reader<'_>>> = vec![None; names.len()];
     let mut key = Some(Cow::Borrowed(key));
     while let Some(name) = key {
-        let Some(column) = names.iter().position(|own| *own == name) else {
-            return Err(record_error(table, &format!("has `{name}`, which the first row has not")));
+        let Some(&column) = columns.get(&*name) else {
+            let what = format!("has `{}`, which the first row has not", excerpt(&name));
+            return Err(record_error(table.rows, &what));
         };
         if column < position || places[column].is_some() {
-            return Err(record_error(table, &format!("has `{name}` twice")));
+            return Err(record_error(table.rows, &format!("has `{}` twice", excerpt(&name))));
         }
         reader.peek()?;
         places[column] = Some(reader.clone());
@@ -194,19 +200,20 @@ fn read_disordered(
 }
 
 #[cold]
-fn record_error(table: &Table<'_>, what: &str) -> CodecError {
-    CodecError::Request(format!("row {} {what}", table.rows))
+fn record_error(row: usize, what: &str) -> CodecError {
+    CodecError::Request(format!("row {row} {what}"))
 }
 
 /// The keys of the first object of the list that comes next, which is read again afterwards.
 fn member_names<'a>(reader: &Reader<'a>) -> Result<Vec<Cow<'a, str>>, CodecError> {
     let mut ahead = reader.clone();
     let mut names: Vec<Cow<'a, str>> = Vec::new();
+    let mut seen: HashSet<Cow<'a, str>> = HashSet::new();
     if ahead.open_list()? {
         let mut key = ahead.open_object()?;
         while let Some(name) = key {
-            if names.contains(&name) {
-                return Err(CodecError::Request(format!("row 0 has `{name}` twice")));
+            if !seen.insert(name.clone()) {
+                return Err(record_error(0, &format!("has `{}` twice", excerpt(&name))));
             }
             names.push(name);
             ahead.skip()?;
@@ -238,7 +245,8 @@ pub(super) fn read_split<'s>(
             "index" => reader.skip()?,
             other => {
                 return Err(CodecError::Request(format!(
-                    "the table has an unknown member `{other}`; expected `columns`, `index` and `data`"
+                    "the table has an unknown member `{}`; expected `columns`, `index` and `data`",
+                    excerpt(other)
                 )));
             }
         }
@@ -297,5 +305,5 @@ pub(super) fn read_whole<'s>(
 #[cold]
 pub(super) fn unknown_input(name: &str, signature: &Signature) -> CodecError {
     let known = name_list(signature.inputs.iter().map(|spec| &*spec.name));
-    CodecError::Request(format!("input `{name}` is unknown; the model takes {known}"))
+    CodecError::Request(format!("input `{}` is unknown; the model takes {known}", excerpt(name)))
 }
