@@ -1,0 +1,32 @@
+//! The end-to-end tests of Moorline: everything here goes through the front door of the real binaries.
+
+#[cfg(test)]
+mod admission;
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod bad_release;
+#[cfg(test)]
+mod batching;
+#[cfg(test)]
+mod chaos;
+#[cfg(test)]
+mod differential;
+#[cfg(test)]
+mod life_cycle;
+#[cfg(test)]
+mod mlflow;
+#[cfg(test)]
+mod observation;
+#[cfg(test)]
+mod onnx_nodes;
+#[cfg(test)]
+mod onnx_score;
+#[cfg(test)]
+mod open_inference;
+#[cfg(test)]
+mod scoring_script;
+#[cfg(test)]
+mod soak;
+#[cfg(test)]
+mod transport;
