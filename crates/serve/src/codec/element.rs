@@ -10,6 +10,7 @@ use moorline_core::DataType;
 use super::{
     error::{CodecError, excerpt},
     json::Reader,
+    number::Number,
 };
 
 /// An element type of tensors, as JSON.
@@ -33,13 +34,15 @@ fn unexpected(reader: &mut Reader<'_>, data_type: DataType) -> CodecError {
 }
 
 #[cold]
-fn out_of_range(start: &Reader<'_>, text: &str, data_type: DataType) -> CodecError {
-    start.misfit(String::new(), format!("{} is out of the range of {data_type}", excerpt(text)))
+fn out_of_range(reader: &Reader<'_>, number: Number<'_>, data_type: DataType) -> CodecError {
+    let reason = format!("{} is out of the range of {data_type}", excerpt(number.text()));
+    reader.misfit_at(number.at, String::new(), reason)
 }
 
 #[cold]
-fn fractional(start: &Reader<'_>, text: &str, data_type: DataType) -> CodecError {
-    start.misfit(String::new(), format!("{} is not an integer, as {data_type} needs", excerpt(text)))
+fn fractional(reader: &Reader<'_>, number: Number<'_>, data_type: DataType) -> CodecError {
+    let reason = format!("{} is not an integer, as {data_type} needs", excerpt(number.text()));
+    reader.misfit_at(number.at, String::new(), reason)
 }
 
 /// Appends what `serde_json` makes of `value`; floats that are not finite become `null`.
@@ -59,6 +62,18 @@ macro_rules! written_by_serde {
     };
 }
 
+macro_rules! written_as_f32 {
+    () => {
+        fn write_list(out: &mut Vec<u8>, elements: &[Self]) {
+            write_separated(out, elements);
+        }
+
+        fn write(&self, out: &mut Vec<u8>) {
+            append(out, &self.to_f32());
+        }
+    };
+}
+
 macro_rules! integer {
     ($($element:ty, $data_type:ident;)*) => {$(
         impl Element for $element {
@@ -67,21 +82,20 @@ macro_rules! integer {
                 if !matches!(reader.peek()?, b'-' | b'0'..=b'9') {
                     return Err(unexpected(reader, DATA_TYPE));
                 }
-                let start = reader.clone();
                 let number = reader.number()?;
                 if number.integer {
-                    return number.text.parse().map_err(|_| out_of_range(&start, number.text, DATA_TYPE));
+                    return number.to_integer().ok_or_else(|| out_of_range(reader, number, DATA_TYPE));
                 }
                 // `2.0` and `1e3` are integers too. The bounds are powers of two, so f64 holds them exactly.
-                let value: f64 = number.text.parse().map_err(|_| out_of_range(&start, number.text, DATA_TYPE))?;
+                let value = number.to_f64();
                 if value.fract() != 0.0 {
-                    return Err(fractional(&start, number.text, DATA_TYPE));
+                    return Err(fractional(reader, number, DATA_TYPE));
                 }
                 let end = (<$element>::MAX / 2 + 1) as f64 * 2.0;
                 if value >= <$element>::MIN as f64 && value < end {
                     Ok(value as $element)
                 } else {
-                    Err(out_of_range(&start, number.text, DATA_TYPE))
+                    Err(out_of_range(reader, number, DATA_TYPE))
                 }
             }
 
@@ -94,58 +108,40 @@ integer! {
     i8, I8; i16, I16; i32, I32; i64, I64;
 }
 
-/// Reads a float of at least the precision of `data_type`; `narrow` gives the element, which must stay finite.
-macro_rules! read_float {
-    ($reader:ident, $wide:ty, $data_type:ident, $narrow:expr) => {{
-        match $reader.peek()? {
-            b'-' | b'0'..=b'9' => {}
-            b'n' => {
-                $reader.null()?;
-                return Ok(Self::NAN);
-            }
-            _ => return Err(unexpected($reader, DataType::$data_type)),
-        }
-        let start = $reader.clone();
-        let number = $reader.number()?;
-        let refuse = || out_of_range(&start, number.text, DataType::$data_type);
-        let wide: $wide = number.text.parse().map_err(|_| refuse())?;
-        let value: Self = $narrow(wide);
-        if value.is_finite() { Ok(value) } else { Err(refuse()) }
-    }};
+/// The number that comes next; `None` for `null`.
+#[inline]
+fn read_number<'a>(reader: &mut Reader<'a>, data_type: DataType) -> Result<Option<Number<'a>>, CodecError> {
+    match reader.peek()? {
+        b'-' | b'0'..=b'9' => reader.number().map(Some),
+        b'n' => reader.null().map(|()| None),
+        _ => Err(unexpected(reader, data_type)),
+    }
 }
 
 macro_rules! float {
-    ($($element:ty, $data_type:ident;)*) => {$(
+    ($($element:ty, $data_type:ident, $nearest:expr, { $($written:tt)* };)*) => {$(
         impl Element for $element {
             #[inline]
             fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
-                read_float!(reader, $element, $data_type, std::convert::identity)
+                let Some(number) = read_number(reader, DataType::$data_type)? else { return Ok(Self::NAN) };
+                let value: Self = $nearest(number);
+                if value.is_finite() {
+                    Ok(value)
+                } else {
+                    Err(out_of_range(reader, number, DataType::$data_type))
+                }
             }
 
-            written_by_serde!();
+            $($written)*
         }
     )*};
 }
-float! { f32, F32; f64, F64; }
-
-macro_rules! half_float {
-    ($($element:ty, $data_type:ident;)*) => {$(
-        impl Element for $element {
-            fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
-                read_float!(reader, f64, $data_type, Self::from_f64)
-            }
-
-            fn write_list(out: &mut Vec<u8>, elements: &[Self]) {
-                write_separated(out, elements);
-            }
-
-            fn write(&self, out: &mut Vec<u8>) {
-                append(out, &self.to_f32());
-            }
-        }
-    )*};
+float! {
+    f32, F32, Number::to_f32, { written_by_serde!(); };
+    f64, F64, Number::to_f64, { written_by_serde!(); };
+    f16, F16, |number: Number<'_>| f16::from_f64(number.to_f64()), { written_as_f32!(); };
+    bf16, Bf16, |number: Number<'_>| bf16::from_f64(number.to_f64()), { written_as_f32!(); };
 }
-half_float! { f16, F16; bf16, Bf16; }
 
 fn write_separated<E: Element>(out: &mut Vec<u8>, elements: &[E]) {
     out.push(b'[');
@@ -163,11 +159,11 @@ impl Element for bool {
         match reader.peek()? {
             b't' | b'f' => reader.boolean(),
             b'0' | b'1' => {
-                let start = reader.clone();
-                match reader.number()?.text {
-                    "0" => Ok(false),
-                    "1" => Ok(true),
-                    text => Err(out_of_range(&start, text, DataType::Bool)),
+                let number = reader.number()?;
+                match number.text {
+                    b"0" => Ok(false),
+                    b"1" => Ok(true),
+                    _ => Err(out_of_range(reader, number, DataType::Bool)),
                 }
             }
             _ => Err(unexpected(reader, DataType::Bool)),

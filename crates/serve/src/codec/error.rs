@@ -13,7 +13,7 @@ pub enum CodecError {
     #[error("the JSON nests deeper than {limit} levels at line {line} column {column}")]
     TooDeep { limit: usize, line: usize, column: usize },
     /// One element does not fit its tensor; `path` are its indices, `[2][0]`.
-    #[error("input `{name}`{path}: {reason} at line {line} column {column}")]
+    #[error("input `{name}`{path}: {reason} (line {line} column {column})")]
     Element { name: String, path: String, reason: String, line: usize, column: usize },
     /// A tensor as a whole does not fit.
     #[error("input `{name}`: {reason}")]

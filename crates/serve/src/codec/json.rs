@@ -6,7 +6,11 @@
 
 use std::borrow::Cow;
 
-use super::{Limits, error::CodecError};
+use super::{
+    Limits,
+    error::{CodecError, excerpt},
+    number::{Decimal, Number},
+};
 
 /// A place in a body. Cloning it is how a value is read again.
 #[derive(Clone, Debug)]
@@ -15,14 +19,6 @@ pub(super) struct Reader<'a> {
     at: usize,
     depth: usize,
     max_depth: usize,
-}
-
-/// A number as it is written.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Number<'a> {
-    pub(super) text: &'a str,
-    /// Whether it is written without a fraction and an exponent.
-    pub(super) integer: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -110,7 +106,7 @@ impl<'a> Reader<'a> {
             return Err(self.malformed(otherwise));
         }
         if self.depth == self.max_depth {
-            let (line, column) = self.position();
+            let (line, column) = self.position_of(self.at);
             return Err(CodecError::TooDeep { limit: self.max_depth, line, column });
         }
         self.depth += 1;
@@ -172,50 +168,61 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(super) fn number(&mut self) -> Result<Number<'a>, CodecError> {
         let start = self.at;
+        let negative = self.bytes[start] == b'-';
+        self.at += usize::from(negative);
+        let first = self.at;
+        let mut mantissa = 0;
+        let mut digits = self.digits(&mut mantissa);
+        if digits == 0 {
+            return Err(self.malformed(match self.bytes.get(first) {
+                Some(b'I') => "Infinity is not a JSON value; send null",
+                _ => "expected a digit",
+            }));
+        }
+        if digits > 1 && self.bytes[first] == b'0' {
+            return Err(self.malformed_at(first, "a number begins with 0"));
+        }
         let mut integer = true;
-        if self.bytes[self.at] == b'-' {
-            self.at += 1;
-        }
-        match self.bytes.get(self.at) {
-            Some(b'0') => {
-                self.at += 1;
-                if matches!(self.bytes.get(self.at), Some(b'0'..=b'9')) {
-                    return Err(self.malformed("a number begins with 0"));
-                }
-            }
-            Some(b'1'..=b'9') => self.digits(),
-            Some(b'I') => return Err(self.malformed("Infinity is not a JSON number; send null")),
-            _ => return Err(self.malformed("expected a digit")),
-        }
+        let mut exponent = 0;
         if self.bytes.get(self.at) == Some(&b'.') {
             integer = false;
             self.at += 1;
-            self.some_digits()?;
+            let fraction = self.some_digits(&mut mantissa)?;
+            digits += fraction;
+            exponent -= fraction as i64;
         }
+        let mut exact = digits <= Decimal::MAX_DIGITS;
         if let Some(b'e' | b'E') = self.bytes.get(self.at) {
             integer = false;
             self.at += 1;
-            if let Some(b'+' | b'-') = self.bytes.get(self.at) {
-                self.at += 1;
-            }
-            self.some_digits()?;
+            let sign = self.bytes.get(self.at).copied();
+            self.at += usize::from(matches!(sign, Some(b'+' | b'-')));
+            let mut written = 0;
+            exact &= self.some_digits(&mut written)? <= 4;
+            let written = (written % 10_000) as i64;
+            exponent += if sign == Some(b'-') { -written } else { written };
         }
-        let text = std::str::from_utf8(&self.bytes[start..self.at]).expect("a number is ASCII");
-        Ok(Number { text, integer })
+        let decimal = exact.then_some(Decimal { negative, mantissa, exponent });
+        Ok(Number { text: &self.bytes[start..self.at], at: start, integer, decimal })
     }
 
+    /// Passes over digits, appending them to `value`, which wraps around; how many they are.
     #[inline]
-    fn digits(&mut self) {
-        while let Some(b'0'..=b'9') = self.bytes.get(self.at) {
+    fn digits(&mut self, value: &mut u64) -> usize {
+        let start = self.at;
+        while let Some(digit @ b'0'..=b'9') = self.bytes.get(self.at) {
+            *value = value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
             self.at += 1;
         }
+        self.at - start
     }
 
     #[inline]
-    fn some_digits(&mut self) -> Result<(), CodecError> {
-        let start = self.at;
-        self.digits();
-        if self.at == start { Err(self.malformed("expected a digit")) } else { Ok(()) }
+    fn some_digits(&mut self, value: &mut u64) -> Result<usize, CodecError> {
+        match self.digits(value) {
+            0 => Err(self.malformed("expected a digit")),
+            digits => Ok(digits),
+        }
     }
 
     /// `true` or `false`; the next byte must be the first of one of them.
@@ -295,7 +302,7 @@ impl<'a> Reader<'a> {
                 self.clone().null()?;
                 "null".to_owned()
             }
-            b'-' | b'0'..=b'9' => self.clone().number()?.text.chars().take(40).collect(),
+            b'-' | b'0'..=b'9' => excerpt(self.clone().number()?.text()).into_owned(),
             _ => return Err(self.not_a_value()),
         })
     }
@@ -320,18 +327,20 @@ impl<'a> Reader<'a> {
         CodecError::Json { reason: Cow::Borrowed(reason), line, column }
     }
 
-    /// An element that comes next does not fit; the caller adds which tensor it belongs to.
+    /// The element that comes next does not fit; the caller adds which tensor it belongs to.
     #[cold]
     pub(super) fn misfit(&self, path: String, reason: String) -> CodecError {
-        let (line, column) = self.position();
+        self.misfit_at(self.at, path, reason)
+    }
+
+    /// The element at `at` does not fit.
+    #[cold]
+    pub(super) fn misfit_at(&self, at: usize, path: String, reason: String) -> CodecError {
+        let (line, column) = self.position_of(at);
         CodecError::Element { name: String::new(), path, reason, line, column }
     }
 
-    /// Line and column of what comes next, both from 1; columns count bytes.
-    fn position(&self) -> (usize, usize) {
-        self.position_of(self.at)
-    }
-
+    /// Line and column of a place, both from 1; columns count bytes.
     fn position_of(&self, at: usize) -> (usize, usize) {
         let before = &self.bytes[..at.min(self.bytes.len())];
         let mut line = 1;

@@ -1,12 +1,14 @@
 //! The laws of the codecs: what is encoded decodes to itself, and no body, however broken, does more than fail.
 
-use moorline_core::{Signature, Tensor, Tensors, Value};
+use std::fmt::Debug;
+
+use moorline_core::{DataType, Signature, Tensor, TensorData, Tensors, Value};
 use proptest::prelude::*;
 use prost::Message;
 
 use super::{
     CodecError, Limits, ModelIdentity,
-    fixtures::{identity, one, several, tensors},
+    fixtures::{identity, one, several, spec, tensors},
     grpc,
     json::Reader,
     oip::{self, Requested},
@@ -145,6 +147,30 @@ fn json_like() -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..12).prop_map(|pieces| pieces.concat())
 }
 
+/// A number in a body becomes what the standard library makes of it, or is refused where that is infinite.
+fn check_number(text: &str) -> Result<(), TestCaseError> {
+    fn check<E: Copy + Debug + Into<f64>>(
+        text: &str,
+        data_type: DataType,
+        nearest: E,
+        data: fn(Vec<E>) -> TensorData,
+    ) -> Result<(), TestCaseError> {
+        let body = format!("{{\"data\":{text}}}");
+        let signature = Signature { inputs: vec![spec("x", data_type, &[])], outputs: Vec::new() };
+        match score::decode(body.as_bytes(), &signature, Limits::default(), Door::Score) {
+            Ok(request) => {
+                let Some(Value::Tensor(tensor)) = request.inputs.get("x") else { panic!("no tensor") };
+                prop_assert_eq!(format!("{:?}", tensor.data()), format!("{:?}", data(vec![nearest])));
+            }
+            Err(CodecError::Element { .. }) => prop_assert!(nearest.into().is_infinite()),
+            Err(error) => prop_assert!(false, "{}", error),
+        }
+        Ok(())
+    }
+    check::<f32>(text, DataType::F32, text.parse().unwrap(), TensorData::from)?;
+    check::<f64>(text, DataType::F64, text.parse().unwrap(), TensorData::from)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -206,16 +232,25 @@ proptest! {
     }
 
     #[test]
-    fn numbers_become_the_nearest_of_their_type(text in "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,20})?([eE][-+]?[0-9]{1,2})?") {
-        let nearest: f32 = text.parse().unwrap();
-        let body = format!("{{\"data\":[[{text},0,0]]}}");
-        match score::decode(body.as_bytes(), &one(), Limits::default(), Door::Score) {
-            Ok(request) => {
-                let Some(Value::Tensor(tensor)) = request.inputs.get("x") else { panic!("no tensor") };
-                prop_assert_eq!(tensor.data(), &vec![nearest, 0.0, 0.0].into());
-            }
-            Err(CodecError::Element { .. }) => prop_assert!(nearest.is_infinite()),
-            Err(error) => prop_assert!(false, "{}", error),
+    fn numbers_become_the_nearest_of_their_type(
+        text in "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,20})?([eE][-+]?[0-9]{1,2})?"
+    ) {
+        check_number(&text)?;
+    }
+
+    #[test]
+    fn short_numbers_become_the_nearest_of_their_type(text in "-?(0|[1-9][0-9]{0,8})(\\.[0-9]{1,8})?(e-?[0-9])?") {
+        check_number(&text)?;
+    }
+
+    #[test]
+    fn numbers_between_two_floats_become_the_nearest(bits in any::<u32>(), beyond in "[0-9]{0,3}") {
+        let (low, high) = (f32::from_bits(bits), f32::from_bits(bits.wrapping_add(1)));
+        prop_assume!(low.is_finite() && high.is_finite());
+        let middle = f64::midpoint(f64::from(low), f64::from(high));
+        check_number(&format!("{middle:?}"))?;
+        if format!("{middle:?}").contains('.') && !format!("{middle:?}").contains('e') {
+            check_number(&format!("{middle:?}{beyond}"))?;
         }
     }
 }

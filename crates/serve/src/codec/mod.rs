@@ -13,6 +13,7 @@ mod json;
 #[cfg(test)]
 mod laws;
 mod nested;
+mod number;
 pub mod oip;
 mod oip_binary;
 mod oip_metadata;

@@ -56,12 +56,12 @@ pub fn decode(
     let mut member = reader.open_object()?;
     while let Some(name) = member {
         match &*name {
-            "id" => once(&mut id, "id", read_text(&mut reader, "id")?.into_owned())?,
+            "id" => once(&mut id, "id", read_text(&mut reader, "`id`")?.into_owned())?,
             "inputs" => once(&mut inputs, "inputs", decoder.read_inputs(&mut reader)?)?,
             "outputs" => once(&mut requested, "outputs", decoder.read_outputs(&mut reader)?)?,
             "parameters" => read_parameters(&mut reader, |name, reader| {
                 if name == "binary_data_output" {
-                    binary_output = read_flag(reader, name)?;
+                    binary_output = read_flag(reader, "`binary_data_output`")?;
                     return Ok(true);
                 }
                 Ok(false)
@@ -124,8 +124,8 @@ impl<'a, 's> Decoder<'a, 's> {
         let mut member = reader.open_object()?;
         while let Some(name) = member {
             match &*name {
-                "name" => once(&mut input.name, "name", read_text(reader, "name")?)?,
-                "datatype" => once(&mut input.datatype, "datatype", read_text(reader, "datatype")?)?,
+                "name" => once(&mut input.name, "name", read_text(reader, "`name`")?)?,
+                "datatype" => once(&mut input.datatype, "datatype", read_text(reader, "`datatype`")?)?,
                 "shape" => once(&mut input.shape, "shape", read_shape(reader)?)?,
                 "parameters" => input.binary_size = read_input_parameters(reader)?,
                 "data" => {
@@ -191,13 +191,13 @@ impl<'a, 's> Decoder<'a, 's> {
             while let Some(name) = member {
                 match &*name {
                     "name" => {
-                        let name = read_text(reader, "name")?;
+                        let name = read_text(reader, "`name`")?;
                         let output = RequestedOutput::resolve(&name, self.signature)?;
                         once(&mut requested, "name", output)?;
                     }
                     "parameters" => read_parameters(reader, |name, reader| match name {
                         "binary_data" => {
-                            binary = Some(read_flag(reader, name)?);
+                            binary = Some(read_flag(reader, "`binary_data`")?);
                             Ok(true)
                         }
                         "classification" => Err(classification()),
@@ -287,19 +287,19 @@ fn read_flag(reader: &mut Reader<'_>, member: &str) -> Result<bool, CodecError> 
 }
 
 fn read_size(reader: &mut Reader<'_>, member: &str) -> Result<usize, CodecError> {
-    const EXPECTED: &str = "a non-negative integer of this machine's size";
+    const EXPECTED: &str = "a size";
     if !matches!(reader.peek()?, b'-' | b'0'..=b'9') {
         return Err(unexpected(reader, member, EXPECTED));
     }
     let mut start = reader.clone();
-    reader.number()?.text.parse().map_err(|_| unexpected(&mut start, member, EXPECTED))
+    reader.number()?.to_integer().ok_or_else(|| unexpected(&mut start, member, EXPECTED))
 }
 
 fn read_shape(reader: &mut Reader<'_>) -> Result<Vec<usize>, CodecError> {
     let mut shape = Vec::with_capacity(4);
     let mut more = reader.open_list()?;
     while more {
-        shape.push(read_size(reader, "shape")?);
+        shape.push(read_size(reader, "a dimension of `shape`")?);
         more = reader.next_element()?;
     }
     Ok(shape)
@@ -308,7 +308,7 @@ fn read_shape(reader: &mut Reader<'_>) -> Result<Vec<usize>, CodecError> {
 #[cold]
 fn unexpected(reader: &mut Reader<'_>, member: &str, expected: &str) -> CodecError {
     match reader.describe() {
-        Ok(found) => CodecError::Request(format!("`{member}` is {found}, expected {expected}")),
+        Ok(found) => CodecError::Request(format!("{member} is {found}, expected {expected}")),
         Err(error) => error,
     }
 }
@@ -335,7 +335,7 @@ fn read_input_parameters(reader: &mut Reader<'_>) -> Result<Option<usize>, Codec
             return Err(shared_memory());
         }
         if name == "binary_data_size" {
-            size = Some(read_size(reader, name)?);
+            size = Some(read_size(reader, "`binary_data_size`")?);
             return Ok(true);
         }
         Ok(false)

@@ -181,7 +181,7 @@ fn read_named<'s>(
             return Err(table::unknown_input(&name, signature));
         };
         if collected.iter().any(|(earlier, ..)| earlier.name == spec.name) {
-            return Err(CodecError::tensor(&name, "it is given twice"));
+            return Err(CodecError::Request(format!("input `{name}` is given twice")));
         }
         collected.push(table::read_whole(reader, spec)?);
         member = reader.next_member()?;

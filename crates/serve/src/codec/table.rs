@@ -268,7 +268,7 @@ fn read_column_names<'a>(reader: &mut Reader<'a>) -> Result<Vec<Cow<'a, str>>, C
     while more {
         names.push(match reader.peek()? {
             b'"' => reader.string()?,
-            b'-' | b'0'..=b'9' => Cow::Borrowed(reader.number()?.text),
+            b'-' | b'0'..=b'9' => Cow::Borrowed(reader.number()?.text()),
             _ => {
                 let found = reader.describe()?;
                 return Err(CodecError::Request(format!("`columns` holds {found}, expected names")));
