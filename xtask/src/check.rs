@@ -1,26 +1,40 @@
-//! `cargo xtask check`: what a reviewer should never have to say.
+//! `cargo xtask check`: what a reviewer should never have to say. Every stage runs, whatever the ones before it found.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{
     Workspace, shell, tidy,
     tools::{self, Tool},
 };
 
+/// The stages, the quick ones first.
+const STAGES: [(&str, fn(&Workspace) -> Result<()>); 4] =
+    [("formatting", formatting), ("house rules", tidy::run), ("lints", lints), ("dependency policy", deny)];
+
 pub fn run(workspace: &Workspace) -> Result<()> {
-    shell::step("formatting", || shell::run(&mut workspace.cargo(&["fmt", "--all", "--check"])))?;
-    shell::step("house rules", || tidy::run(workspace))?;
-    // In the one profile: build scripts and procedural macros are those of the build.
-    shell::step("lints", || {
-        let clippy = ["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"];
-        shell::run(&mut workspace.cargo(&clippy))
-    })?;
-    tools::install(workspace, &[Tool::Deny])?;
-    shell::step("dependency policy", || deny(workspace))
+    let mut failed = Vec::new();
+    for (title, stage) in STAGES {
+        if let Err(error) = shell::step(title, || stage(workspace)) {
+            shell::complain(&format!("{error:#}"));
+            failed.push(title);
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("check failed: {}", failed.join(", ")) }
+}
+
+fn formatting(workspace: &Workspace) -> Result<()> {
+    shell::run(&mut workspace.cargo(&["fmt", "--all", "--check"]))
+}
+
+/// In the one profile, so that build scripts and procedural macros are those of the build.
+fn lints(workspace: &Workspace) -> Result<()> {
+    let clippy = ["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    shell::run(&mut workspace.cargo(&clippy))
 }
 
 /// Licences, sources and bans need nothing but Cargo.lock; advisories need a database that may be out of reach.
 fn deny(workspace: &Workspace) -> Result<()> {
+    tools::install(workspace, &[Tool::Deny])?;
     let program = tools::deny(workspace);
     let mut checks = vec!["check", "bans", "licenses", "sources"];
     if shell::succeeds(workspace.command(&program).args(["fetch", "db"])) {

@@ -1,6 +1,7 @@
 //! The house rules that no other tool holds: what files begin with and must not contain, and who may depend on whom.
 
 mod crates;
+mod docs;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -27,10 +28,19 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         // What is not text has no lines to look at.
         let Ok(text) = fs_err::read_to_string(workspace.root().join(&path)) else { continue };
         findings.extend(text::check(&path, &text));
+        if path.extension().is_some_and(|extension| extension == "md") {
+            findings
+                .extend(docs::broken_links(&path, &text, |target| workspace.root().join(target).exists()));
+        }
         let lines = text.lines().count();
         if is_rust(&path) && lines > LINE_BUDGET {
             shell::warn(&format!("{} has {lines} lines; {LINE_BUDGET} is the budget", path.display()));
         }
+    }
+    for listing in &docs::LISTINGS {
+        let [source, document] = [listing.source, listing.document]
+            .map(|path| fs_err::read_to_string(workspace.root().join(path)));
+        findings.extend(docs::missing(listing, &source?, &document?));
     }
     let map = fs_err::read_to_string(workspace.root().join(crates::MAP))?;
     findings.extend(crates::check(&map, workspace.metadata(), workspace.root()));
