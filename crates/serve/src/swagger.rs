@@ -257,3 +257,113 @@ fn example(specs: &[TensorSpec]) -> Option<Value> {
     }
     Some(Value::Object(members))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVICE: Service<'_> = Service { name: "iris", version: "1.0", path_prefix: "" };
+
+    fn spec(name: &str, data_type: DataType, shape: Option<Vec<Dim>>, kind: ValueKind) -> TensorSpec {
+        TensorSpec { name: name.into(), data_type, shape, kind, optional: false }
+    }
+
+    fn signature() -> Signature {
+        let rows = || Dim::Dynamic(None);
+        Signature {
+            inputs: vec![spec("x", DataType::F32, Some(vec![rows(), Dim::Fixed(2)]), ValueKind::Tensor)],
+            outputs: vec![
+                spec("label", DataType::I64, Some(vec![rows()]), ValueKind::Tensor),
+                spec("odds", DataType::F32, None, ValueKind::Maps { key: DataType::I64 }),
+            ],
+        }
+    }
+
+    fn parsed(version: SwaggerVersion, signature: &Signature) -> Value {
+        serde_json::from_str(&document(version, SERVICE, signature)).unwrap()
+    }
+
+    /// Every `$ref` of `value`.
+    fn references<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
+        match value {
+            Value::Object(members) => {
+                found.extend(members.get("$ref").and_then(Value::as_str));
+                members.values().for_each(|value| references(value, found));
+            }
+            Value::Array(elements) => elements.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_version_is_whole() {
+        for (version, field, number) in [
+            (SwaggerVersion::Swagger2, "swagger", "2.0"),
+            (SwaggerVersion::OpenApi30, "openapi", "3.0.3"),
+            (SwaggerVersion::OpenApi31, "openapi", "3.1.0"),
+        ] {
+            let document = parsed(version, &signature());
+            assert_eq!(document[field], number);
+            assert_eq!(document["info"]["title"], "iris");
+            assert_eq!(document["info"]["version"], "1.0");
+            let mut found = Vec::new();
+            references(&document, &mut found);
+            assert!(found.len() >= 4, "{found:?}");
+            for reference in found {
+                let pointer = reference.strip_prefix('#').unwrap();
+                assert!(document.pointer(pointer).is_some_and(Value::is_object), "{reference}");
+            }
+            for (path, method) in [("/", "get"), ("/score", "post")] {
+                let operation = &document["paths"][path][method];
+                assert!(operation["responses"]["200"]["description"].is_string(), "{path}");
+                assert!(operation["operationId"].is_string(), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn schemas_and_example_follow_the_signature() {
+        let document = parsed(SwaggerVersion::OpenApi31, &signature());
+        insta::assert_snapshot!(document["components"]["schemas"]["ServiceInput"], @r#"{"type":"object","required":["inputs"],"properties":{"inputs":{"type":"object","properties":{"x":{"type":"array","items":{"type":"array","items":{"type":["number","null"],"format":"float"},"minItems":2,"maxItems":2}}},"required":["x"]}},"examples":[{"inputs":{"x":[[0.5,0.5]]}}]}"#);
+        insta::assert_snapshot!(document["components"]["schemas"]["ServiceOutput"], @r#"{"type":"object","required":["outputs"],"properties":{"outputs":{"type":"object","properties":{"label":{"type":"array","items":{"type":"integer","format":"int64"}},"odds":{"type":"array","items":{"type":"object","additionalProperties":{"type":["number","null"],"format":"float"}}}},"required":["label","odds"]}}}"#);
+        let document = parsed(SwaggerVersion::Swagger2, &signature());
+        assert_eq!(document["definitions"]["ServiceInput"]["example"]["inputs"]["x"], json!([[0.5, 0.5]]));
+    }
+
+    #[test]
+    fn an_example_is_one_that_the_model_takes() {
+        use crate::codec::{Limits, score};
+        let document = parsed(SwaggerVersion::OpenApi30, &signature());
+        let example = document["components"]["schemas"]["ServiceInput"]["example"].to_string();
+        score::decode(example.as_bytes(), &signature(), Limits::default(), score::Door::Score).unwrap();
+    }
+
+    #[test]
+    fn large_inputs_have_no_example() {
+        let mut signature = signature();
+        signature.inputs[0].shape = Some(vec![Dim::Fixed(0), Dim::Fixed(usize::MAX)]);
+        assert!(
+            parsed(SwaggerVersion::Swagger2, &signature)["definitions"]["ServiceInput"]["example"].is_null()
+        );
+    }
+
+    #[test]
+    fn versions_have_the_names_of_azures_server() {
+        for (text, version) in [
+            ("2", SwaggerVersion::Swagger2),
+            ("2.0", SwaggerVersion::Swagger2),
+            ("3", SwaggerVersion::OpenApi30),
+            ("3.0", SwaggerVersion::OpenApi30),
+            ("3.1", SwaggerVersion::OpenApi31),
+        ] {
+            assert_eq!(text.parse(), Ok(version));
+        }
+        for version in SwaggerVersion::ALL {
+            assert_eq!(version.as_str().parse(), Ok(version));
+        }
+        assert_eq!(
+            "9".parse::<SwaggerVersion>().unwrap_err().to_string(),
+            "Swagger version [9] is not valid. Supported versions: [2, 3, 3.1]."
+        );
+    }
+}

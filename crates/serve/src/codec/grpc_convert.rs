@@ -221,3 +221,127 @@ pub fn model_metadata(
         outputs: tensors(&signature.outputs),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use moorline_core::{ErrorClass, Value};
+
+    use super::*;
+    use crate::codec::{
+        fixtures::{one, spec},
+        grpc::InferRequestedOutputTensor,
+    };
+
+    const MODEL: ModelIdentity<'_> = ModelIdentity { name: "m", version: "1" };
+
+    fn request(shape: &[i64], contents: Option<InferTensorContents>, raw: &[&[u8]]) -> ModelInferRequest {
+        ModelInferRequest {
+            inputs: vec![InferInputTensor {
+                name: "x".into(),
+                datatype: "FP32".into(),
+                shape: shape.to_vec(),
+                contents,
+                ..InferInputTensor::default()
+            }],
+            raw_input_contents: raw.iter().map(|bytes| Bytes::copy_from_slice(bytes)).collect(),
+            ..ModelInferRequest::default()
+        }
+    }
+
+    fn floats(count: usize) -> InferTensorContents {
+        InferTensorContents { fp32_contents: vec![1.0; count], ..InferTensorContents::default() }
+    }
+
+    fn read(request: ModelInferRequest) -> Result<InferRequest, CodecError> {
+        decode(request, &one(), Limits::default())
+    }
+
+    #[test]
+    fn answers_are_raw_if_the_request_was() {
+        for (request, raw) in
+            [(request(&[1, 3], Some(floats(3)), &[]), false), (request(&[1, 3], None, &[&[0; 12]]), true)]
+        {
+            let decoded = read(request).unwrap();
+            assert_eq!(decoded.outputs, Requested { outputs: Vec::new(), binary: raw });
+            let mut outputs = Tensors::new();
+            outputs.push("y", Tensor::new(vec![1], vec![0.5_f32].into()).unwrap());
+            let response = encode(MODEL, None, &decoded.outputs, &outputs).unwrap();
+            assert_eq!(response.raw_output_contents.len(), usize::from(raw));
+            assert_eq!(response.outputs[0].contents.is_some(), !raw);
+        }
+    }
+
+    #[test]
+    fn half_floats_make_an_answer_raw() {
+        let mut outputs = Tensors::new();
+        outputs.push("y", Tensor::new(vec![1], vec![half::f16::ONE].into()).unwrap());
+        outputs.push("z", Value::Tensor(Tensor::new(vec![1], vec![1_u8].into()).unwrap()));
+        let response = encode(MODEL, None, &Requested::default(), &outputs).unwrap();
+        assert_eq!(response.raw_output_contents, [Bytes::from_static(&[0, 0x3c]), Bytes::from_static(&[1])]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        let cases = [
+            (request(&[1, 3], None, &[&[0; 12], &[]]), "the request has 1 inputs, but raw contents for 2"),
+            (request(&[-1, 3], Some(floats(3)), &[]), "input `x`: its shape has -1, which is no size"),
+            (
+                request(&[1, 3], Some(floats(2)), &[]),
+                "input `x`: shape [1, 3] holds 3 elements, but 2 were given",
+            ),
+            (request(&[1, 3], None, &[]), "input `x`: shape [1, 3] holds 3 elements, but 0 were given"),
+            (
+                request(&[1, 3], Some(floats(3)), &[&[0; 12]]),
+                "input `x`: it has both contents and raw contents",
+            ),
+            (
+                request(&[1, 3], None, &[&[0; 11]]),
+                "input `x`: its binary data has 11 bytes, but 3 elements of FP32 have 12",
+            ),
+            (
+                request(&[i64::MAX, i64::MAX], None, &[&[]]),
+                "input `x`: shape [9223372036854775807, 9223372036854775807] is larger than can be worked with",
+            ),
+            (
+                request(&[2, 2], Some(floats(4)), &[]),
+                "input `x` has shape [2, 2], but the model takes [?, 3]",
+            ),
+        ];
+        for (request, message) in cases {
+            assert_eq!(read(request).unwrap_err().to_string(), message);
+        }
+        let mut asks = request(&[1, 3], Some(floats(3)), &[]);
+        asks.outputs.push(InferRequestedOutputTensor { name: "z".into(), ..Default::default() });
+        assert_eq!(read(asks).unwrap_err().to_string(), "output `z` is unknown; the model gives `y`");
+        let mut asks = request(&[1, 3], Some(floats(3)), &[]);
+        let parameters = [("classification".to_owned(), InferParameter::default())].into();
+        asks.outputs.push(InferRequestedOutputTensor { name: "y".into(), parameters });
+        assert_eq!(read(asks).unwrap_err().class(), ErrorClass::Unsupported);
+    }
+
+    #[test]
+    fn narrow_integers_are_checked() {
+        let signature = Signature { inputs: vec![spec("x", DataType::U8, &[-1])], outputs: Vec::new() };
+        let with = |elements: Vec<u32>| {
+            let contents = InferTensorContents { uint_contents: elements, ..InferTensorContents::default() };
+            let mut request = request(&[2], Some(contents), &[]);
+            request.inputs[0].datatype = "UINT8".into();
+            decode(request, &signature, Limits::default())
+        };
+        let inputs = with(vec![0, 255]).unwrap().inputs;
+        let expected = Tensor::new(vec![2], vec![0_u8, 255].into()).unwrap();
+        assert_eq!(inputs.get("x"), Some(&Value::Tensor(expected)));
+        assert_eq!(
+            with(vec![0, 256]).unwrap_err().to_string(),
+            "input `x`: element 1 is 256, out of the range of UINT8"
+        );
+    }
+
+    #[test]
+    fn metadata_tell_the_signature() {
+        let metadata = model_metadata(MODEL, "onnxruntime_onnx", &one());
+        assert_eq!(metadata.inputs[0].shape, [-1, 3]);
+        assert_eq!(metadata.outputs[0].name, "y");
+        assert_eq!(server_metadata("1").extensions, ["binary_tensor_data"]);
+    }
+}

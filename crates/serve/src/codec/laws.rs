@@ -228,6 +228,8 @@ proptest! {
         let mut reader = Reader::new(text.as_bytes(), Limits::default());
         let own = reader.skip().and_then(|()| reader.end());
         let theirs = serde_json::from_str::<serde_json::Value>(&text);
+        // What is passed over is never turned into a number, so it cannot be out of range.
+        prop_assume!(!matches!(&theirs, Err(error) if error.to_string().contains("out of range")));
         prop_assert_eq!(own.is_ok(), theirs.is_ok(), "{:?}: {:?} but {:?}", text, own, theirs);
     }
 

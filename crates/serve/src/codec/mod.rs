@@ -7,6 +7,8 @@ mod element;
 mod error;
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod golden;
 pub mod grpc;
 mod grpc_convert;
 mod json;

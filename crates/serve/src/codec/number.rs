@@ -52,10 +52,11 @@ impl<'a> Number<'a> {
         std::str::from_utf8(self.text).expect("a number is ASCII")
     }
 
-    /// The value of a number that is written as an integer, if `T` holds it.
+    /// The value of a number, if it is written as an integer and `T` holds it.
     #[inline]
     pub(super) fn to_integer<T: TryFrom<i128> + std::str::FromStr<Err = ParseIntError>>(self) -> Option<T> {
         match self.decimal {
+            _ if !self.integer => None,
             Some(Decimal { negative, mantissa, .. }) => {
                 let value = i128::from(mantissa);
                 T::try_from(if negative { -value } else { value }).ok()

@@ -413,3 +413,6 @@ pub fn error_body(message: &str) -> Vec<u8> {
     out.push(b'}');
     out
 }
+
+#[cfg(test)]
+mod tests;

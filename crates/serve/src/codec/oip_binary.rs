@@ -135,3 +135,43 @@ pub(super) fn encode(out: &mut Vec<u8>, name: &str, data: &TensorData) -> Result
 fn copy<T: Pod>(out: &mut Vec<u8>, elements: &[T]) {
     out.extend_from_slice(bytemuck::cast_slice(elements));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(data_type: DataType, count: usize, bytes: &[u8]) -> String {
+        decode("x", data_type, count, bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn truncated_and_lying_data_are_refused() {
+        assert_eq!(
+            message(DataType::F32, 2, &[0; 7]),
+            "input `x`: its binary data has 7 bytes, but 2 elements of FP32 have 8"
+        );
+        assert!(message(DataType::F64, usize::MAX, &[0; 8]).contains("its binary data has 8 bytes"));
+        assert_eq!(message(DataType::Bool, 2, &[1, 2]), "input `x`: element 1 is 2, but BOOL is 0 or 1");
+        let text = DataType::String;
+        assert_eq!(
+            message(text, usize::MAX, &[0; 8]),
+            format!("input `x`: its binary data has 8 bytes, too few for {} strings", usize::MAX)
+        );
+        assert_eq!(
+            message(text, 1, b"\xff\xff\xff\xffabc"),
+            "input `x`: its binary data ends within element 0 of 1"
+        );
+        assert_eq!(message(text, 1, b"\x01\0\0\0\xff"), "input `x`: element 0 is not UTF-8");
+        assert_eq!(
+            message(text, 1, b"\x01\0\0\0ab"),
+            "input `x`: its binary data has 1 bytes after its 1 strings"
+        );
+    }
+
+    #[test]
+    fn elements_need_not_be_aligned() {
+        let mut bytes = vec![0];
+        encode(&mut bytes, "x", &vec![1.5_f64, -2.0].into()).unwrap();
+        assert_eq!(decode("x", DataType::F64, 2, &bytes[1..]).unwrap(), vec![1.5_f64, -2.0].into());
+    }
+}

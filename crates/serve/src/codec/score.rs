@@ -304,3 +304,6 @@ fn write_maps(out: &mut Vec<u8>, maps: &Maps) {
     };
     nested::write_records(out, &keys, &maps.values);
 }
+
+#[cfg(test)]
+mod tests;
