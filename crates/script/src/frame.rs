@@ -1,0 +1,185 @@
+//! The frames between the pool and a worker; the other end, with the layout, is `worker/moorline_worker/channel.py`.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use moorline_core::{ScriptCall, ScriptReply, ScriptRoute};
+use thiserror::Error;
+
+use crate::dispatch::{Group, Sequence};
+
+const TEXT: u8 = 0;
+const CALL: u8 = 1;
+const BATCH: u8 = 2;
+
+const JSON: u8 = 0;
+const REPLY: u8 = 1;
+const READY: u8 = 2;
+const FAILED: u8 = 3;
+const RUN_FAILED: u8 = 1;
+const HAS_TIME: u8 = 2;
+
+const REPLY_HEADER: usize = 24;
+const LONGEST_ID: usize = 255;
+
+/// A request as workers are sent it.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) id: String,
+    /// Method, path and headers, encoded, where the script wants more than the text.
+    description: Option<Vec<u8>>,
+    body: Bytes,
+}
+
+impl Request {
+    /// Only the body: all that `run(text)` wants.
+    pub(crate) fn text(id: String, body: Bytes) -> Self {
+        Self { id, description: None, body }
+    }
+
+    /// Everything that is known of the request.
+    pub(crate) fn described(call: ScriptCall) -> Self {
+        let mut headers = String::new();
+        let traced = |(name, _): &(String, String)| name.eq_ignore_ascii_case("traceparent");
+        let traceparent = call.traceparent.filter(|_| !call.headers.iter().any(traced));
+        let traceparent = traceparent.map(|value| ("traceparent".to_owned(), value));
+        for (name, value) in call.headers.iter().chain(&traceparent) {
+            for part in [name, value] {
+                headers.extend(part.chars().filter(|letter| *letter != '\0'));
+                headers.push('\0');
+            }
+        }
+        let method = &call.method.as_bytes()[..call.method.len().min(255)];
+        let mut description = Vec::with_capacity(10 + method.len() + call.target.len() + headers.len());
+        description.push(match call.route {
+            ScriptRoute::Score => 0,
+            ScriptRoute::Invocations => 1,
+        });
+        description.push(method.len() as u8);
+        description.extend((call.target.len() as u32).to_le_bytes());
+        description.extend((headers.len() as u32).to_le_bytes());
+        description.extend(method);
+        description.extend(call.target.as_bytes());
+        description.extend(headers.as_bytes());
+        Self { id: call.request_id, description: Some(description), body: call.body }
+    }
+
+    /// The bytes of the frame beside its header and id.
+    fn length(&self) -> usize {
+        self.description.as_ref().map_or(0, Vec::len) + self.body.len()
+    }
+
+    /// Whether no frame can hold it.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.length() >= 1 << 31
+    }
+
+    fn short_id(&self) -> &[u8] {
+        let id = self.id.as_bytes();
+        &id[..id.len().min(LONGEST_ID)]
+    }
+}
+
+fn header(out: &mut Vec<u8>, length: usize, sequence: Sequence, kind: u8, id: &[u8]) {
+    out.extend((12 + id.len() as u32 + length as u32).to_le_bytes());
+    out.extend(sequence.to_le_bytes());
+    out.extend([kind, id.len() as u8, 0, 0]);
+    out.extend(id);
+}
+
+/// Writes everything but the bodies of a group into `out`; the bodies follow it on the wire, in order.
+pub(crate) fn encode<'a, J: AsRef<Request> + 'a>(
+    group: &'a Group<J>,
+    out: &mut Vec<u8>,
+) -> impl Iterator<Item = &'a Bytes> + use<'a, J> {
+    if group.batch {
+        let items = group.jobs();
+        let count = items.len();
+        let id = group.jobs().next().map_or(&b""[..], |(_, job)| job.as_ref().short_id());
+        let bodies: usize = group.jobs().map(|(_, job)| job.as_ref().body.len()).sum();
+        header(out, 4 + 12 * count + bodies, group.sequence, BATCH, id);
+        out.extend((count as u32).to_le_bytes());
+        for (sequence, job) in items {
+            out.extend(sequence.to_le_bytes());
+            out.extend((job.as_ref().body.len() as u32).to_le_bytes());
+        }
+    } else if let Some((sequence, job)) = group.jobs().next() {
+        let request = job.as_ref();
+        let kind = if request.description.is_some() { CALL } else { TEXT };
+        header(out, request.length(), sequence, kind, request.short_id());
+        out.extend(request.description.iter().flatten());
+    }
+    group.jobs().map(|(_, job)| &job.as_ref().body)
+}
+
+/// What a worker says.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Message {
+    Reply(Sequence, ScriptReply),
+    /// The JSON of [`crate::process::Ready`].
+    Ready(Bytes),
+    /// The JSON of [`crate::process::Failed`].
+    Failed(Bytes),
+}
+
+/// A frame that no worker of ours would send. Its sender is not to be trusted any more.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("it broke the protocol: {0}")]
+pub(crate) struct Garbage(&'static str);
+
+/// Takes the next whole message off the buffer. `None` means that more bytes are needed, for which room is made.
+pub(crate) fn decode(buffer: &mut BytesMut, longest: usize) -> Result<Option<Message>, Garbage> {
+    let Some(length) = buffer.first_chunk().map(|bytes| u32::from_le_bytes(*bytes) as usize) else {
+        return Ok(None);
+    };
+    if length < REPLY_HEADER - 4 || length > longest {
+        return Err(Garbage("a frame of an impossible length"));
+    }
+    if buffer.len() < 4 + length {
+        buffer.reserve(4 + length - buffer.len());
+        return Ok(None);
+    }
+    let mut frame = buffer.split_to(4 + length).freeze();
+    frame.advance(4);
+    let sequence = frame.get_u64_le();
+    let kind = frame.get_u8();
+    let flags = frame.get_u8();
+    let status = frame.get_u16_le();
+    let nanoseconds = frame.get_u64_le();
+    let run_time = (flags & HAS_TIME != 0).then(|| Duration::from_nanos(nanoseconds));
+    match kind {
+        READY => Ok(Some(Message::Ready(frame))),
+        FAILED => Ok(Some(Message::Failed(frame))),
+        JSON => {
+            let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+            let reply = ScriptReply { status, headers, body: frame, run_time, failed: false };
+            Ok(Some(Message::Reply(sequence, reply)))
+        }
+        REPLY => {
+            let headers = take_headers(&mut frame)?;
+            let failed = flags & RUN_FAILED != 0;
+            let reply = ScriptReply { status, headers, body: frame, run_time, failed };
+            Ok(Some(Message::Reply(sequence, reply)))
+        }
+        _ => Err(Garbage("a frame of an unknown kind")),
+    }
+}
+
+fn take_headers(frame: &mut Bytes) -> Result<Vec<(String, String)>, Garbage> {
+    let cut = Garbage("headers that do not fit their frame");
+    let Some(length) = frame.first_chunk().map(|bytes| u32::from_le_bytes(*bytes) as usize) else {
+        return Err(cut);
+    };
+    frame.advance(4);
+    if length > frame.len() {
+        return Err(cut);
+    }
+    let raw = frame.split_to(length);
+    let text = String::from_utf8_lossy(&raw);
+    let mut parts = text.split_terminator('\0').map(str::to_owned);
+    let mut headers = Vec::new();
+    while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+        headers.push((name, value));
+    }
+    Ok(headers)
+}

@@ -1,0 +1,184 @@
+//! One worker's place in the pool: starts a process, reads its answers, buries it, starts the next.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use moorline_core::{ScriptError, ScriptInfo};
+use tokio::{io::AsyncReadExt, net::unix::OwnedReadHalf, sync::oneshot, time::timeout};
+
+use crate::{
+    backoff::Backoff,
+    error::StartError,
+    frame::{Message, decode},
+    link::Link,
+    pool::Shared,
+    process::{Running, describe},
+};
+
+/// How long a worker that was hung up on may take to end by itself.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Keeps place `index` filled until the pool closes. The first start's outcome goes to `first`; if it fails, the
+/// place stays empty.
+pub(crate) async fn supervise(
+    shared: Arc<Shared>,
+    index: usize,
+    first: oneshot::Sender<Result<ScriptInfo, StartError>>,
+) {
+    let mut first = Some(first);
+    let mut backoff = Backoff::default();
+    let mut closing = shared.closing();
+    loop {
+        let started = tokio::select! {
+            started = shared.start_worker(index) => started,
+            _ = closing.wait_for(|closing| *closing) => Err(StartError::ShuttingDown),
+        };
+        let worked = match started {
+            Ok(running) => {
+                if let Some(first) = first.take()
+                    && first.send(Ok(running.info.clone())).is_err()
+                {
+                    // Whoever wanted to know has gone, and with it the reason for this worker.
+                    return;
+                }
+                let end = run(&shared, index, running, backoff.hopeful()).await;
+                if *closing.borrow() {
+                    return;
+                }
+                tracing::warn!(worker = index, reason = %end.reason, "a worker of the scoring script ended");
+                end.worked
+            }
+            Err(error) => {
+                if let Some(first) = first.take() {
+                    if first.send(Err(error)).is_err() {
+                        tracing::debug!(worker = index, "nobody waits for the outcome of this start");
+                    }
+                    return;
+                }
+                if *closing.borrow() {
+                    return;
+                }
+                tracing::error!(worker = index, %error, "a worker of the scoring script could not be started again");
+                shared.not_started(index, error.summary());
+                false
+            }
+        };
+        let pause = backoff.next(worked);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = closing.wait_for(|closing| *closing) => return,
+        }
+        shared.count_restart();
+    }
+}
+
+struct End {
+    reason: String,
+    worked: bool,
+}
+
+/// Runs a ready worker until it ends in whatever way, and settles what it leaves behind. `hopeful` says that its
+/// successor is worth waiting for even if it answered nothing.
+async fn run(shared: &Arc<Shared>, index: usize, running: Running, hopeful: bool) -> End {
+    let Running { mut child, pid, mut reader, mut buffer, writer, page, lifeline, .. } = running;
+    let (link, writer) = Link::new(writer, page, pid, lifeline);
+    let writer = tokio::spawn(writer);
+    shared.joined(index, link);
+    let mut answers = 0_u64;
+    let longest = shared.longest_frame();
+    let mut closing = shared.closing();
+    let mut garbage = None;
+    let mut status = None;
+    loop {
+        loop {
+            match decode(&mut buffer, longest) {
+                Ok(Some(Message::Reply(sequence, reply))) => {
+                    answers += 1;
+                    shared.replied(index, sequence, reply);
+                }
+                Ok(Some(Message::Ready(_) | Message::Failed(_))) => {
+                    garbage = Some("it broke the protocol: a greeting after the first".to_owned());
+                    break;
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    garbage = Some(error.to_string());
+                    break;
+                }
+            }
+        }
+        if garbage.is_some() {
+            break;
+        }
+        buffer.reserve(32 * 1024);
+        tokio::select! {
+            biased;
+            read = reader.read_buf(&mut buffer) => match read {
+                Ok(read) if read > 0 => {}
+                _ => break,
+            },
+            // A process that it forked may hold the socket open, so its end is watched for as well. What it said
+            // before is read first.
+            ended = child.wait(), if status.is_none() => {
+                status = Some(ended);
+                read_what_is_left(&reader, &mut buffer);
+                while let Ok(Some(Message::Reply(sequence, reply))) = decode(&mut buffer, longest) {
+                    answers += 1;
+                    shared.replied(index, sequence, reply);
+                }
+                break;
+            }
+            _ = closing.wait_for(|closing| *closing) => {
+                shared.hang_up(index);
+                break;
+            }
+        }
+    }
+    if status.is_none() && garbage.is_none() {
+        // Either it is on its way out or it closed its socket and lives on, which is the same to us.
+        let patience = if *closing.borrow() { FAREWELL } else { Duration::from_millis(200) };
+        if let Ok(ended) = timeout(patience, child.wait()).await {
+            status = Some(ended);
+        }
+    }
+    shared.kill(index, status.is_some());
+    let status = match status {
+        Some(status) => status,
+        None => child.wait().await,
+    };
+    writer.abort();
+    let reason = garbage.unwrap_or_else(|| describe(status));
+    let lost = shared.died(index, answers > 0 || hopeful, &reason);
+    for job in lost {
+        job.fail(ScriptError::WorkerDied { reason: reason.clone() });
+    }
+    End { reason, worked: answers > 0 }
+}
+
+/// Takes what is in the socket already. Asks the kernel and not the runtime, which may not have heard of it yet.
+fn read_what_is_left(reader: &OwnedReadHalf, buffer: &mut BytesMut) {
+    let mut piece = vec![0; 64 * 1024];
+    while let Ok(read) = rustix::io::read(reader.as_ref(), &mut piece[..])
+        && read > 0
+    {
+        buffer.extend_from_slice(&piece[..read]);
+    }
+}
+
+/// Interrupts and kills workers whose requests are beyond their time, and sends batches that waited long enough.
+pub(crate) async fn keep_time(shared: Arc<Shared>) {
+    const TICK: Duration = Duration::from_millis(20);
+    let mut closing = shared.closing();
+    loop {
+        let now = Instant::now();
+        let next = shared.tick(now).map_or(now + TICK, |batch| batch.min(now + TICK));
+        tokio::select! {
+            () = tokio::time::sleep_until(next.into()) => {}
+            () = shared.batch_began() => {}
+            _ = closing.wait_for(|closing| *closing) => return,
+        }
+    }
+}
