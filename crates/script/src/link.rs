@@ -59,7 +59,8 @@ impl Link {
             let head = Bytes::copy_from_slice(&self.scratch);
             rest.extend(std::iter::once(head).chain(bodies.cloned()));
             if !waits {
-                flush(&self.socket, &mut rest);
+                // What it refuses now, its writer sees again.
+                drop(flush(&self.socket, &mut rest));
             }
         } else {
             let body = bodies.into_iter().next().cloned().unwrap_or_default();
@@ -124,10 +125,15 @@ impl Drop for Link {
     }
 }
 
-fn flush(socket: &OwnedWriteHalf, rest: &mut VecDeque<Bytes>) {
+/// Writes what the socket takes. Fails when it will never take anything again.
+fn flush(socket: &OwnedWriteHalf, rest: &mut VecDeque<Bytes>) -> io::Result<()> {
     while !rest.is_empty() {
         let slices: Vec<IoSlice<'_>> = rest.iter().take(64).map(|part| IoSlice::new(part)).collect();
-        let Ok(mut sent) = socket.try_write_vectored(&slices) else { return };
+        let mut sent = match socket.try_write_vectored(&slices) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        };
         while let Some(first) = rest.front_mut().filter(|first| sent >= first.len()) {
             sent -= first.len();
             rest.pop_front();
@@ -136,6 +142,7 @@ fn flush(socket: &OwnedWriteHalf, rest: &mut VecDeque<Bytes>) {
             first.advance(sent);
         }
     }
+    Ok(())
 }
 
 async fn write_rest(socket: Arc<OwnedWriteHalf>, outbox: Arc<Outbox>) {
@@ -147,15 +154,15 @@ async fn write_rest(socket: Arc<OwnedWriteHalf>, outbox: Arc<Outbox>) {
             }
             {
                 let mut rest = outbox.rest.lock().unwrap_or_else(PoisonError::into_inner);
-                flush(&socket, &mut rest);
+                if flush(&socket, &mut rest).is_err() {
+                    return;
+                }
                 if rest.is_empty() {
                     break;
                 }
             }
-            match socket.writable().await {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
+            if socket.writable().await.is_err() {
+                return;
             }
         }
     }

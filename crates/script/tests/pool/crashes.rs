@@ -158,7 +158,7 @@ async fn waiting_requests_survive_the_only_worker() {
 async fn a_script_that_does_not_start_again_leaves_the_pool_up_and_says_why() {
     let script = "import os\ndef init():\n if os.path.exists('broken'): raise RuntimeError('it is broken')\ndef run(x):\n if x == 'die': os._exit(1)\n return x";
     let code = Code::new(script);
-    let pool = code.start().await;
+    let pool = start(code.config()).await;
     fs_err::write(code.folder.path().join("broken"), "").unwrap();
     reply(&pool, "die").await.unwrap_err();
     let waited = reply(&pool, "x").await.unwrap_err();

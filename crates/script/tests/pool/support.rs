@@ -44,12 +44,26 @@ impl Code {
         config
     }
 
-    pub(crate) async fn start(&self) -> Arc<ScriptPool> {
-        start(self.config()).await
+    pub(crate) async fn start(self) -> Started {
+        Started { pool: start(self.config()).await, _code: self }
     }
 
     pub(crate) async fn refused(&self) -> StartError {
         ScriptPool::start(self.config()).await.unwrap_err()
+    }
+}
+
+/// A pool whose code lies there as long as it runs.
+pub(crate) struct Started {
+    pub(crate) pool: Arc<ScriptPool>,
+    _code: Code,
+}
+
+impl std::ops::Deref for Started {
+    type Target = Arc<ScriptPool>;
+
+    fn deref(&self) -> &Arc<ScriptPool> {
+        &self.pool
     }
 }
 
