@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use moorline_core::{BatchSettings, EngineError, LoadedModel, Script};
+use moorline_core::{BatchSettings, EngineError, LoadedModel, Script, Session, Tensors};
 
 use crate::{
     admission::{Admission, BodyBudget},
@@ -85,15 +85,21 @@ impl App {
         }))
     }
 
-    /// Begins to serve a loaded model with `sessions` sessions. What was served before stays, should there be any.
+    /// Begins to serve a loaded model with `sessions` sessions, each of which runs `warm_up` once before the first
+    /// request. What was served before stays, should there be any.
     pub fn serve_model(
         &self,
         name: ServedName,
         model: &dyn LoadedModel,
         sessions: usize,
         batching: Option<&BatchSettings>,
+        warm_up: Option<&Tensors>,
     ) -> Result<(), EngineError> {
-        let sessions = Sessions::start(model, sessions, batching, Arc::clone(&self.metrics))?;
+        let mut ready = Vec::with_capacity(sessions);
+        for _ in 0..sessions {
+            ready.push(session(model, warm_up)?);
+        }
+        let sessions = Sessions::start(model.signature(), ready, batching, Arc::clone(&self.metrics))?;
         let service = Service {
             name: &name.service,
             version: &name.service_version,
@@ -170,4 +176,16 @@ impl App {
                 Backend::Script(script) => script.ready(),
             })
     }
+}
+
+/// A new session that has paid for what engines put off until their first run.
+fn session(model: &dyn LoadedModel, warm_up: Option<&Tensors>) -> Result<Box<dyn Session>, EngineError> {
+    let mut session = model.session()?;
+    if let Some(inputs) = warm_up
+        && let Err(error) = session.run(inputs.clone())
+    {
+        // The made-up inputs may be what the model cannot take; that says nothing of real ones.
+        tracing::debug!(%error, "the warm-up run failed");
+    }
+    Ok(session)
 }

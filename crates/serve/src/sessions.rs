@@ -9,7 +9,7 @@ use std::{
 };
 
 use moorline_core::{
-    BatchSettings, Batcher, EngineError, ErrorClass, Item, LoadedModel, Session, Signature, Take, Tensors,
+    BatchSettings, Batcher, EngineError, ErrorClass, Item, Session, Signature, Take, Tensors,
     Value, split, stack,
 };
 use tokio::sync::oneshot;
@@ -84,10 +84,10 @@ impl fmt::Debug for Sessions {
 }
 
 impl Sessions {
-    /// Makes `count` sessions and starts their threads.
+    /// Starts a thread for each of `sessions`.
     pub(crate) fn start(
-        model: &dyn LoadedModel,
-        count: usize,
+        signature: &Signature,
+        sessions: Vec<Box<dyn Session>>,
         batching: Option<&BatchSettings>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, EngineError> {
@@ -98,13 +98,9 @@ impl Sessions {
             batched: batching.is_some(),
         });
         // The pool exists before its threads, so that a failure half-way stops those that run.
-        let mut pool = Self {
-            shared,
-            threads: Vec::with_capacity(count),
-            signature: Arc::new(model.signature().clone()),
-        };
-        for index in 0..count {
-            let session = model.session()?;
+        let mut pool =
+            Self { shared, threads: Vec::with_capacity(sessions.len()), signature: Arc::new(signature.clone()) };
+        for (index, session) in sessions.into_iter().enumerate() {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new()
                 .name(format!("session-{index}"))
