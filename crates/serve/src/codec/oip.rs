@@ -3,7 +3,8 @@
 //! `binary_data_size`, in their order).
 //!
 //! In JSON, `data` may be flat or nested as its shape says. Data types must be the model's own. An output that is
-//! made of maps is a tensor `[rows, keys]` whose parameter `keys` is the text of the list of its keys.
+//! made of maps is a tensor `[rows, keys]` whose parameter `keys` is the text of the list of its keys. NaN and the
+//! infinities are `null` in JSON and themselves in binary data.
 
 use std::borrow::Cow;
 

@@ -21,6 +21,8 @@
 //!
 //! One row may stand for a batch of one: where a model takes `[batch, n]`, `[1, 2, 3]` is read as `[[1, 2, 3]]`, and
 //! where it takes `[batch, 1]`, as `[[1], [2], [3]]`. A trailing dimension of 1 too many is dropped likewise.
+//!
+//! `null` is NaN for float types, and NaN and the infinities are answered as `null`, so that every answer is JSON.
 
 use moorline_core::{Dim, MapKeys, Maps, Signature, Tensor, TensorSpec, Tensors, Value, ValueKind};
 
