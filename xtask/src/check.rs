@@ -7,8 +7,10 @@ use crate::{
     tools::{self, Tool},
 };
 
-/// The stages, the quick ones first.
-const STAGES: [(&str, fn(&Workspace) -> Result<()>); 4] =
+type Stage = fn(&Workspace) -> Result<()>;
+
+/// The quick ones first.
+const STAGES: [(&str, Stage); 4] =
     [("formatting", formatting), ("house rules", tidy::run), ("lints", lints), ("dependency policy", deny)];
 
 pub fn run(workspace: &Workspace) -> Result<()> {
