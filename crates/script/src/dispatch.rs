@@ -211,7 +211,12 @@ impl<J> Dispatcher<J> {
     }
 
     /// A worker's answer to one job; `run_time` where it ran. `None` for an answer that nobody asked for.
-    pub(crate) fn reply(&mut self, worker: usize, sequence: Sequence, run_time: Option<Duration>) -> Option<J> {
+    pub(crate) fn reply(
+        &mut self,
+        worker: usize,
+        sequence: Sequence,
+        run_time: Option<Duration>,
+    ) -> Option<J> {
         let slot = self.slots.get_mut(worker)?.as_mut()?;
         let at = |group: &Group<J>| group.jobs.iter().position(|waiting| waiting.sequence == sequence);
         let (index, job) =

@@ -36,12 +36,15 @@ fn batching() -> BatchSettings {
     }
 }
 
+/// A group's number, and its jobs with theirs.
+type Sent = (Sequence, Vec<(Sequence, u32)>);
+
 /// A model of the workers, and the books of what became of each job.
 struct World {
     dispatcher: Dispatcher<u32>,
     now: Instant,
     /// What each worker was sent and has not answered: group number and (job number, job).
-    sent: Vec<Option<VecDeque<(Sequence, Vec<(Sequence, u32)>)>>>,
+    sent: Vec<Option<VecDeque<Sent>>>,
     fate: HashMap<u32, &'static str>,
     numbers: HashMap<Sequence, u32>,
     jobs: u32,
@@ -82,7 +85,7 @@ impl World {
             Event::Submit { batchable } => {
                 let job = self.jobs;
                 self.jobs += 1;
-                let deadline = self.now + Duration::from_secs(60);
+                let deadline = self.now + Duration::from_mins(1);
                 match self.dispatcher.submit(job, batchable, self.now, deadline) {
                     Ok(sequence) => {
                         self.numbers.insert(sequence, job);
@@ -246,9 +249,10 @@ fn beyond_its_time_a_run_is_interrupted_once_and_then_killed() {
     let mut world = World::new(1, 100, None);
     world.apply(Event::Join { worker: 0 });
     submit(&mut world, 1);
-    let (deadline, grace) = (world.now + Duration::from_secs(60), Duration::from_secs(2));
+    let now = world.now;
+    let (deadline, grace) = (now + Duration::from_mins(1), Duration::from_secs(2));
     let mut at = |now| world.dispatcher.overdue(now, grace);
-    assert_eq!(at(deadline - Duration::from_millis(1)), []);
+    assert_eq!(at(now + Duration::from_secs(59)), []);
     assert_eq!(at(deadline), [Measure::Interrupt { worker: 0, sequence: 1 }]);
     assert_eq!(at(deadline + Duration::from_secs(1)), []);
     assert_eq!(at(deadline + grace), [Measure::Kill { worker: 0 }]);

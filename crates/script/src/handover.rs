@@ -69,8 +69,7 @@ impl Handover {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-        let sent =
-            sendmsg(&socket, &[io::IoSlice::new(&message)], &mut ancillary, SendFlags::NOSIGNAL)?;
+        let sent = sendmsg(&socket, &[io::IoSlice::new(&message)], &mut ancillary, SendFlags::NOSIGNAL)?;
         if sent < message.len() {
             return Err(io::Error::new(io::ErrorKind::WriteZero, "the settings do not fit the socket"));
         }

@@ -112,7 +112,8 @@ impl Link {
 
     /// Says that no more requests will come; the worker ends when it has answered those that it has.
     pub(crate) fn hang_up(&self) {
-        if let Err(error) = rustix::net::shutdown(self.socket.as_ref().as_ref(), rustix::net::Shutdown::Write) {
+        if let Err(error) = rustix::net::shutdown(self.socket.as_ref().as_ref(), rustix::net::Shutdown::Write)
+        {
             tracing::debug!(%error, "could not hang up on a worker");
         }
     }

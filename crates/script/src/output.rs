@@ -160,10 +160,7 @@ mod tests {
     fn bare_lines_take_the_level_of_their_stream() {
         for (stream, level) in [(Stream::Out, Level::Info), (Stream::Err, Level::Warn)] {
             let record = parse(b"segfault \xff\r\n", stream);
-            assert_eq!(
-                record,
-                Record { level, request_id: None, text: "segfault \u{fffd}".to_owned() }
-            );
+            assert_eq!(record, Record { level, request_id: None, text: "segfault \u{fffd}".to_owned() });
         }
         assert_eq!(parse(b"\x1e\n", Stream::Out).text, "\x1e");
         assert_eq!(parse(b"\x1e\x1f", Stream::Out).text, "");

@@ -134,10 +134,11 @@ impl Shared {
     fn submit(&self, job: Job, batchable: bool, deadline: Instant) -> Result<Sequence, ScriptError> {
         let now = Instant::now();
         let mut state = self.state();
-        let sequence = state.dispatcher.submit(job, batchable, now, deadline).map_err(|refused| match refused {
-            Refused::Full(_) => ScriptError::Overloaded,
-            Refused::NobodyThere(_) => ScriptError::Unavailable { reason: state.reason.clone() },
-        })?;
+        let sequence =
+            state.dispatcher.submit(job, batchable, now, deadline).map_err(|refused| match refused {
+                Refused::Full(_) => ScriptError::Overloaded,
+                Refused::NobodyThere(_) => ScriptError::Unavailable { reason: state.reason.clone() },
+            })?;
         self.send(&mut state, now);
         match state.dispatcher.overflow() {
             Some(_) => Err(ScriptError::Overloaded),
@@ -362,16 +363,15 @@ impl Script for ScriptPool {
         let limit = if call.deadline + Duration::from_millis(50) >= bound {
             self.shared.config.scoring_timeout
         } else {
-            Duration::from_millis((call.deadline.saturating_duration_since(now).as_secs_f64() * 1e3).round() as u64)
+            Duration::from_millis(
+                (call.deadline.saturating_duration_since(now).as_secs_f64() * 1e3).round() as u64
+            )
         };
         let deadline = call.deadline.min(bound);
         let text_only = self.wants_text_only(&call);
         let batchable = text_only && self.shared.config.batching.is_some();
-        let request = if text_only {
-            Request::text(call.request_id, call.body)
-        } else {
-            Request::described(call)
-        };
+        let request =
+            if text_only { Request::text(call.request_id, call.body) } else { Request::described(call) };
         if request.is_too_long() {
             return Err(ScriptError::Overloaded);
         }

@@ -125,7 +125,16 @@ pub(crate) async fn start(
         Ok(Some(Message::Ready(json))) => {
             if let Ok(ready) = serde_json::from_slice::<Ready>(&json) {
                 let Starting { child, pid, reader, buffer, writer, page, lifeline, .. } = starting;
-                return Ok(Running { child, pid, reader, buffer, writer, page, lifeline, info: ready.into() });
+                return Ok(Running {
+                    child,
+                    pid,
+                    reader,
+                    buffer,
+                    writer,
+                    page,
+                    lifeline,
+                    info: ready.into(),
+                });
             }
             Err(starting.ended().await)
         }

@@ -19,15 +19,15 @@ def run_batch(items):
     return [ValueError("this one") if item == "fail" else item.upper() for item in items]
 "#;
 
-fn settings(delay: u64) -> Option<BatchSettings> {
-    Some(BatchSettings { max_size: workers(8), max_delay_us: delay, preferred_sizes: Vec::new() })
+fn settings(delay: u64) -> BatchSettings {
+    BatchSettings { max_size: workers(8), max_delay_us: delay, preferred_sizes: Vec::new() }
 }
 
 #[tokio::test]
 async fn requests_are_gathered_and_answered_each_on_its_own() {
     let code = Code::new(BATCHED);
     let mut config = code.config();
-    config.batching = settings(200_000);
+    config.batching = Some(settings(200_000));
     let pool = start(config).await;
     let asked: Vec<_> = (0..8).map(|n| format!("item{n}")).collect();
     let answers = join(&pool, &asked).await;
@@ -56,7 +56,7 @@ async fn join(pool: &std::sync::Arc<ScriptPool>, items: &[String]) -> Vec<(u16, 
 async fn one_bad_item_fails_alone() {
     let code = Code::new(BATCHED);
     let mut config = code.config();
-    config.batching = settings(50_000);
+    config.batching = Some(settings(50_000));
     let pool = start(config).await;
     for bad in ["fail", "bad", "short"] {
         let items = ["a", bad, "c"].map(str::to_owned);
@@ -69,7 +69,7 @@ async fn one_bad_item_fails_alone() {
 async fn one_item_that_kills_the_worker_dies_alone() {
     let code = Code::new(BATCHED);
     let mut config = code.config();
-    config.batching = settings(50_000);
+    config.batching = Some(settings(50_000));
     let pool = start(config).await;
     let tasks: Vec<_> = ["a", "crash", "c"]
         .map(|item| {
@@ -89,7 +89,7 @@ async fn one_item_that_kills_the_worker_dies_alone() {
 async fn batching_without_run_batch_is_refused() {
     let code = Code::new("def init(): pass\ndef run(x): pass");
     let mut config = code.config();
-    config.batching = settings(0);
+    config.batching = Some(settings(0));
     let error = ScriptPool::start(config).await.unwrap_err();
     assert!(error.to_string().contains("does not define run_batch(list)"), "{error}");
 }

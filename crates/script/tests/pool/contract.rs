@@ -32,7 +32,8 @@ async fn a_plain_script_gets_text_and_answers_json() {
 async fn get_gives_the_query_as_json_text() {
     let pool = Code::new("def init(): pass\ndef run(data): return data").start().await;
     let (_, body) =
-        ask(&pool, get("/score?a=1&b=x&a=[2]&c=&d={%22q%22:1}&e=true&f=%22s%22&g=NaN&h=%C3%A9&h2=%ff&i")).await;
+        ask(&pool, get("/score?a=1&b=x&a=[2]&c=&d={%22q%22:1}&e=true&f=%22s%22&g=NaN&h=%C3%A9&h2=%ff&i"))
+            .await;
     let inner: String = serde_json::from_str(&body).unwrap();
     assert_eq!(
         inner,
@@ -150,7 +151,11 @@ async fn a_raw_script_gets_the_request_and_makes_its_own_response() {
             let reply = pool.score(get(&format!("/score?kind={kind}"))).await.unwrap();
             let got: Vec<(&str, &str)> =
                 reply.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-            assert_eq!((reply.status, &got[..], &reply.body[..], reply.failed), (status, headers, body, failed), "{kind}");
+            assert_eq!(
+                (reply.status, &got[..], &reply.body[..], reply.failed),
+                (status, headers, body, failed),
+                "{kind}"
+            );
         }
     }
 }
@@ -169,8 +174,12 @@ async fn the_request_object_knows_what_flask_knows() {
     let (_, body) = ask(&pool, call).await;
     assert!(body.contains(r#"{"a": ["1", "3"], "b": ["2"]}"#), "{body}");
     let multipart = "--XX\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--XX\r\nContent-Disposition: form-data; name=\"f\"; filename=\"n.txt\"\r\nContent-Type: text/plain\r\n\r\nvm\n\r\n--XX--\r\n";
-    let (_, body) = ask(&pool, header(post(multipart), "content-type", "multipart/form-data; boundary=XX")).await;
-    assert!(body.contains(r#"{"a": ["1"]}"#) && body.contains(r#"{"f": ["n.txt", "text/plain", "vm\n"]}"#), "{body}");
+    let (_, body) =
+        ask(&pool, header(post(multipart), "content-type", "multipart/form-data; boundary=XX")).await;
+    assert!(
+        body.contains(r#"{"a": ["1"]}"#) && body.contains(r#"{"f": ["n.txt", "text/plain", "vm\n"]}"#),
+        "{body}"
+    );
     let mut call = post("raw text");
     call.target = "/score?kind=data".to_owned();
     assert_eq!(ask(&pool, header(call, "content-type", "text/plain")).await.1, r#""raw text""#);
@@ -179,7 +188,8 @@ async fn the_request_object_knows_what_flask_knows() {
 #[tokio::test]
 async fn a_script_without_schema_has_the_general_documents_and_own_ones_win() {
     let script = "def init(): pass\ndef run(data): return data";
-    let mut config = Code::new(script).file("swagger3.json", r#"{"mine":true}"#).start().await.info().swagger.clone();
+    let mut config =
+        Code::new(script).file("swagger3.json", r#"{"mine":true}"#).start().await.info().swagger.clone();
     assert_eq!(config.remove("3").as_deref(), Some(r#"{"mine": true}"#));
     let two: serde_json::Value = serde_json::from_str(&config["2"]).unwrap();
     assert_eq!(two["definitions"]["ServiceInput"], serde_json::json!({"type": "object", "example": {}}));

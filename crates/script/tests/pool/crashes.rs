@@ -118,7 +118,7 @@ async fn killing_workers_under_load_leaves_one_answer_a_request() {
         let (_, pid) = pids[kill % pids.len()];
         if let Some(pid) = Pid::from_raw(pid) {
             // It may have died of the last one already.
-            drop(kill_process(pid, Signal::KILL));
+            let _ = kill_process(pid, Signal::KILL);
         }
     }
     until("everybody is back", || pool.stats().alive == 2).await;
@@ -162,7 +162,10 @@ async fn a_script_that_does_not_start_again_leaves_the_pool_up_and_says_why() {
     fs_err::write(code.folder.path().join("broken"), "").unwrap();
     reply(&pool, "die").await.unwrap_err();
     let waited = reply(&pool, "x").await.unwrap_err();
-    assert!(matches!(&waited, ScriptError::Unavailable { reason } if reason.contains("it is broken")), "{waited}");
+    assert!(
+        matches!(&waited, ScriptError::Unavailable { reason } if reason.contains("it is broken")),
+        "{waited}"
+    );
     assert!(!pool.ready());
     fs_err::remove_file(code.folder.path().join("broken")).unwrap();
     until("it is back", || pool.ready()).await;

@@ -18,9 +18,18 @@ async fn what_breaks_the_contract_is_named_with_its_file() {
         ("def init(): pass", "score.py does not define run()"),
         ("def init(): pass\ndef run(): pass", "needs to accept an argument for input data"),
         ("def init(): pass\ndef run(request_headers): pass", "an argument other than \"request_headers\""),
-        ("def init(): pass\ndef run(x, /): pass", "cannot accept positional-only arguments, *args, or **kwargs"),
-        ("def init(): pass\ndef run(*x): pass", "cannot accept positional-only arguments, *args, or **kwargs"),
-        ("def init(): pass\ndef run(x, **y): pass", "cannot accept positional-only arguments, *args, or **kwargs"),
+        (
+            "def init(): pass\ndef run(x, /): pass",
+            "cannot accept positional-only arguments, *args, or **kwargs",
+        ),
+        (
+            "def init(): pass\ndef run(*x): pass",
+            "cannot accept positional-only arguments, *args, or **kwargs",
+        ),
+        (
+            "def init(): pass\ndef run(x, **y): pass",
+            "cannot accept positional-only arguments, *args, or **kwargs",
+        ),
     ] {
         let error = Code::new(script).refused().await;
         assert!(reason(&error).contains(expected) && reason(&error).contains("score.py"), "{error}");
@@ -57,7 +66,10 @@ async fn imports_exits_and_crashes_while_starting_are_told() {
         ("import sys\ndef init(): sys.exit('no licence')\ndef run(x): pass", "no licence"),
         ("import os\nprint('about to go')\nos._exit(7)", "about to go"),
         ("import os\nos._exit(7)", "it exited with code 7"),
-        ("import os, signal\nos.write(2, b'bad pointer')\nos.kill(os.getpid(), signal.SIGKILL)", "bad pointer"),
+        (
+            "import os, signal\nos.write(2, b'bad pointer')\nos.kill(os.getpid(), signal.SIGKILL)",
+            "bad pointer",
+        ),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "segmentation fault"),
     ] {
         let error = Code::new(script).refused().await;
@@ -67,11 +79,16 @@ async fn imports_exits_and_crashes_while_starting_are_told() {
 
 #[tokio::test]
 async fn a_slow_init_is_given_up() {
-    let code = Code::new("import time\ndef init():\n print('loading', flush=True)\n time.sleep(600)\ndef run(x): pass");
+    let code = Code::new(
+        "import time\ndef init():\n print('loading', flush=True)\n time.sleep(600)\ndef run(x): pass",
+    );
     let mut config = code.config();
     config.start_timeout = std::time::Duration::from_secs(1);
     let error = ScriptPool::start(config).await.unwrap_err();
-    assert!(error.to_string().contains("not ready after 1 s") && error.to_string().contains("loading"), "{error}");
+    assert!(
+        error.to_string().contains("not ready after 1 s") && error.to_string().contains("loading"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -86,7 +103,10 @@ async fn no_interpreter_is_an_error_that_names_it() {
 #[tokio::test]
 async fn imports_work_beside_the_script_and_from_the_source_folder() {
     let code = Code::new("")
-        .file("source/deep/entry.py", "import beside, below, above\ndef init(): pass\ndef run(x): return [beside.X, below.X, above.X]")
+        .file(
+            "source/deep/entry.py",
+            "import beside, below, above\ndef init(): pass\ndef run(x): return [beside.X, below.X, above.X]",
+        )
         .file("source/deep/beside.py", "X = 1")
         .file("source/below.py", "X = 2")
         .file("above.py", "X = 3");

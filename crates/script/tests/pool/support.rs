@@ -3,7 +3,8 @@
 use std::{
     env::var_os,
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,6 +16,19 @@ use tempfile::TempDir;
 
 pub(crate) fn python() -> PathBuf {
     var_os("MOORLINE_TEST_PYTHON").map_or_else(|| "python3".into(), PathBuf::from)
+}
+
+/// Whether an interpreter lacks a package, said loudly where a test is skipped for it.
+pub(crate) fn lacks(python: &Path, package: &str) -> bool {
+    let asked = Command::new(python).arg("-c").arg(format!("import {package}")).output();
+    let lacks = !asked.is_ok_and(|output| output.status.success());
+    if lacks {
+        eprintln!(
+            "SKIPPED: {} has no package {package}; set MOORLINE_TEST_PYTHON to one that has",
+            python.display()
+        );
+    }
+    lacks
 }
 
 /// A folder with a scoring script.
@@ -39,8 +53,8 @@ impl Code {
     pub(crate) fn config(&self) -> ScriptConfig {
         let mut config = ScriptConfig::new(python(), self.folder.path().to_owned());
         config.entry_script = Some("score.py".to_owned());
-        config.start_timeout = Duration::from_secs(60);
-        config.scoring_timeout = Duration::from_secs(60);
+        config.start_timeout = Duration::from_mins(1);
+        config.scoring_timeout = Duration::from_mins(1);
         config
     }
 
@@ -87,7 +101,7 @@ pub(crate) fn post(body: &str) -> ScriptCall {
         body: Bytes::copy_from_slice(body.as_bytes()),
         request_id: "request-1".to_owned(),
         traceparent: None,
-        deadline: Instant::now() + Duration::from_secs(3600),
+        deadline: Instant::now() + Duration::from_hours(1),
     }
 }
 

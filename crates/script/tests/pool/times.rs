@@ -1,6 +1,9 @@
 //! Requests beyond their time, callers that go away, and bounds.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use moorline_core::{Script, ScriptError};
 
@@ -36,7 +39,7 @@ async fn timed_out(data: &str) -> u64 {
     assert!(begun.elapsed() < Duration::from_secs(2), "the caller waited too long");
     // The worker is back, or a new one is there.
     let mut call = post("fine");
-    call.deadline = Instant::now() + Duration::from_secs(60);
+    call.deadline = Instant::now() + Duration::from_mins(1);
     loop {
         match pool.score(call.clone()).await {
             Ok(reply) => {
