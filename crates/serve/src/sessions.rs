@@ -3,14 +3,15 @@
 
 use std::{
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use moorline_core::{
-    BatchSettings, Batcher, EngineError, ErrorClass, Item, Session, Signature, Take, Tensors,
-    Value, split, stack,
+    BatchSettings, Batcher, EngineError, ErrorClass, Item, Session, Signature, Take, Tensors, Value, split,
+    stack,
 };
 use tokio::sync::oneshot;
 
@@ -98,8 +99,11 @@ impl Sessions {
             batched: batching.is_some(),
         });
         // The pool exists before its threads, so that a failure half-way stops those that run.
-        let mut pool =
-            Self { shared, threads: Vec::with_capacity(sessions.len()), signature: Arc::new(signature.clone()) };
+        let mut pool = Self {
+            shared,
+            threads: Vec::with_capacity(sessions.len()),
+            signature: Arc::new(signature.clone()),
+        };
         for (index, session) in sessions.into_iter().enumerate() {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new()
@@ -234,9 +238,16 @@ fn next_batch(shared: &Shared) -> Option<Vec<Job>> {
     }
 }
 
+/// Runs the session; a panic in an engine is an error of this run, not the end of the thread.
+fn run(session: &mut dyn Session, inputs: Tensors) -> Result<Tensors, EngineError> {
+    catch_unwind(AssertUnwindSafe(|| session.run(inputs))).unwrap_or_else(|_| {
+        Err(EngineError::Run { engine: "session", reason: "it panicked; the log has the place".to_owned() })
+    })
+}
+
 fn run_alone(shared: &Shared, session: &mut dyn Session, job: Job) {
     let started = Instant::now();
-    let result = session.run(job.inputs);
+    let result = run(session, job.inputs);
     let run_time = started.elapsed();
     shared.metrics.inference_duration.observe(run_time.as_secs_f64());
     shared.metrics.batch_size.observe(job.rows as f64);
@@ -250,7 +261,7 @@ fn run_together(shared: &Shared, session: &mut dyn Session, jobs: Vec<Job>) {
     let started = Instant::now();
     let outputs = stack(&jobs.iter().map(|job| &job.inputs).collect::<Vec<_>>())
         .map_err(|error| error.to_string())
-        .and_then(|inputs| session.run(inputs).map_err(|error| error.to_string()))
+        .and_then(|inputs| run(session, inputs).map_err(|error| error.to_string()))
         .and_then(|outputs| split(outputs, &rows).map_err(|error| error.to_string()));
     let run_time = started.elapsed();
     match outputs {
@@ -267,3 +278,6 @@ fn run_together(shared: &Shared, session: &mut dyn Session, jobs: Vec<Job>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
