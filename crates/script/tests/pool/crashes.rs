@@ -33,7 +33,7 @@ def run(data):
     if data == "thread":
         threading.Thread(target=lambda: print("later"), daemon=True).start()
     if data == "pid": return os.getpid()
-    if data == "slow": time.sleep(0.3)
+    if data == "slow": time.sleep(600)
     return data
 "#;
 

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from io import BytesIO, StringIO
+from io import BytesIO
 from time import perf_counter_ns
 
 from . import console
@@ -24,6 +24,10 @@ class MlflowModel:
         self._guard = guard
         metadata = getattr(self._model, "metadata", None)
         self._schema = metadata.get_input_schema() if metadata is not None else None
+        # The words that MLflow's own server has for what JSON lacks, where this version lets itself be asked for them.
+        own = _own_parsing()
+        self._jsonable = getattr(own, "_get_jsonable_obj", None)
+        self._encoder = getattr(own, "NumpyEncoder", None) if self._jsonable is not None else None
         try:
             self._takes_params = "params" in inspect.signature(self._model.predict).parameters
         except (TypeError, ValueError):
@@ -32,7 +36,6 @@ class MlflowModel:
     def answer(self, call):
         try:
             data, params = self._invocations(call) if call.route == INVOCATIONS else self._score(call)
-            data = self._typed(data)
         except BadInput as error:
             return problem(error.status, str(error))
         started = perf_counter_ns()
@@ -46,13 +49,18 @@ class MlflowModel:
             return problem(status, "The model could not be evaluated: %s: %s" % (kind, error), failed=status == 500)
         spent = perf_counter_ns() - started
         try:
-            predictions = plain(predictions)
-            answer = {"predictions": predictions} if call.route == INVOCATIONS else predictions
-            body = encode_json(answer).encode()
+            body = self._encode(predictions, call.route)
         except Exception as error:
             console.report("what the model predicted cannot be encoded", error)
             return problem(500, UNEXPECTED_INTERNAL)
         return Reply(200, _JSON_TYPE, body, nanoseconds=spent)
+
+    def _encode(self, predictions, route):
+        if self._encoder is None:
+            predictions, encode = plain(predictions), encode_json
+        else:
+            predictions, encode = self._jsonable(predictions, pandas_orient="records"), self._encoder().encode
+        return encode({"predictions": predictions} if route == INVOCATIONS else predictions).encode()
 
     def _predict(self, data, params):
         if params is not None and self._takes_params:
@@ -70,7 +78,7 @@ class MlflowModel:
         if unknown:
             raise BadInput("The content type has parameters that are not known: %s." % ", ".join(sorted(unknown)), 415)
         if kind == "text/csv":
-            return _csv(call.body), None
+            return _csv(call.body, self._schema), None
         if kind != "application/json":
             raise BadInput("The content type %s is not supported; text/csv and application/json are." % kind, 415)
         content = _json(call.body)
@@ -79,7 +87,7 @@ class MlflowModel:
         given = [key for key in _KEYS if key in content]
         if len(given) != 1:
             raise BadInput("The body must have exactly one of the keys %s; it has %s." % (", ".join(_KEYS), given or "none"))
-        return _decode(given[0], content[given[0]]), content.get("params")
+        return _decode(given[0], content[given[0]], self._schema), content.get("params")
 
     def _score(self, call):
         content = _json(call.body) if call.method != "GET" else None
@@ -87,20 +95,22 @@ class MlflowModel:
             raise BadInput('The body must be a JSON object with the key "input_data".')
         data, params = content["input_data"], content.get("params")
         if isinstance(data, dict) and "data" in data and set(data) <= {"columns", "index", "data"}:
-            return _decode("dataframe_split", data), params
+            return _decode("dataframe_split", data, self._schema), params
         if isinstance(data, dict):
-            return _decode("inputs", data), params
+            return _decode("inputs", data, self._schema), params
         if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
-            return _decode("dataframe_records", data), params
-        return _decode("instances", data), params
+            return _decode("dataframe_records", data, self._schema), params
+        names = self._column_names()
+        if names and isinstance(data, list) and all(isinstance(row, list) and len(row) == len(names) for row in data):
+            return _decode("dataframe_split", {"columns": names, "data": data}, self._schema), params
+        return _decode("instances", data, self._schema), params
 
-    def _typed(self, data):
-        """Casts to the signature's types where JSON knows fewer than it does."""
-        names = self._schema.input_names() if self._schema is not None and hasattr(self._schema, "input_names") else []
-        columns = getattr(data, "columns", None)
-        if columns is not None and names and len(columns) == len(names) and list(columns) == list(range(len(names))):
-            data.columns = names
-        return data
+    def _column_names(self):
+        """The signature's column names; empty where it has tensors, or where there is none."""
+        schema = self._schema
+        if schema is None or getattr(schema, "is_tensor_spec", lambda: False)():
+            return []
+        return [name for name in schema.input_names() if isinstance(name, str)]
 
 
 def _json(body):
@@ -110,34 +120,60 @@ def _json(body):
         raise BadInput("The body could not be decoded as JSON: %s" % error) from error
 
 
-def _csv(body):
+def _own_parsing():
+    """MLflow's own reading and writing of JSON; None where this version has it elsewhere."""
+    try:
+        from mlflow.utils import proto_json_utils
+    except ImportError:
+        return None
+    return proto_json_utils
+
+
+def _csv(body, schema):
     import pandas
 
+    types = None
+    if schema is not None and hasattr(schema, "pandas_types") and schema.input_names():
+        types = dict(zip(schema.input_names(), schema.pandas_types()))
     try:
-        return pandas.read_csv(BytesIO(body))
+        return pandas.read_csv(BytesIO(body), dtype=types)
     except Exception as error:
         raise BadInput("The body could not be read as CSV: %s" % error) from error
 
 
-def _decode(key, value):
-    import numpy
-    import pandas
-
+def _decode(key, value, schema):
+    own = _own_parsing()
     try:
-        if key == "dataframe_split":
-            # Through JSON text, so that pandas infers types as it does for MLflow's own server.
-            return pandas.read_json(StringIO(json.dumps(value)), orient="split", convert_dates=False)
-        if key == "dataframe_records":
-            if not (isinstance(value, list) and all(isinstance(row, dict) for row in value)):
+        if key.startswith("dataframe_"):
+            if key == "dataframe_records" and not isinstance(value, list):
                 raise ValueError("a list of objects is expected")
-            return pandas.DataFrame(value)
-        if isinstance(value, dict):
-            return {name: numpy.array(item) for name, item in value.items()}
-        if key == "instances" and isinstance(value, list) and value and isinstance(value[0], dict):
-            return {name: numpy.array([row[name] for row in value]) for name in value[0]}
-        return numpy.array(value)
+            if hasattr(own, "dataframe_from_parsed_json"):
+                orient = key[len("dataframe_") :]
+                return own.dataframe_from_parsed_json(value, pandas_orient=orient, schema=schema)
+            return _data_frame(key, value)
+        if hasattr(own, "parse_tf_serving_input"):
+            return own.parse_tf_serving_input({key: value}, schema=schema)
+        return _arrays(key, value)
     except Exception as error:
         raise BadInput("%s could not be read: %s: %s" % (key, type(error).__name__, error)) from error
+
+
+def _data_frame(key, value):
+    import pandas
+
+    if key == "dataframe_records":
+        return pandas.DataFrame(value)
+    return pandas.DataFrame(value["data"], columns=value.get("columns"), index=value.get("index"))
+
+
+def _arrays(key, value):
+    import numpy
+
+    if isinstance(value, dict):
+        return {name: numpy.array(item) for name, item in value.items()}
+    if key == "instances" and isinstance(value, list) and value and isinstance(value[0], dict):
+        return {name: numpy.array([row[name] for row in value]) for name in value[0]}
+    return numpy.array(value)
 
 
 def plain(value):

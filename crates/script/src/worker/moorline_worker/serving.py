@@ -50,8 +50,7 @@ def text_function(script):
     """`run` as a function of the body's text alone, or None where it wants more."""
     if script.style != "plain" or script.wants_headers:
         return None
-    run = script.run
-    return run
+    return script.run
 
 
 class Server:
@@ -84,6 +83,9 @@ class Server:
                 parts = channel.reply_parts(sequence, problem(500, "Scoring timeout", failed=True))
             except MemoryError:
                 parts = channel.reply_parts(sequence, problem(500, "The scoring script is out of memory.", failed=True))
+            except BaseException as error:
+                # `sys.exit()` where no `run` was being called: it ends a request, never the worker.
+                parts = channel.reply_parts(sequence, contract.script_failed(error))
             console.finish_lines()
             link.send(parts)
 
