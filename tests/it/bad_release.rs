@@ -68,7 +68,7 @@ fn a_model_file_that_was_changed_is_refused_by_its_digest() {
 }
 
 #[test]
-fn a_model_file_that_is_a_link_out_of_the_release_is_refused() {
+fn a_model_file_that_links_to_something_else_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let outside = folder.path().join("outside.onnx");
     fs_err::write(&outside, onnx::identity_model(1)).unwrap();

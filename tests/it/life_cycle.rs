@@ -28,6 +28,17 @@ fn it_listens_before_the_model_is_loaded_and_is_ready_after() {
     assert_eq!(scorer.call(&Request::post("/score", "x")).value(), "here");
 }
 
+/// `ready` in the log is a promise: the very next request is answered.
+#[test]
+fn the_first_request_after_ready_is_answered() {
+    for _ in 0..15 {
+        let scorer = ReleaseDir::of_script(SLEEPER).serve().start_until_said_ready();
+        let reply = scorer.call(&Request::post("/score", "0"));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert!(scorer.ready());
+    }
+}
+
 #[test]
 fn sigterm_lets_requests_in_flight_finish_and_exits_0() {
     let mut scorer = ReleaseDir::of_script(SLEEPER).serve().args(["--worker-count", "2"]).start();

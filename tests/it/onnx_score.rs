@@ -117,8 +117,15 @@ fn every_element_type_comes_back_as_it_went() {
             (element::DOUBLE, json!([[0.1, 1e300, -2.25]])),
             (element::STRING, json!([["", "é", "a\nb"]])),
         ] {
-            let scorer = serve(&onnx::identity_model(element), engine);
-            let reply = scorer.post("/score", &json!({"data": data}));
+            let release = ReleaseDir::of_model(&onnx::identity_model(element));
+            let command = release.serve().args(["--engine", engine]);
+            if engine == "tract" && element == element::BFLOAT16 {
+                // tract has no such type; it says so and who has it.
+                let failure = command.fail();
+                assert!(failure.log.contains("Bfloat16") && failure.log.contains("`ort`"), "{}", failure.log);
+                continue;
+            }
+            let reply = command.start().post("/score", &json!({"data": data}));
             assert_eq!((reply.status, reply.value()), (200, data), "{engine}, element type {element}");
         }
     }

@@ -17,6 +17,7 @@ use crate::{
     http::{Reply, Request, call},
     log::Log,
     place::{binary, ort_library, python},
+    process::eventually,
     release::ReleaseDir,
 };
 
@@ -70,8 +71,16 @@ impl ScorerCommand {
         self
     }
 
-    /// Starts it and waits until it says that it is ready.
+    /// Starts it and waits until it says that it is ready, in its log and on its admin port.
     pub fn start(self) -> Scorer {
+        let scorer = self.start_until_said_ready();
+        let ready = eventually(START_LIMIT, || scorer.ready());
+        assert!(ready, "/ready did not become 200; the log:\n{}", scorer.log.text());
+        scorer
+    }
+
+    /// Starts it and takes the log's word for it.
+    pub fn start_until_said_ready(self) -> Scorer {
         let scorer = self.start_listening();
         assert!(
             scorer.log.wait_for(START_LIMIT, |line| message_is(line, "ready")).is_some(),
@@ -107,7 +116,7 @@ impl ScorerCommand {
         });
         self.log.wait_for_end(Duration::from_secs(5));
         let log = self.log.text();
-        assert!(!log.contains("panicked"), "the scorer panicked:\n{log}");
+        assert!(!log.contains("panicked at"), "the scorer panicked:\n{log}");
         Failure { code: status.code(), log }
     }
 
@@ -211,7 +220,7 @@ impl Drop for Scorer {
         } else {
             self.log.wait_for_end(Duration::from_secs(2));
             let log = self.log.text();
-            assert!(!log.contains("panicked"), "the scorer panicked:\n{log}");
+            assert!(!log.contains("panicked at"), "the scorer panicked:\n{log}");
         }
     }
 }

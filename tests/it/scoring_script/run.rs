@@ -106,7 +106,7 @@ fn rawhttp_and_input_schema_together_are_an_error_at_start() {
     );
     let failure = ReleaseDir::of_script(&both).serve().env("MOORLINE_PYTHON", venv.python()).fail();
     assert_eq!(failure.code, Some(3), "{}", failure.log);
-    let said = "run() cannot be decorated with both @rawhttp and @input_schema";
+    let said = "cannot be decorated with both @rawhttp and @input_schema";
     assert!(failure.log.contains(said), "{}", failure.log);
 }
 
