@@ -1,7 +1,7 @@
 //! The baselines as processes: started on a free port, awaited, and killed when the row is done.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     thread,
@@ -56,16 +56,29 @@ pub fn azmlinfsrv(workspace: &Workspace, workers: usize) -> Result<Peer> {
     let child = command.spawn().with_context(|| shell::line(&command))?;
     let mut peer = Peer { child, address };
     let deadline = Instant::now() + START_LIMIT;
-    while TcpStream::connect(&peer.address).is_err() {
+    while !healthy(&peer.address) {
         if let Some(status) = peer.child.try_wait()? {
             bail!("`{}` ended with {status}", shell::line(&command));
         }
         if Instant::now() > deadline {
-            bail!("`{}` did not listen within {} s", shell::line(&command), START_LIMIT.as_secs());
+            bail!("`{}` did not answer within {} s", shell::line(&command), START_LIMIT.as_secs());
         }
         thread::sleep(Duration::from_millis(20));
     }
     Ok(peer)
+}
+
+/// Whether `GET /` is answered with 200. gunicorn listens long before a worker can answer.
+fn healthy(address: &str) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(START_LIMIT))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.lines().next().is_some_and(|status| status.contains(" 200 ")))
 }
 
 /// ONNX Runtime in a loop with nothing around it.

@@ -46,7 +46,18 @@ pub fn complain(line: &str) {
 /// The command as one would type it.
 pub fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+    words.map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+/// A word as a shell reads it back.
+fn quoted(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// Runs a command with its output on the terminal; anything but success is an error.
@@ -83,4 +94,16 @@ pub fn succeeds(command: &mut Command) -> bool {
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_printed_so_that_it_can_be_typed() {
+        let mut command = Command::new("curl");
+        command.args(["http://127.0.0.1:5001/score", "-H", "content-type: a", "it's", ""]);
+        assert_eq!(line(&command), r"curl http://127.0.0.1:5001/score -H 'content-type: a' 'it'\''s' ''");
+    }
 }

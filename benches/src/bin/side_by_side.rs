@@ -1,5 +1,7 @@
 //! `cargo xtask bench scorer`: the scorer and its baselines in the same minute, under the same load, in one table.
 
+use std::process::ExitCode;
+
 use anyhow::{Result, bail};
 use clap::Parser;
 use moorline_benches::{
@@ -22,26 +24,46 @@ struct Arguments {
     only: Option<String>,
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            shell::complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
     let workspace = Workspace::find()?;
     let effort =
         if arguments.quick { Effort { seconds: 2, rounds: 2 } } else { Effort { seconds: 5, rounds: 5 } };
     let stage = Stage::new(&workspace)?;
-    let mut table = Vec::new();
+    let (mut table, mut failed) = (Vec::new(), Vec::new());
     for (name, measure) in rows::ALL {
-        if arguments.only.as_ref().is_none_or(|only| name.contains(only)) {
-            table.extend(shell::step(&format!("measure {name}"), || measure(&stage, effort))?);
+        if arguments.only.as_ref().is_some_and(|only| !name.contains(only)) {
+            continue;
         }
-    }
-    if table.is_empty() {
-        bail!("no measurement has such a name");
+        match shell::step(&format!("measure {name}"), || measure(&stage, effort)) {
+            Ok(rows) => table.extend(rows),
+            // The other rows are still worth having.
+            Err(error) => {
+                shell::complain(&format!("{error:#}"));
+                failed.push(name);
+            }
+        }
     }
     let text = report::table(&report::setup(&workspace, effort.seconds, effort.rounds), &table);
     shell::print(&format!("\n{text}"));
     let short: Vec<&str> = table.iter().filter(|row| !row.holds()).map(|row| row.name).collect();
     if !short.is_empty() {
         shell::warn(&format!("fall short of their bound: {}", short.join("; ")));
+    }
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join(", "));
+    }
+    if table.is_empty() {
+        bail!("no measurement has such a name");
     }
     if arguments.save {
         shell::say(&format!("written to {}", report::save(&workspace, &text)?.display()));
