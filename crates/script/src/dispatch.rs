@@ -38,6 +38,8 @@ struct Waiting<J> {
     batchable: bool,
     since: Instant,
     deadline: Instant,
+    /// A worker that it was taken back from still knows it by its own number.
+    taken_back: bool,
 }
 
 /// What a worker is sent at once: one job, or a batch of them.
@@ -47,12 +49,18 @@ pub(crate) struct Group<J> {
     pub(crate) batch: bool,
     jobs: Vec<Waiting<J>>,
     interrupted: bool,
+    /// The worker was told not to start it.
+    recalled: bool,
 }
 
 impl<J> Group<J> {
-    /// The jobs with their numbers, in order.
+    /// The jobs in order, with the numbers that they are answered by.
     pub(crate) fn jobs(&self) -> impl ExactSizeIterator<Item = (Sequence, &J)> {
-        self.jobs.iter().map(|waiting| (waiting.sequence, &waiting.job))
+        self.jobs.iter().map(|waiting| (self.number(waiting), &waiting.job))
+    }
+
+    const fn number(&self, waiting: &Waiting<J>) -> Sequence {
+        if self.batch { waiting.sequence } else { self.sequence }
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -66,11 +74,19 @@ struct Slot<J> {
     /// A moving average of the runs, and how many there were.
     run_time: Duration,
     runs: u32,
+    /// The group that was first at the last look; where it still is at the next, its run is a long one.
+    seen_first: Option<Sequence>,
+    /// Nothing may be sent ahead of the end of this run.
+    long_run: bool,
 }
 
 impl<J> Slot<J> {
+    const fn new() -> Self {
+        Self { groups: VecDeque::new(), run_time: Duration::ZERO, runs: 0, seen_first: None, long_run: false }
+    }
+
     fn room_ahead(&self) -> bool {
-        self.runs >= SEEN_RUNS && self.run_time < SHORT_RUN && self.groups.len() <= AHEAD
+        !self.long_run && self.runs >= SEEN_RUNS && self.run_time < SHORT_RUN && self.groups.len() <= AHEAD
     }
 }
 
@@ -142,7 +158,7 @@ impl<J> Dispatcher<J> {
         }
         self.last += 1;
         let sequence = self.last;
-        self.queue.push_back(Waiting { sequence, job, batchable, since: now, deadline });
+        self.queue.push_back(Waiting { sequence, job, batchable, since: now, deadline, taken_back: false });
         Ok(sequence)
     }
 
@@ -161,14 +177,14 @@ impl<J> Dispatcher<J> {
         let (count, batch) = self.ready(now)?;
         let jobs: Vec<Waiting<J>> = self.queue.drain(..count).collect();
         // A batch has a number of its own: its mark must not be taken for that of its first item run again alone.
-        let sequence = if batch {
+        let sequence = if batch || jobs.first()?.taken_back {
             self.last += 1;
             self.last
         } else {
             jobs.first()?.sequence
         };
         let slot = self.slots[worker].as_mut()?;
-        slot.groups.push_back(Group { sequence, batch, jobs, interrupted: false });
+        slot.groups.push_back(Group { sequence, batch, jobs, interrupted: false, recalled: false });
         slot.groups.back().map(|group| (worker, group))
     }
 
@@ -218,12 +234,13 @@ impl<J> Dispatcher<J> {
         run_time: Option<Duration>,
     ) -> Option<J> {
         let slot = self.slots.get_mut(worker)?.as_mut()?;
-        let at = |group: &Group<J>| group.jobs.iter().position(|waiting| waiting.sequence == sequence);
+        let at = |group: &Group<J>| group.jobs().position(|(number, _)| number == sequence);
         let (index, job) =
             slot.groups.iter().enumerate().find_map(|(index, group)| Some((index, at(group)?)))?;
         let waiting = slot.groups[index].jobs.remove(job);
         if slot.groups[index].jobs.is_empty() {
             slot.groups.remove(index);
+            slot.long_run &= index > 0;
             if let Some(run_time) = run_time {
                 slot.runs = slot.runs.saturating_add(1);
                 slot.run_time = if slot.runs == 1 { run_time } else { (slot.run_time * 7 + run_time) / 8 };
@@ -254,10 +271,53 @@ impl<J> Dispatcher<J> {
         measures
     }
 
+    /// Looks for workers that were supplied ahead and turned out to be busy for long, so that what waits behind goes
+    /// to somebody else. To be asked at regular intervals; `started` tells a worker's mark. Returned is what workers
+    /// must be told not to start. What they were told an interval ago, and cannot have missed, is taken back.
+    pub(crate) fn recall(&mut self, started: impl Fn(usize) -> Sequence) -> Vec<(usize, Vec<Sequence>)> {
+        let mut recalls = Vec::new();
+        for (worker, slot) in self.slots.iter_mut().enumerate() {
+            let Some(slot) = slot else { continue };
+            let first = slot.groups.front().map(|group| group.sequence);
+            let long = first.is_some() && slot.seen_first == first;
+            slot.seen_first = first;
+            if !long || slot.groups.len() < 2 {
+                continue;
+            }
+            slot.long_run = true;
+            if slot.groups.range(1..).any(|group| !group.recalled) {
+                let behind = slot.groups.range_mut(1..);
+                let numbers = behind.map(|group| {
+                    group.recalled = true;
+                    group.sequence
+                });
+                recalls.push((worker, numbers.collect()));
+            } else if Some(started(worker)) == first {
+                while slot.groups.len() > 1
+                    && let Some(group) = slot.groups.pop_back()
+                {
+                    put_back(&mut self.queue, group);
+                }
+            }
+        }
+        recalls
+    }
+
+    /// A worker had a group that it was told not to start, and did not.
+    pub(crate) fn skipped(&mut self, worker: usize, sequence: Sequence) {
+        let Some(slot) = self.slots.get_mut(worker).and_then(Option::as_mut) else { return };
+        let recalled = |group: &Group<J>| group.recalled && group.sequence == sequence;
+        if let Some(index) = slot.groups.iter().position(recalled)
+            && let Some(group) = slot.groups.remove(index)
+        {
+            put_back(&mut self.queue, group);
+        }
+    }
+
     /// A worker is ready for jobs.
     pub(crate) fn joined(&mut self, worker: usize) {
         self.expected[worker] = false;
-        self.slots[worker] = Some(Slot { groups: VecDeque::new(), run_time: Duration::ZERO, runs: 0 });
+        self.slots[worker] = Some(Slot::new());
     }
 
     /// A worker is gone, having marked `started` as the last thing it began. What it had not started waits again,
@@ -299,6 +359,14 @@ impl<J> Dispatcher<J> {
     pub(crate) fn current(&self, worker: usize) -> Option<&J> {
         let group = self.slots.get(worker)?.as_ref()?.groups.front()?;
         group.jobs.first().map(|waiting| &waiting.job)
+    }
+}
+
+/// What a worker will not start waits again, before everything else.
+fn put_back<J>(queue: &mut VecDeque<Waiting<J>>, group: Group<J>) {
+    for mut waiting in group.jobs.into_iter().rev() {
+        waiting.taken_back = true;
+        queue.push_front(waiting);
     }
 }
 

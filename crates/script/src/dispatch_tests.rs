@@ -13,6 +13,7 @@ enum Event {
     Die { worker: usize, started: bool, comes_back: bool },
     Join { worker: usize },
     Cancel { back: u64 },
+    Look,
     Wait { micros: u64 },
 }
 
@@ -24,6 +25,7 @@ fn event(workers: usize) -> impl Strategy<Value = Event> {
             .prop_map(|(worker, started, comes_back)| Event::Die { worker, started, comes_back }),
         2 => (0..workers).prop_map(|worker| Event::Join { worker }),
         1 => (0_u64..8).prop_map(|back| Event::Cancel { back }),
+        2 => Just(Event::Look),
         1 => (0_u64..2000).prop_map(|micros| Event::Wait { micros }),
     ]
 }
@@ -45,6 +47,8 @@ struct World {
     now: Instant,
     /// What each worker was sent and has not answered: group number and (job number, job).
     sent: Vec<Option<VecDeque<Sent>>>,
+    /// What workers were told not to start; they forget the last when they hear the next.
+    recalled: Vec<Vec<Sequence>>,
     fate: HashMap<u32, &'static str>,
     numbers: HashMap<Sequence, u32>,
     jobs: u32,
@@ -56,6 +60,7 @@ impl World {
             dispatcher: Dispatcher::new(Rules { workers, max_queue, batching }),
             now: Instant::now(),
             sent: (0..workers).map(|_| None).collect(),
+            recalled: vec![Vec::new(); workers],
             fate: HashMap::new(),
             numbers: HashMap::new(),
             jobs: 0,
@@ -73,7 +78,8 @@ impl World {
             assert!(!jobs.is_empty());
             let queue = self.sent[worker].as_mut().expect("only living workers are sent anything");
             queue.push_back((group.sequence, jobs));
-            assert!(queue.len() <= 1 + AHEAD);
+            let recalled = &self.recalled[worker];
+            assert!(queue.iter().filter(|(number, _)| !recalled.contains(number)).count() <= 1 + AHEAD);
         }
         while let Some(job) = self.dispatcher.overflow() {
             self.leave(job, "refused");
@@ -105,6 +111,7 @@ impl World {
                 assert_eq!(job, Some(expected));
                 self.leave(expected, "answered");
                 assert_eq!(self.dispatcher.reply(worker, sequence, None), None);
+                self.skip(worker);
             }
             Event::Die { worker, started, comes_back } => {
                 let Some(queue) = self.sent[worker].take() else { return };
@@ -132,9 +139,28 @@ impl World {
                     self.leave(job, "cancelled");
                 }
             }
+            Event::Look => {
+                let sent = &self.sent;
+                let first = |worker: usize| sent[worker].as_ref()?.front().map(|(number, _)| *number);
+                for (worker, numbers) in self.dispatcher.recall(|worker| first(worker).unwrap_or(0)) {
+                    assert!(numbers.len() <= AHEAD && !numbers.is_empty());
+                    self.recalled[worker] = numbers;
+                }
+            }
             Event::Wait { micros } => self.now += Duration::from_micros(micros),
         }
         self.assign();
+    }
+
+    /// A worker that is through with something skips what it was told not to start.
+    fn skip(&mut self, worker: usize) {
+        let Some(queue) = &mut self.sent[worker] else { return };
+        while let Some((number, _)) =
+            queue.front().filter(|(number, _)| self.recalled[worker].contains(number))
+        {
+            self.dispatcher.skipped(worker, *number);
+            queue.pop_front();
+        }
     }
 
     /// Brings everybody back and lets all that is left be answered.
@@ -207,6 +233,26 @@ fn what_a_dead_worker_had_not_started_goes_to_another_in_order() {
     assert_eq!(world.sent[0].as_ref().unwrap()[0].1[0].1, 9);
     world.settle();
     assert_eq!(world.fate.values().filter(|fate| **fate == "lost").count(), 1);
+}
+
+#[test]
+fn what_waits_behind_a_long_run_goes_to_somebody_else() {
+    let mut world = World::new(2, 100, None);
+    world.apply(Event::Join { worker: 0 });
+    submit(&mut world, 8);
+    (0..8).for_each(|_| world.apply(Event::Reply { worker: 0, short: true }));
+    submit(&mut world, 3);
+    world.apply(Event::Join { worker: 1 });
+    (0..2).for_each(|_| world.apply(Event::Look));
+    assert_eq!(world.recalled[0].len(), AHEAD);
+    assert_eq!(world.sent[1].as_ref().unwrap().len(), 0);
+    world.apply(Event::Look);
+    assert_eq!(world.sent[1].as_ref().unwrap().front().unwrap().1[0].1, 9);
+    (0..2).for_each(|_| world.apply(Event::Reply { worker: 1, short: true }));
+    assert_eq!((world.fate.get(&9), world.fate.get(&10)), (Some(&"answered"), Some(&"answered")));
+    submit(&mut world, 1);
+    assert_eq!(world.sent[0].as_ref().unwrap().len(), 1 + AHEAD, "nothing more is sent behind a long run");
+    world.settle();
 }
 
 #[test]

@@ -16,6 +16,7 @@ const JSON: u8 = 0;
 const REPLY: u8 = 1;
 const READY: u8 = 2;
 const FAILED: u8 = 3;
+const SKIPPED: u8 = 4;
 const RUN_FAILED: u8 = 1;
 const HAS_TIME: u8 = 2;
 
@@ -116,6 +117,8 @@ pub(crate) fn encode<'a, J: AsRef<Request> + 'a>(
 #[derive(Debug, PartialEq)]
 pub(crate) enum Message {
     Reply(Sequence, ScriptReply),
+    /// A group that the worker was told not to start.
+    Skipped(Sequence),
     /// The JSON of [`crate::process::Ready`].
     Ready(Bytes),
     /// The JSON of [`crate::process::Failed`].
@@ -148,6 +151,7 @@ pub(crate) fn decode(buffer: &mut BytesMut, longest: usize) -> Result<Option<Mes
     let nanoseconds = frame.get_u64_le();
     let run_time = (flags & HAS_TIME != 0).then(|| Duration::from_nanos(nanoseconds));
     match kind {
+        SKIPPED => Ok(Some(Message::Skipped(sequence))),
         READY => Ok(Some(Message::Ready(frame))),
         FAILED => Ok(Some(Message::Failed(frame))),
         JSON => {

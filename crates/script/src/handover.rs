@@ -21,6 +21,9 @@ use crate::dispatch::Sequence;
 const PAGE: u64 = 64 * 1024;
 const STARTED: u64 = 0;
 const INTERRUPT: u64 = 8;
+const RECALLED: u64 = 16;
+/// As many as a worker is supplied ahead with.
+const RECALLS: usize = 2;
 
 /// Shared with one worker process: what it started last (its mark), and what should be interrupted (ours).
 #[derive(Debug)]
@@ -43,6 +46,15 @@ impl Page {
     /// Names the group that the next SIGALRM is meant for; any other is left alone by the worker.
     pub(crate) fn name_interrupted(&self, sequence: Sequence) -> io::Result<()> {
         self.0.write_all_at(&sequence.to_le_bytes(), INTERRUPT)
+    }
+
+    /// Names the groups that the worker must not start, in place of those that were named before.
+    pub(crate) fn name_recalled(&self, sequences: &[Sequence]) -> io::Result<()> {
+        let mut bytes = [0; 8 * RECALLS];
+        for (place, sequence) in bytes.chunks_exact_mut(8).zip(sequences) {
+            place.copy_from_slice(&sequence.to_le_bytes());
+        }
+        self.0.write_all_at(&bytes, RECALLED)
     }
 }
 

@@ -93,6 +93,13 @@ impl Link {
         }
     }
 
+    /// Tells the worker what not to start. Where that fails it starts it, which is only slower.
+    pub(crate) fn recall(&self, sequences: &[Sequence]) {
+        if let Err(error) = self.page.name_recalled(sequences) {
+            tracing::debug!(%error, "could not recall what a worker was sent ahead");
+        }
+    }
+
     /// Lets the kernel end whatever the worker left behind.
     pub(crate) fn release(&mut self) {
         self.lifeline = None;

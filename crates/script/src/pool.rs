@@ -169,6 +169,12 @@ impl Shared {
         }
     }
 
+    pub(crate) fn skipped(&self, index: usize, sequence: Sequence) {
+        let mut state = self.state();
+        state.dispatcher.skipped(index, sequence);
+        self.send(&mut state, Instant::now());
+    }
+
     pub(crate) fn hang_up(&self, index: usize) {
         if let Some(link) = &self.state().links[index] {
             link.hang_up();
@@ -226,6 +232,13 @@ impl Shared {
                         link.kill();
                     }
                 }
+            }
+        }
+        let State { dispatcher, links, .. } = &mut *state;
+        let started = |worker: usize| links[worker].as_ref().map_or(0, Link::started);
+        for (worker, sequences) in dispatcher.recall(started) {
+            if let Some(link) = &links[worker] {
+                link.recall(&sequences);
             }
         }
         self.send(&mut state, now);

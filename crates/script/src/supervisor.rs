@@ -99,6 +99,7 @@ async fn run(shared: &Arc<Shared>, index: usize, running: Running, hopeful: bool
                     answers += 1;
                     shared.replied(index, sequence, reply);
                 }
+                Ok(Some(Message::Skipped(sequence))) => shared.skipped(index, sequence),
                 Ok(Some(Message::Ready(_) | Message::Failed(_))) => {
                     garbage = Some("it broke the protocol: a greeting after the first".to_owned());
                     break;

@@ -33,7 +33,9 @@ def run(data):
     if data == "thread":
         threading.Thread(target=lambda: print("later"), daemon=True).start()
     if data == "pid": return os.getpid()
-    if data == "slow": time.sleep(600)
+    if data == "slow":
+        open("started", "w").close()
+        time.sleep(600)
     return data
 "#;
 
@@ -132,13 +134,47 @@ async fn killing_workers_under_load_leaves_one_answer_a_request() {
 }
 
 #[tokio::test]
+async fn nobody_waits_behind_a_run_that_turns_out_long() {
+    let code = Code::new(SCRIPT);
+    let mut config = code.config();
+    config.workers = workers(2);
+    let pool = start(config).await;
+    let ask_often = |count: usize| -> Vec<_> {
+        (0..count)
+            .map(|number| {
+                let pool = Arc::clone(&pool);
+                tokio::spawn(async move { reply(&pool, &format!("n{number}")).await.unwrap() })
+            })
+            .collect()
+    };
+    for task in ask_often(100) {
+        task.await.unwrap();
+    }
+    // Both workers are supplied ahead; one of them gets stuck with something behind it.
+    let mut rest = ask_often(20);
+    let stuck = {
+        let pool = Arc::clone(&pool);
+        tokio::spawn(async move { reply(&pool, "slow").await })
+    };
+    tokio::task::yield_now().await;
+    rest.extend(ask_often(200));
+    for task in rest {
+        tokio::time::timeout(Duration::from_secs(20), task).await.unwrap().unwrap();
+    }
+    assert!(!stuck.is_finished());
+    stuck.abort();
+}
+
+#[tokio::test]
 async fn waiting_requests_survive_the_only_worker() {
-    let pool = Code::new(SCRIPT).start().await;
+    let code = Code::new(SCRIPT);
+    let started = code.folder.path().join("started");
+    let pool = code.start().await;
     let first = {
         let pool = Arc::clone(&pool);
         tokio::spawn(async move { reply(&pool, "slow").await })
     };
-    until("the first runs", || !pool.is_idle()).await;
+    until("the first runs", || started.exists()).await;
     let rest: Vec<_> = (0..5)
         .map(|number| {
             let pool = Arc::clone(&pool);

@@ -9,6 +9,8 @@ mod crashes;
 #[cfg(test)]
 mod loading;
 #[cfg(test)]
+mod logs;
+#[cfg(test)]
 mod mlflow;
 #[cfg(test)]
 mod schema;

@@ -10,6 +10,7 @@ reply: u32 length, u64 sequence, u8 kind, u8 flags, u16 status, u64 run time in 
     JSON   the body; status 200, application/json
     REPLY  u32 length of the headers, the headers ("name NUL value NUL"...), the body
     READY, FAILED  a JSON object; only while starting
+    SKIPPED        nothing: the server took the request back before it was started
 """
 
 import array
@@ -20,7 +21,7 @@ import socket
 import struct
 
 TEXT, CALL, BATCH = 0, 1, 2
-JSON, REPLY, READY, FAILED = 0, 1, 2, 3
+JSON, REPLY, READY, FAILED, SKIPPED = 0, 1, 2, 3, 4
 RUN_FAILED, HAS_TIME = 1, 2
 
 REQUEST = struct.Struct("<IQBBH")
@@ -114,6 +115,11 @@ class Channel:
 def json_parts(sequence, nanoseconds, body):
     """The commonest reply: 200 and JSON."""
     return [REPLY_HEADER.pack(_AFTER_LENGTH + len(body), sequence, JSON, HAS_TIME, 200, nanoseconds), body]
+
+
+def skipped_parts(sequence):
+    """Not an answer, but word that there will be none."""
+    return [REPLY_HEADER.pack(_AFTER_LENGTH, sequence, SKIPPED, 0, 0, 0)]
 
 
 def reply_parts(sequence, reply):

@@ -1,4 +1,4 @@
-"""How `run` is called: plain text, named parameters or the request itself. See docs for the table this keeps."""
+"""How `run` is called: plain text, named parameters or the request itself."""
 
 import json
 from time import perf_counter_ns

@@ -43,6 +43,7 @@ def live():
 
 def _start(settings, page):
     finder.install()
+    _listen_for_a_debugger()
     timeouts = serving.Interrupter(page)
     if settings["mlflow_model"] is not None and settings["entry_script"] is None:
         from . import mlflow_model
@@ -67,6 +68,15 @@ def _start(settings, page):
     text = serving.text_function(script)
     needs_headers = script.style != "plain" or script.wants_headers
     return serving.Server(timeouts, settings, caller, text, batch), _info(script.style, needs_headers, documents)
+
+
+def _listen_for_a_debugger():
+    """Lets a debugger attach to the first worker; the others have no port of their own."""
+    port = os.environ.get("AZUREML_DEBUG_PORT")
+    if port and os.environ.get("MOORLINE_SCRIPT_WORKER") == "0":
+        import debugpy
+
+        debugpy.listen(("127.0.0.1", int(port)))
 
 
 def _info(style, needs_headers, documents):

@@ -434,8 +434,8 @@ class Request:
     def cookies(self):
         pairs = []
         for part in self.headers.get("cookie", "").split(";"):
-            name, separator, value = part.strip().partition("=")
-            if separator:
+            name, _, value = part.strip().partition("=")
+            if name:
                 pairs.append((name.strip(), value.strip().strip('"')))
         return MultiDict(pairs)
 

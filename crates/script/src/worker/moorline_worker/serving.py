@@ -10,6 +10,8 @@ from .channel import BATCH, CALL, ITEM, LENGTH, TEXT
 from .response import BadInput, UNEXPECTED_INTERNAL, encode_json, problem
 
 _STARTED = struct.Struct("<Q")
+_RECALLED = struct.Struct("<QQ")
+_NONE_RECALLED = bytes(_RECALLED.size)
 # What becomes JSON without a look at what else it could be. A subclass may be anything, so this is by exact type.
 _DATA = frozenset((dict, list, str, int, float, bool, tuple))
 
@@ -25,7 +27,7 @@ class Interrupter:
     """Turns the server's SIGALRM into an exception, but only while the script runs the request that it is meant for.
 
     The page is shared with the server: this process notes what it has started at offset 0, the server what is to be
-    interrupted at offset 8. A signal that comes late finds two different numbers.
+    interrupted at offset 8, and what is not to be started at 16. A signal that comes late finds two different numbers.
     """
 
     def __init__(self, page):
@@ -72,6 +74,10 @@ class Server:
             console.current_id = str(request_id, "utf-8", "replace")
             # From here on this request counts as started: it is lost, and only it, when this process dies.
             mark(started, 0, sequence)
+            recalled = started[16:32]
+            if recalled != _NONE_RECALLED and sequence in _RECALLED.unpack(recalled):
+                link.send(channel.skipped_parts(sequence))
+                continue
             try:
                 if kind == TEXT:
                     parts = self.answer_text(sequence, view[offset:])

@@ -65,9 +65,9 @@ def _document(version, schemas, environ):
     score = {
         "operationId": "RunMLService",
         "description": "Runs the model on the given input and returns what it predicts.",
+        "security": [{"Bearer": []}],
     }
     if two:
-        score["security"] = [{"Bearer": []}]
         score["parameters"] = [
             {"name": "serviceInputPayload", "in": "body", "description": "The input to score.", "schema": payload}
         ]
