@@ -152,7 +152,7 @@ fn install_deny(workspace: &Workspace) -> Result<()> {
         let mut install =
             workspace.cargo(&["install", "cargo-deny", "--locked", "--version", DENY_VERSION, "--root"]);
         // A target folder of its own: a foreign lock file must not disturb the workspace's artifacts.
-        install.arg(&root).arg("--target-dir").arg(root.join("build")).args(["--profile", "dev"]);
+        install.arg(&root).arg("--target-dir").arg(root.join("build")).arg("--debug");
         shell::run(&mut install)?;
         Ok(fs_err::remove_dir_all(root.join("build"))?)
     })
