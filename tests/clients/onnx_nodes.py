@@ -18,6 +18,9 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
 
 warnings.filterwarnings("ignore")
 
@@ -41,6 +44,7 @@ NAMES = {
     "object": "BYTES",
 }
 START_LIMIT_S = 30
+KINDS = ("passed", "failed", "refused", "panicked", "crashed")
 
 
 def data_type(value):
@@ -50,13 +54,26 @@ def data_type(value):
     return "BYTES" if value.dtype.kind in "OUS" else NAMES.get(value.dtype.name)
 
 
+def declared(info):
+    """The numpy type that the model declares; `None` where the protocol cannot carry it."""
+    if not info.type.HasField("tensor_type"):
+        return None
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+    except KeyError:
+        return None
+    return dtype if dtype.name in NAMES else None
+
+
+def typed(value, info):
+    """A case's value in its declared type; some are written down as texts or plain numbers."""
+    value = onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
+    dtype = declared(info)
+    return value if data_type(value) == NAMES[dtype.name] else value.astype(dtype)
+
+
 def carried(case):
-    """Whether the protocol can carry the case. Types are declared by the model; values may be plain scalars."""
-    values = [value for inputs, outputs in case.data_sets for value in (*inputs, *outputs)]
-    declared = [*case.model.graph.input, *case.model.graph.output]
-    return all(info.type.HasField("tensor_type") for info in declared) and all(
-        data_type(np.asarray(value)) for value in values if value is not None
-    )
+    return all(declared(info) is not None for info in (*case.model.graph.input, *case.model.graph.output))
 
 
 def encode(value):
@@ -78,9 +95,7 @@ def decode(output, content):
         return np.array(texts, object).reshape(shape)
     name = next(name for name, own in NAMES.items() if own == output["datatype"])
     if name == "bfloat16":
-        import ml_dtypes
-
-        return np.frombuffer(content, ml_dtypes.bfloat16).reshape(shape)
+        name = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
     return np.frombuffer(content, np.dtype(name)).reshape(shape)
 
 
@@ -124,7 +139,7 @@ class Scorer:
                 return address
         code = self.process.wait()
         text = "".join(self.log)
-        if code < 0 or "panicked" in text:
+        if code != 1:
             raise Crashed(f"exit {code}: {text[-1500:]}")
         raise Refused(text[-600:])
 
@@ -155,10 +170,13 @@ class Scorer:
         return outputs
 
     def stop(self):
+        """Ends it; whether a panic was printed, and that it had not ended by itself."""
+        code = self.process.poll()
         self.process.kill()
         self.process.wait()
-        if any("panicked" in line for line in self.log):
-            raise Crashed("".join(self.log)[-1500:])
+        if code is not None:
+            raise Crashed(f"exit {code}: {''.join(self.log)[-1500:]}")
+        return any("panicked at" in line for line in self.log)
 
 
 def same(actual, expected, case):
@@ -177,8 +195,7 @@ def same(actual, expected, case):
 
 
 def run(program, engine, case):
-    """`("passed" | "failed" | "refused" | "crashed", why)`."""
-    graph = case.model.graph
+    """`("passed" | "failed" | "refused" | "panicked" | "crashed", why)`."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             scorer = Scorer(program, engine, folder, case.model.SerializeToString())
@@ -186,19 +203,27 @@ def run(program, engine, case):
             return "refused", str(error)
         except Crashed as error:
             return "crashed", str(error)
+        outcome = answer(scorer, case)
         try:
-            for inputs, expected in case.data_sets:
-                given = [(info.name, np.asarray(value)) for info, value in zip(graph.input, inputs) if value is not None]
-                outputs = scorer.infer([name for name, _ in given], [value for _, value in given])
-                for info, value in zip(graph.output, expected):
-                    why = same(outputs[info.name], np.asarray(value), case)
-                    if why:
-                        return "failed", f"{info.name}: {why}"
-            return "passed", None
-        except (ValueError, KeyError, OSError, http.client.HTTPException) as error:
-            return "failed", repr(error)[:600]
-        finally:
-            scorer.stop()
+            panicked = scorer.stop()
+        except Crashed as error:
+            return "crashed", str(error)
+        return ("panicked", outcome[1]) if panicked else outcome
+
+
+def answer(scorer, case):
+    graph = case.model.graph
+    try:
+        for inputs, expected in case.data_sets:
+            given = [(info.name, typed(value, info)) for info, value in zip(graph.input, inputs) if value is not None]
+            outputs = scorer.infer([name for name, _ in given], [value for _, value in given])
+            for info, value in zip(graph.output, expected):
+                why = same(outputs[info.name], typed(value, info), case)
+                if why:
+                    return "failed", f"{info.name}: {why}"
+        return "passed", None
+    except (ValueError, KeyError, OSError, http.client.HTTPException) as error:
+        return "failed", repr(error)[:600]
 
 
 def taken(name):
@@ -209,25 +234,18 @@ def main():
     program, report, *engines = sys.argv[1:]
     cases = sorted((case for case in collect_testcases(None) if taken(case.name)), key=lambda case: case.name)
     offered = [case for case in cases if carried(case)]
-    limit = int(os.environ.get("CASES", "0"))
-    offered = offered[:limit] if limit else offered
     results = {}
     for engine in engines:
-        def one(case, engine=engine):
-            try:
-                return run(program, engine, case)
-            except Crashed as error:
-                return "crashed", str(error)
-
         with ThreadPoolExecutor(4) as pool:
-            outcomes = dict(zip((case.name for case in offered), pool.map(one, offered)))
+            outcomes = dict(zip((case.name for case in offered), pool.map(lambda case: run(program, engine, case), offered)))
         by = {kind: {name: why for name, (own, why) in outcomes.items() if own == kind}
-              for kind in ("passed", "failed", "refused", "crashed")}
+              for kind in KINDS}
         counts = {kind: len(names) for kind, names in by.items()}
-        results[engine] = {**counts, "details": {kind: by[kind] for kind in ("failed", "refused", "crashed")}}
+        results[engine] = {**counts, "details": {kind: by[kind] for kind in KINDS[1:]}}
         print(f"{engine}: {counts['passed']} of {len(offered)} cases pass "
               f"({100 * counts['passed'] / len(offered):.1f} %), {counts['refused']} refused at start, "
-              f"{counts['failed']} failed, {counts['crashed']} crashed; {len(cases) - len(offered)} cannot be carried",
+              f"{counts['failed']} failed, {counts['panicked']} panicked, {counts['crashed']} crashed; "
+              f"{len(cases) - len(offered)} cannot be carried",
               flush=True)
     with open(report, "w") as file:
         json.dump(results, file, indent=1)
