@@ -52,7 +52,7 @@ fn environment(workspace: &Workspace) -> Result<Vec<(&'static str, OsString)>> {
     Ok(vec![
         ("MOORLINE_TEST_VENVS", python::venvs(workspace).into()),
         ("MOORLINE_TEST_PYTHON", python::interpreter(workspace, "oracle").into()),
+        ("MOORLINE_TEST_MLFLOW_PYTHON", python::interpreter(workspace, "mlflow").into()),
         ("MOORLINE_TEST_PYTHONS", pythons),
-        ("MOORLINE_TEST_BIN", workspace.target().join("release").into()),
     ])
 }
