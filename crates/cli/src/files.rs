@@ -30,7 +30,11 @@ pub(crate) fn of_folder(root: &Path, prefix: &str) -> anyhow::Result<Vec<Source>
 }
 
 fn collect(
-    real_root: &Path, folder: &Path, prefix: &str, depth: usize, found: &mut Vec<Source>,
+    real_root: &Path,
+    folder: &Path,
+    prefix: &str,
+    depth: usize,
+    found: &mut Vec<Source>,
 ) -> anyhow::Result<()> {
     let Some(depth) = depth.checked_sub(1) else {
         bail!("`{}` lies more than {MAX_DEPTH} folders deep", folder.display());
@@ -51,7 +55,11 @@ fn collect(
         // A link is followed only inside the folder: a release must not take in what its author did not see.
         let real = fs_err::canonicalize(&from)?;
         if !real.starts_with(real_root) {
-            bail!("`{}` is a link out of `{}`; copy the file there instead", from.display(), real_root.display());
+            bail!(
+                "`{}` is a link out of `{}`; copy the file there instead",
+                from.display(),
+                real_root.display()
+            );
         }
         let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
         let kind = fs_err::metadata(&from)?.file_type();

@@ -10,7 +10,8 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use moorline_core::{
-    BatchSettings, EngineName, EngineSettings, ModelType, Name, Release, ReleaseCode, ReleaseModel, RequestSettings,
+    BatchSettings, EngineName, EngineSettings, ModelType, Name, Release, ReleaseCode, ReleaseModel,
+    RequestSettings,
 };
 
 use crate::files::{self, Source};
@@ -109,9 +110,13 @@ fn variable(text: &str) -> Result<(String, String), String> {
 /// Builds the release in a folder beside its place and moves it there whole: a release is never half there.
 fn create(create: Create) -> anyhow::Result<()> {
     if create.output.exists() {
-        bail!("`{}` exists; a release is never changed, so choose another folder or remove this one", create.output.display());
+        bail!(
+            "`{}` exists; a release is never changed, so choose another folder or remove this one",
+            create.output.display()
+        );
     }
-    let parent = create.output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        create.output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs_err::create_dir_all(parent)?;
     let building = tempfile::Builder::new()
         .prefix(".release-")
@@ -135,7 +140,12 @@ fn build(create: Create, folder: &Path) -> anyhow::Result<Release> {
         let files = files::take(&sources, &folder.join(Release::MODEL_DIR))?;
         let model_type = model_type(&sources);
         let name = create.model_name.clone().unwrap_or_else(|| create.name.clone());
-        Ok::<_, anyhow::Error>(ReleaseModel { name, version: create.model_version.clone(), model_type, files })
+        Ok::<_, anyhow::Error>(ReleaseModel {
+            name,
+            version: create.model_version.clone(),
+            model_type,
+            files,
+        })
     });
     let code = create.code.as_deref().zip(create.scoring_script.clone()).map(|(path, scoring_script)| {
         let sources = files::of_folder(path, "")?;
@@ -175,7 +185,9 @@ fn build(create: Create, folder: &Path) -> anyhow::Result<Release> {
 fn model_sources(path: &Path) -> anyhow::Result<Vec<Source>> {
     let real = fs_err::canonicalize(path)?;
     let name = real.file_name().and_then(|name| name.to_str());
-    let Some(name) = name else { bail!("the name of `{}` is not text that a release can have", real.display()) };
+    let Some(name) = name else {
+        bail!("the name of `{}` is not text that a release can have", real.display())
+    };
     if real.is_dir() {
         return files::of_folder(&real, name);
     }
@@ -187,7 +199,10 @@ fn model_type(sources: &[Source]) -> ModelType {
     let ends = |end: &str| sources.iter().any(|source| source.path == end[1..] || source.path.ends_with(end));
     if ends("/MLmodel") {
         ModelType::MlflowModel
-    } else if sources.iter().any(|source| Path::new(&source.path).extension().is_some_and(|own| own == "onnx")) {
+    } else if sources
+        .iter()
+        .any(|source| Path::new(&source.path).extension().is_some_and(|own| own == "onnx"))
+    {
         ModelType::Onnx
     } else {
         ModelType::CustomModel

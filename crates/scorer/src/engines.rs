@@ -3,9 +3,9 @@
 use std::{path::PathBuf, sync::Arc};
 
 use moorline_core::{Engine, EngineError, EngineName};
+use moorline_engines::TractEngine;
 #[cfg(feature = "ort")]
 use moorline_engines::{OrtEngine, OrtSearch};
-use moorline_engines::TractEngine;
 
 use crate::settings::{EngineChoice, Environment};
 
@@ -20,7 +20,9 @@ impl From<EngineName> for EngineChoice {
 
 /// The engine that `choice` stands for on this machine.
 pub(crate) fn choose(
-    choice: EngineChoice, environment: &Environment, python: Option<PathBuf>,
+    choice: EngineChoice,
+    environment: &Environment,
+    python: Option<PathBuf>,
 ) -> Result<Arc<dyn Engine>, EngineError> {
     match choice {
         EngineChoice::Tract => Ok(Arc::new(TractEngine::new())),
@@ -70,7 +72,8 @@ fn ort(_environment: &Environment, _python: Option<PathBuf>) -> Arc<dyn Engine> 
             Err(Self::error())
         }
         fn load(
-            &self, _: &moorline_core::ModelFiles,
+            &self,
+            _: &moorline_core::ModelFiles,
         ) -> Result<Arc<dyn moorline_core::LoadedModel>, EngineError> {
             Err(Self::error())
         }

@@ -23,16 +23,19 @@ pub(crate) fn start(observation: &Observation) -> anyhow::Result<()> {
     let directives = if own.contains(['=', ',']) {
         own.to_owned()
     } else {
-        let libraries = if matches!(own.to_ascii_lowercase().as_str(), "error" | "off") { own } else { "warn" };
+        let libraries =
+            if matches!(own.to_ascii_lowercase().as_str(), "error" | "off") { own } else { "warn" };
         let targets = ["moorline_scorer", "moorline_serve", "moorline_engines", "moorline_script", "script"];
         targets.iter().fold(libraries.to_owned(), |directives, target| format!("{directives},{target}={own}"))
     };
-    let filter = EnvFilter::builder()
-        .parse(&directives)
-        .with_context(|| format!("log level `{}` is not one of ERROR, WARNING, INFO, DEBUG, TRACE", observation.log_level))?;
+    let filter = EnvFilter::builder().parse(&directives).with_context(|| {
+        format!("log level `{}` is not one of ERROR, WARNING, INFO, DEBUG, TRACE", observation.log_level)
+    })?;
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match observation.log_format {
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+        LogFormat::Json => {
+            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
+        }
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
     }
     Ok(())

@@ -33,9 +33,17 @@ pub(crate) enum Kind {
 #[derive(Debug, Error)]
 pub(crate) enum ReadError {
     #[error("could not read the release in `{}`", dir.display())]
-    Io { dir: PathBuf, #[source] source: io::Error },
+    Io {
+        dir: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("the release in `{}` is not valid", dir.display())]
-    Release { dir: PathBuf, #[source] source: ReleaseError },
+    Release {
+        dir: PathBuf,
+        #[source]
+        source: ReleaseError,
+    },
     #[error("`{}` is missing; release.json lists it", path.display())]
     Missing { path: PathBuf },
     #[error("`{}` has {actual} bytes; release.json says {expected}", path.display())]
@@ -44,9 +52,13 @@ pub(crate) enum ReadError {
     Changed { path: PathBuf, expected: Digest, actual: Digest },
     #[error("`{}` is not a JSON object of settings: {reason}", path.display())]
     Config { path: PathBuf, reason: String },
-    #[error("release `{name}` has no scoring script, and its model has neither an .onnx file nor an MLmodel file")]
+    #[error(
+        "release `{name}` has no scoring script, and its model has neither an .onnx file nor an MLmodel file"
+    )]
     Nothing { name: String },
-    #[error("the model of release `{name}` has {count} .onnx files, and none of them is `model.onnx`; a release without a scoring script needs one")]
+    #[error(
+        "the model of release `{name}` has {count} .onnx files, and none of them is `model.onnx`; a release without a scoring script needs one"
+    )]
     Ambiguous { name: String, count: usize },
 }
 
@@ -55,7 +67,8 @@ impl LoadedRelease {
     pub(crate) fn read(dir: PathBuf) -> Result<Self, ReadError> {
         let text = fs_err::read_to_string(dir.join(Release::FILE))
             .map_err(|source| ReadError::Io { dir: dir.clone(), source })?;
-        let release = Release::parse(&text).map_err(|source| ReadError::Release { dir: dir.clone(), source })?;
+        let release =
+            Release::parse(&text).map_err(|source| ReadError::Release { dir: dir.clone(), source })?;
         // Scripts run elsewhere and get these paths.
         let dir = fs_err::canonicalize(&dir).map_err(|source| ReadError::Io { dir: dir.clone(), source })?;
         let loaded = Self { dir, release };
@@ -83,9 +96,10 @@ impl LoadedRelease {
     pub(crate) fn complete(&self, environment: &mut Environment) -> Result<(), ReadError> {
         environment.fall_back_to(&self.release.environment_variables);
         let app_root = self.app_root(environment);
-        let beside_script = self.release.code.as_ref().and_then(|code| {
-            Some(self.code_dir().join(&code.scoring_script).parent()?.join("config.json"))
-        });
+        let beside_script =
+            self.release.code.as_ref().and_then(|code| {
+                Some(self.code_dir().join(&code.scoring_script).parent()?.join("config.json"))
+            });
         let candidates = match environment.path("AZUREML_CONFIG_FILE") {
             Some(own) => vec![app_root.join(own)],
             None => [Some(app_root.join("config.json")), beside_script].into_iter().flatten().collect(),
@@ -108,8 +122,10 @@ impl LoadedRelease {
             let path = self.model_dir().join(&mlmodel.path);
             return Ok(Kind::Mlflow(path.parent().map_or_else(|| self.model_dir(), Path::to_owned)));
         }
-        let onnx: Vec<&FileEntry> =
-            files.iter().filter(|file| Path::new(&file.path).extension().is_some_and(|own| own == "onnx")).collect();
+        let onnx: Vec<&FileEntry> = files
+            .iter()
+            .filter(|file| Path::new(&file.path).extension().is_some_and(|own| own == "onnx"))
+            .collect();
         let name = self.release.name.to_string();
         match (onnx.as_slice(), named("model.onnx")) {
             ([only], _) => Ok(Kind::Onnx(self.model_dir().join(&only.path))),

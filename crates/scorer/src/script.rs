@@ -22,8 +22,12 @@ pub(crate) fn scoring_timeout(settings: &Settings) -> Duration {
 
 /// Starts the workers and waits until the first has finished `init()`.
 pub(crate) async fn start(
-    settings: &Settings, release: &LoadedRelease, environment: Environment, python: PathBuf,
-    mlflow_model: Option<PathBuf>, batching: Option<BatchSettings>,
+    settings: &Settings,
+    release: &LoadedRelease,
+    environment: Environment,
+    python: PathBuf,
+    mlflow_model: Option<PathBuf>,
+    batching: Option<BatchSettings>,
 ) -> Result<Arc<ScriptPool>, StartError> {
     let app_root = release.app_root(&environment);
     let own_script = release.release.code.as_ref().map(|code| code.scoring_script.clone());

@@ -26,7 +26,11 @@ use crate::{
 
 const DEFAULT_CONCURRENT_REQUESTS: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not zero");
 
-pub(crate) fn run(settings: Settings, release: LoadedRelease, environment: Environment) -> Result<(), Failure> {
+pub(crate) fn run(
+    settings: Settings,
+    release: LoadedRelease,
+    environment: Environment,
+) -> Result<(), Failure> {
     logging::start(&settings.observation).map_err(Failure::usage)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -83,7 +87,10 @@ async fn serve(settings: Settings, release: LoadedRelease, environment: Environm
 
 /// Loads what the release has and begins to serve it; a failure goes to `failed` and ends the process.
 async fn load(
-    app: Arc<App>, settings: Settings, release: LoadedRelease, environment: Environment,
+    app: Arc<App>,
+    settings: Settings,
+    release: LoadedRelease,
+    environment: Environment,
     failed: tokio::sync::oneshot::Sender<Failure>,
 ) -> Option<Arc<ScriptPool>> {
     let started = Instant::now();
@@ -102,18 +109,24 @@ async fn load(
 }
 
 async fn load_release(
-    app: &Arc<App>, settings: Settings, release: LoadedRelease, environment: Environment,
+    app: &Arc<App>,
+    settings: Settings,
+    release: LoadedRelease,
+    environment: Environment,
 ) -> Result<Option<Arc<ScriptPool>>, Failure> {
     let batching = batching(&settings, &release);
     let python = python(settings.script.python.as_deref(), &environment, &release.dir);
     match release.kind()? {
         Kind::Onnx(path) => {
             let app = Arc::clone(app);
-            let load = move || load_onnx(&app, &settings, &release, &environment, path, python, batching.as_ref());
+            let load =
+                move || load_onnx(&app, &settings, &release, &environment, path, python, batching.as_ref());
             tokio::task::spawn_blocking(load).await??;
             Ok(None)
         }
-        Kind::Script => start_script(app, &settings, &release, environment, python, None, batching).await.map(Some),
+        Kind::Script => {
+            start_script(app, &settings, &release, environment, python, None, batching).await.map(Some)
+        }
         Kind::Mlflow(model) => {
             start_script(app, &settings, &release, environment, python, Some(model), batching).await.map(Some)
         }
@@ -121,17 +134,25 @@ async fn load_release(
 }
 
 fn load_onnx(
-    app: &App, settings: &Settings, release: &LoadedRelease, environment: &Environment, path: PathBuf,
-    python: PathBuf, batching: Option<&BatchSettings>,
+    app: &App,
+    settings: &Settings,
+    release: &LoadedRelease,
+    environment: &Environment,
+    path: PathBuf,
+    python: PathBuf,
+    batching: Option<&BatchSettings>,
 ) -> anyhow::Result<()> {
     let options = &settings.engine;
     let own = release.release.engine.name.map(EngineChoice::from);
-    let engine = engines::choose(options.engine.or(own).unwrap_or(EngineChoice::Auto), environment, Some(python))?;
+    let engine =
+        engines::choose(options.engine.or(own).unwrap_or(EngineChoice::Auto), environment, Some(python))?;
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let (sessions, threads) = options.sessions_and_threads(&release.release.engine, cores);
     let model = engine.load(&ModelFiles { path, threads: threads.get() })?;
     if let (Some(_), Some(obstacle)) = (batching, model.signature().batch_obstacle()) {
-        anyhow::bail!("the model cannot be batched: {obstacle}; leave out --max-batch-size, or export the model with a dynamic first dimension");
+        anyhow::bail!(
+            "the model cannot be batched: {obstacle}; leave out --max-batch-size, or export the model with a dynamic first dimension"
+        );
     }
     tracing::info!(
         engine = engine.name(),
@@ -149,8 +170,13 @@ fn load_onnx(
 }
 
 async fn start_script(
-    app: &App, settings: &Settings, release: &LoadedRelease, environment: Environment, python: PathBuf,
-    mlflow_model: Option<PathBuf>, batching: Option<BatchSettings>,
+    app: &App,
+    settings: &Settings,
+    release: &LoadedRelease,
+    environment: Environment,
+    python: PathBuf,
+    mlflow_model: Option<PathBuf>,
+    batching: Option<BatchSettings>,
 ) -> Result<Arc<ScriptPool>, Failure> {
     let platform = if mlflow_model.is_some() { "mlflow" } else { "python" };
     let name = served_name(release, &environment, platform.to_owned());

@@ -17,7 +17,11 @@ pub(crate) struct Environment(BTreeMap<String, String>);
 impl Environment {
     /// Variables whose names or values are not Unicode are none of ours and are left out.
     pub(crate) fn of_process() -> Self {
-        Self(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect())
+        Self(
+            std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+        )
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
@@ -46,7 +50,8 @@ pub(crate) fn parse(environment: &Environment) -> Result<Cli, clap::Error> {
     let given = |command: clap::Command| {
         // clap reads the process's environment itself; what the release adds to it comes in as defaults.
         command.mut_args(|argument| {
-            let value = argument.get_env().and_then(|name| environment.get(name.to_str()?)).map(str::to_owned);
+            let value =
+                argument.get_env().and_then(|name| environment.get(name.to_str()?)).map(str::to_owned);
             match value {
                 Some(value) if argument.get_id() != "release" => argument.default_value(value),
                 _ => argument,
@@ -262,7 +267,9 @@ pub(crate) struct Observation {
 impl EngineOptions {
     /// Sessions and threads for a machine with `cores` cores; the flags win over the release, the release over the goal.
     pub(crate) fn sessions_and_threads(
-        &self, release: &moorline_core::EngineSettings, cores: NonZeroUsize,
+        &self,
+        release: &moorline_core::EngineSettings,
+        cores: NonZeroUsize,
     ) -> (NonZeroUsize, NonZeroUsize) {
         let one = NonZeroUsize::MIN;
         let by_goal = match self.optimize_for {
@@ -294,7 +301,10 @@ mod tests {
     fn the_command_line_is_sound_and_every_setting_has_a_variable_and_a_word() {
         let command = Cli::command();
         command.clone().debug_assert();
-        for argument in command.get_arguments().filter(|argument| !matches!(argument.get_id().as_str(), "help" | "version")) {
+        for argument in command
+            .get_arguments()
+            .filter(|argument| !matches!(argument.get_id().as_str(), "help" | "version"))
+        {
             assert!(argument.get_env().is_some(), "{} has no environment variable", argument.get_id());
             assert!(argument.get_help().is_some(), "{} has no help", argument.get_id());
         }
@@ -308,7 +318,8 @@ mod tests {
         };
         let cores = NonZeroUsize::new(8).unwrap();
         let chosen = |line: &[&str]| {
-            let (sessions, threads) = options(line).sessions_and_threads(&moorline_core::EngineSettings::default(), cores);
+            let (sessions, threads) =
+                options(line).sessions_and_threads(&moorline_core::EngineSettings::default(), cores);
             (sessions.get(), threads.get())
         };
         assert_eq!(chosen(&[]), (8, 1));

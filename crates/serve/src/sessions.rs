@@ -44,16 +44,18 @@ impl Item for Job {
     }
 
     fn compatible(&self, other: &Self) -> bool {
-        let like = |(own, other): ((&Arc<str>, &Value), (&Arc<str>, &Value))| match (own, other) {
-            ((name, Value::Tensor(tensor)), (other_name, Value::Tensor(other))) => {
-                name == other_name
-                    && tensor.data_type() == other.data_type()
-                    && tensor.shape().len() == other.shape().len()
-                    && tensor.shape().get(1..) == other.shape().get(1..)
-            }
-            _ => false,
-        };
-        self.inputs.len() == other.inputs.len() && self.inputs.iter().zip(other.inputs.iter()).all(like)
+        self.inputs.len() == other.inputs.len()
+            && self.inputs.iter().zip(other.inputs.iter()).all(|((name, value), (other_name, other))| match (
+                value, other,
+            ) {
+                (Value::Tensor(tensor), Value::Tensor(other)) => {
+                    name == other_name
+                        && tensor.data_type() == other.data_type()
+                        && tensor.shape().len() == other.shape().len()
+                        && tensor.shape().get(1..) == other.shape().get(1..)
+                }
+                _ => false,
+            })
     }
 }
 
@@ -204,7 +206,11 @@ fn work(shared: &Shared, mut session: Box<dyn Session>) {
         }
         match live.len() {
             0 => {}
-            1 => live.into_iter().for_each(|job| run_alone(shared, session.as_mut(), job)),
+            1 => {
+                for job in live {
+                    run_alone(shared, session.as_mut(), job);
+                }
+            }
             _ => run_together(shared, session.as_mut(), live),
         }
     }
@@ -274,7 +280,9 @@ fn run_together(shared: &Shared, session: &mut dyn Session, jobs: Vec<Job>) {
         }
         Err(reason) => {
             tracing::debug!(items = jobs.len(), reason, "a batch failed; its items run alone");
-            jobs.into_iter().for_each(|job| run_alone(shared, session, job));
+            for job in jobs {
+                run_alone(shared, session, job);
+            }
         }
     }
 }

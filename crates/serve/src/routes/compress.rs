@@ -51,17 +51,14 @@ impl Encoding {
     /// among equals.
     pub(crate) fn accepted(value: &str) -> Self {
         let weight = |name: &str| {
-            value
-                .split(',')
-                .filter_map(|part| {
-                    let (coding, parameters) = part.split_once(';').unwrap_or((part, ""));
-                    let q = parameters
-                        .trim()
-                        .strip_prefix("q=")
-                        .map_or(Some(1.0), |q| q.trim().parse::<f32>().ok())?;
-                    coding.trim().eq_ignore_ascii_case(name).then_some(q)
-                })
-                .next()
+            value.split(',').find_map(|part| {
+                let (coding, parameters) = part.split_once(';').unwrap_or((part, ""));
+                let q = parameters
+                    .trim()
+                    .strip_prefix("q=")
+                    .map_or(Some(1.0), |q| q.trim().parse::<f32>().ok())?;
+                coding.trim().eq_ignore_ascii_case(name).then_some(q)
+            })
         };
         let any = weight("*").unwrap_or(0.0);
         let mut best = (Self::Identity, 0.0);

@@ -163,9 +163,23 @@ impl Exchange {
         let (request_id, protocol, status) =
             (&*self.request_id, self.protocol.as_str(), problem.status().as_u16());
         if problem.status().is_server_error() {
-            tracing::warn!(request_id, protocol, status, class = class.as_str(), reason = message, "request failed");
+            tracing::warn!(
+                request_id,
+                protocol,
+                status,
+                class = class.as_str(),
+                reason = message,
+                "request failed"
+            );
         } else {
-            tracing::debug!(request_id, protocol, status, class = class.as_str(), reason = message, "request refused");
+            tracing::debug!(
+                request_id,
+                protocol,
+                status,
+                class = class.as_str(),
+                reason = message,
+                "request refused"
+            );
         }
     }
 

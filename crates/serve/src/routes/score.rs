@@ -119,15 +119,10 @@ pub(super) async fn score_script(
     let mut headers = HeaderMap::with_capacity(reply.headers.len() + 8);
     for (name, value) in &reply.headers {
         // A header that HTTP cannot carry is the script's mistake; it costs the header, not the answer.
-        match (name.parse::<HeaderName>(), HeaderValue::from_bytes(&latin1(value))) {
-            (Ok(name), Ok(value)) => {
-                headers.append(name, value);
-            }
-            _ => tracing::warn!(
-                request_id = exchange.request_id(),
-                name,
-                "the script returned an invalid header"
-            ),
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(&latin1(value))) {
+            headers.append(name, value);
+        } else {
+            tracing::warn!(request_id = exchange.request_id(), name, "the script returned an invalid header");
         }
     }
     // The length is that of the body that leaves here.
