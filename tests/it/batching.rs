@@ -132,3 +132,18 @@ fn a_script_with_run_batch_gets_lists() {
     }
     assert!((2..=8).contains(&largest), "the largest batch had {largest} items");
 }
+
+/// What `run_batch` cannot score as a whole is scored one by one.
+#[test]
+fn a_bad_item_of_a_script_s_batch_fails_alone() {
+    let source = "def init():\n    pass\n\n\ndef run(data):\n    return 10 // int(data)\n\n\n\
+                  def run_batch(items):\n    return [10 // int(item) for item in items]\n";
+    let scorer = ReleaseDir::of_script(source).serve().args(BATCHED).start();
+    for (number, status, answer) in exchange(&scorer, 12, 15, |number| json!(number % 5)) {
+        if number % 5 == 0 {
+            assert_eq!(status, 500, "request {number}: {answer}");
+        } else {
+            assert_eq!((status, answer), (200, json!(10 / (number % 5))), "request {number}");
+        }
+    }
+}

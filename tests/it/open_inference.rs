@@ -80,6 +80,58 @@ fn only_requested_outputs_are_answered_in_their_order() {
     assert!(refused.message().contains("`c`"), "{}", refused.message());
 }
 
+#[test]
+fn nan_and_infinities_are_valid_json_and_exact_bytes() {
+    let rows = OnnxType::rows(element::FLOAT, &[3]);
+    let model =
+        ModelWriter::default().input("x", &rows).output("y", &rows).node("Log", &["x"], &["y"]).write();
+    let scorer = serve(&model);
+    let input = json!({"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [-1, 0, 1]});
+    let answer = scorer.post(INFER, &json!({"inputs": [input]}));
+    assert_eq!(answer.value()["outputs"][0]["data"], json!([null, null, 0.0]));
+    let binary = json!({"inputs": [input], "parameters": {"binary_data_output": true}});
+    let answer = scorer.post(INFER, &binary);
+    let length: usize = answer.header("inference-header-content-length").unwrap().parse().unwrap();
+    let floats: Vec<f32> =
+        answer.body[length..].chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+    assert!(floats[0].is_nan() && floats[1] == f32::NEG_INFINITY && floats[2] == 0.0, "{floats:?}");
+}
+
+#[test]
+fn maps_are_a_tensor_whose_keys_are_told() {
+    for engine in engines() {
+        let release = ReleaseDir::of_model(&onnx::probability_model());
+        let scorer = release.serve().args(["--engine", engine]).start();
+        let input = json!({"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [0, 0, 0, 0]});
+        let value = scorer.post(INFER, &json!({"inputs": [input]})).value();
+        let output =
+            value["outputs"].as_array().unwrap().iter().find(|output| output["name"] == "probabilities");
+        let output = output.unwrap_or_else(|| panic!("no probabilities in {value}"));
+        assert_eq!(output["shape"], json!([2, 2]), "{engine}");
+        assert_eq!(output["data"], json!([0.5, 0.5, 0.5, 0.5]), "{engine}");
+        let keys = output["parameters"]["keys"].as_str().unwrap();
+        assert_eq!(serde_json::from_str::<serde_json::Value>(keys).unwrap(), json!([10, 20]), "{engine}");
+    }
+}
+
+#[test]
+fn extensions_that_are_not_offered_are_refused_and_not_ignored() {
+    let scorer = serve(&onnx::linear_model());
+    let input = json!({"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]});
+    for parameters in
+        [json!({"classification": 2}), json!({"shared_memory_region": "r", "shared_memory_byte_size": 12})]
+    {
+        let output = json!({"name": "y", "parameters": parameters});
+        let answer = scorer.post(INFER, &json!({"inputs": [input], "outputs": [output]}));
+        assert!(matches!(answer.status, 400 | 501), "{parameters}: {} {}", answer.status, answer.text());
+        assert!(!answer.message().is_empty());
+    }
+    for target in ["/v2/systemsharedmemory/status", "/v2/repository/index", "/v2/models/tested/generate"] {
+        let answer = scorer.get(target);
+        assert!(matches!(answer.status, 404 | 405 | 501), "{target}: {}", answer.status);
+    }
+}
+
 /// The binary tensor extension, to the byte.
 #[test]
 fn tensors_travel_as_bytes_both_ways() {
