@@ -3,6 +3,7 @@
 //! | module | stage |
 //! | --- | --- |
 //! | `source` | the file as a graph that tract can take, and its signature |
+//! | `labels` | string labels of classifiers, numbered in the graph and named here |
 //! | `zip_map` | `ai.onnx.ml.ZipMap`, which tract lacks, cut off and done here |
 //! | `plan` | a graph as a runnable plan, for any sizes or for exact ones |
 //! | `model` | the loaded model, its plans |
@@ -12,6 +13,7 @@
 //! A run uses one thread, whatever [`ModelFiles::threads`] says: tract splits only large matrix products, and pays for
 //! that with a thread pool of its own. Sessions run in parallel.
 
+mod labels;
 mod model;
 mod plan;
 mod session;

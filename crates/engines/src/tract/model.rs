@@ -18,8 +18,7 @@ use super::{
     NAME,
     plan::{Blueprint, Sizes},
     session::TractSession,
-    source::{self, Source},
-    zip_map::ZipMap,
+    source::{self, Finish, Source},
 };
 use crate::{files::load_error, guard::guarded};
 
@@ -42,7 +41,7 @@ pub(super) struct Shared {
     path: PathBuf,
     onnx: Onnx,
     pub(super) signature: Signature,
-    pub(super) zip_maps: Vec<Option<ZipMap>>,
+    pub(super) finishes: Vec<Finish>,
     /// The defaults of the optional inputs, in the order of the signature's optional inputs.
     pub(super) defaults: Vec<RawTensor>,
     /// The plan for any sizes, without optional inputs; `None` when tract needs exact sizes.
@@ -76,7 +75,7 @@ impl LoadedModel for TractModel {
 impl Shared {
     fn load(path: &Path) -> Result<Self, EngineError> {
         let onnx = tract_onnx::onnx();
-        let Source { proto, signature, zip_maps } = source::read(&onnx, path)?;
+        let Source { proto, signature, finishes } = source::read(&onnx, path)?;
         let refuse = |error: tract_onnx::prelude::TractError| load_error(NAME, path, text(&error));
         let optional = || signature.inputs.iter().filter(|spec| spec.optional);
         let initializers = proto.graph.iter().flat_map(|graph| &graph.initializer);
@@ -95,6 +94,9 @@ impl Shared {
         };
         // A panic is one more way in which a plan cannot be made.
         let any = guarded(|| blueprint.plan(Sizes::Any).map_err(|error| text(&error))).and_then(|plan| plan);
+        if any.is_err() {
+            blueprint.check().map_err(refuse)?;
+        }
         let any = match any {
             Ok(plan) => Some(plan),
             // Without dynamic sizes there is nothing that a later attempt could know better.
@@ -106,7 +108,7 @@ impl Shared {
                 None
             }
         };
-        Ok(Self { path: path.to_owned(), onnx, signature, zip_maps, defaults, any, exact: Mutex::default() })
+        Ok(Self { path: path.to_owned(), onnx, signature, finishes, defaults, any, exact: Mutex::default() })
     }
 
     /// Whether another plan than the one for any sizes could exist.

@@ -6,7 +6,10 @@ use moorline_core::{DataType, Dim, TensorSpec};
 use tract_onnx::{
     Onnx,
     pb::ModelProto,
-    prelude::{Datum, DatumType, InferenceFact, InferenceModelExt, TDim, TVec, TractResult, TypedSimplePlan},
+    prelude::{
+        Datum, DatumType, InferenceFact, InferenceModel, InferenceModelExt, TDim, TVec, TractResult,
+        TypedSimplePlan,
+    },
     tract_core::{internal::anyhow, ops::cast::wire_cast},
     tract_hir::infer::{Factoid, ShapeFactoid},
 };
@@ -45,13 +48,22 @@ impl Blueprint<'_> {
         }
     }
 
-    fn attempt(&self, sizes: Sizes<'_>, ignore_value_info: bool) -> TractResult<Arc<TypedSimplePlan>> {
+    /// Whether the graph can be read with all its weights. What fails here fails for any sizes.
+    pub(super) fn check(&self) -> TractResult<()> {
+        self.parse(true).map(|_| ())
+    }
+
+    fn parse(&self, ignore_value_info: bool) -> TractResult<InferenceModel> {
         let parsed =
             self.onnx.clone().with_ignore_value_info(ignore_value_info).parse(self.proto, self.folder)?;
         if let Some(name) = parsed.unresolved_inputs.first() {
             return Err(anyhow!("`{name}` is used, but neither an input nor computed"));
         }
-        let mut model = parsed.model;
+        Ok(parsed.model)
+    }
+
+    fn attempt(&self, sizes: Sizes<'_>, ignore_value_info: bool) -> TractResult<Arc<TypedSimplePlan>> {
+        let mut model = self.parse(ignore_value_info)?;
         for (index, spec) in self.inputs.iter().enumerate() {
             let datum_type = datum_type(spec.data_type)
                 .ok_or_else(|| anyhow!("it has no data type {}", spec.data_type))?;

@@ -2,12 +2,13 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use moorline_core::{EngineError, Session, Tensors, Value};
+use moorline_core::{DataType, EngineError, Session, Tensors, Value};
 use tract_onnx::prelude::{IntoTValue, TValue, TVec, TypedSimplePlan, TypedSimpleState};
 
 use super::{
     NAME,
     model::{PlanKey, Shared, text},
+    source::Finish,
     values,
 };
 use crate::guard::guarded;
@@ -145,17 +146,27 @@ impl Session for TractSession {
             .signature
             .outputs
             .iter()
-            .zip(&shared.zip_maps)
+            .zip(&shared.finishes)
             .zip(outputs)
-            .map(|((spec, zip_map), output)| {
-                let value = values::take(spec.data_type, &output)
-                    .and_then(|tensor| match zip_map {
-                        None => Ok(Value::Tensor(tensor)),
-                        Some(zip_map) => zip_map.apply(tensor).map(Value::Maps),
-                    })
-                    .map_err(|reason| failed(format!("output `{}` {reason}", spec.name)))?;
-                Ok((Arc::clone(&spec.name), value))
+            .map(|((spec, finish), output)| {
+                let value = finished(spec.data_type, finish, &output);
+                value
+                    .map(|value| (Arc::clone(&spec.name), value))
+                    .map_err(|reason| failed(format!("output `{}` {reason}", spec.name)))
             })
             .collect()
+    }
+}
+
+/// An output as the outside knows it.
+fn finished(data_type: DataType, finish: &Finish, output: &TValue) -> Result<Value, String> {
+    match finish {
+        Finish::Nothing => values::take(data_type, output).map(Value::Tensor),
+        Finish::Labels(labels) => {
+            values::take(DataType::I64, output).and_then(|tensor| labels.apply(tensor)).map(Value::Tensor)
+        }
+        Finish::ZipMap(zip_map) => {
+            values::take(data_type, output).and_then(|tensor| zip_map.apply(tensor)).map(Value::Maps)
+        }
     }
 }

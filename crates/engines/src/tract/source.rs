@@ -14,6 +14,7 @@ use tract_onnx::{
 
 use super::{
     NAME,
+    labels::{self, Labels},
     zip_map::{self, ZipMap},
 };
 use crate::files::{check_model_file, load_error};
@@ -22,12 +23,20 @@ use crate::files::{check_model_file, load_error};
 /// initializer had to be listed as an input and was a constant all the same.
 const FIRST_VERSION_WITH_DEFAULTS: i64 = 4;
 
-/// A graph without maps.
+/// A graph of what tract has.
 pub(super) struct Source {
     pub(super) proto: ModelProto,
     pub(super) signature: Signature,
-    /// Of each output in order, the labels of the map that it is for the outside.
-    pub(super) zip_maps: Vec<Option<ZipMap>>,
+    /// Of each output in order, what is left to do with it.
+    pub(super) finishes: Vec<Finish>,
+}
+
+/// What was taken out of the graph before an output, and is done after the run.
+#[derive(Debug)]
+pub(super) enum Finish {
+    Nothing,
+    ZipMap(ZipMap),
+    Labels(Labels),
 }
 
 /// Reads the file and refuses what tract cannot run, naming it.
@@ -48,11 +57,20 @@ pub(super) fn read(onnx: &Onnx, path: &Path) -> Result<Source, EngineError> {
     let graph =
         proto.graph.as_mut().ok_or_else(|| refuse("it is not an ONNX model: it has no graph".to_owned()))?;
     let zip_maps = zip_map::cut(graph).map_err(refuse)?;
+    let finishes: Vec<Finish> = zip_maps
+        .into_iter()
+        .zip(labels::number(graph))
+        .map(|(zip_map, labels)| match (zip_map, labels) {
+            (Some(zip_map), _) => Finish::ZipMap(zip_map),
+            (None, Some(labels)) => Finish::Labels(labels),
+            (None, None) => Finish::Nothing,
+        })
+        .collect();
     if let Some(reason) = unsupported_operator(onnx, graph) {
         return Err(refuse(reason));
     }
-    let signature = signature(graph, &zip_maps, version >= FIRST_VERSION_WITH_DEFAULTS).map_err(refuse)?;
-    Ok(Source { proto, signature, zip_maps })
+    let signature = signature(graph, &finishes, version >= FIRST_VERSION_WITH_DEFAULTS).map_err(refuse)?;
+    Ok(Source { proto, signature, finishes })
 }
 
 /// The folder of external data.
@@ -80,11 +98,7 @@ fn unsupported_operator(onnx: &Onnx, graph: &GraphProto) -> Option<String> {
     })
 }
 
-fn signature(
-    graph: &GraphProto,
-    zip_maps: &[Option<ZipMap>],
-    has_defaults: bool,
-) -> Result<Signature, String> {
+fn signature(graph: &GraphProto, finishes: &[Finish], has_defaults: bool) -> Result<Signature, String> {
     let mut inputs = Vec::with_capacity(graph.input.len());
     for input in &graph.input {
         let initialized = graph.initializer.iter().any(|initializer| initializer.name == input.name);
@@ -97,10 +111,10 @@ fn signature(
     let outputs = graph
         .output
         .iter()
-        .zip(zip_maps)
-        .map(|(output, zip_map)| match zip_map {
-            None => tensor_spec("output", output),
-            Some(zip_map) => Ok(TensorSpec {
+        .zip(finishes)
+        .map(|(output, finish)| match finish {
+            Finish::Nothing | Finish::Labels(_) => tensor_spec("output", output),
+            Finish::ZipMap(zip_map) => Ok(TensorSpec {
                 name: zip_map.name.as_str().into(),
                 data_type: DataType::F32,
                 shape: None,
