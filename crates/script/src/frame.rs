@@ -187,3 +187,60 @@ fn take_headers(frame: &mut Bytes) -> Result<Vec<(String, String)>, Garbage> {
     }
     Ok(headers)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn reply(kind: u8, flags: u8, rest: &[u8]) -> BytesMut {
+        let mut frame = BytesMut::new();
+        frame.extend_from_slice(&(20 + rest.len() as u32).to_le_bytes());
+        frame.extend_from_slice(&7_u64.to_le_bytes());
+        frame.extend_from_slice(&[kind, flags, 200, 0]);
+        frame.extend_from_slice(&1500_u64.to_le_bytes());
+        frame.extend_from_slice(rest);
+        frame
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_garbage_or_too_few(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut buffer = BytesMut::from(&bytes[..]);
+            while let Ok(Some(_)) = decode(&mut buffer, 1 << 20) {}
+            prop_assert!(buffer.len() <= bytes.len());
+        }
+
+        #[test]
+        fn a_frame_in_pieces_is_the_frame_as_a_whole(
+            rest in prop::collection::vec(any::<u8>(), 0..100),
+            cut in 0_usize..120,
+        ) {
+            let whole = reply(JSON, HAS_TIME, &rest);
+            let cut = cut.min(whole.len() - 1);
+            let mut buffer = BytesMut::from(&whole[..cut]);
+            prop_assert_eq!(decode(&mut buffer, 1 << 20), Ok(None));
+            buffer.extend_from_slice(&whole[cut..]);
+            let Ok(Some(Message::Reply(7, reply))) = decode(&mut buffer, 1 << 20) else { panic!("no reply") };
+            prop_assert_eq!(&reply.body[..], &rest[..]);
+            prop_assert_eq!(reply.run_time, Some(Duration::from_nanos(1500)));
+        }
+    }
+
+    #[test]
+    fn headers_come_in_order_and_must_fit() {
+        let mut rest = 8_u32.to_le_bytes().to_vec();
+        rest.extend(b"a\0x\0a\0y\0body");
+        let Ok(Some(Message::Reply(_, got))) = decode(&mut reply(REPLY, RUN_FAILED, &rest), 1000) else {
+            panic!("no reply")
+        };
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(got.headers, [pair("a", "x"), pair("a", "y")]);
+        assert!(got.failed && got.run_time.is_none() && &got.body[..] == b"body");
+        rest[0] = 200;
+        assert!(decode(&mut reply(REPLY, 0, &rest), 1000).is_err());
+        assert!(decode(&mut reply(9, 0, b""), 1000).is_err());
+        assert!(decode(&mut reply(JSON, 0, &[0; 2000]), 1000).is_err());
+    }
+}

@@ -5,7 +5,7 @@ from time import perf_counter_ns
 
 from . import console
 from .request import Headers, Request, is_json_type, parse_options, parse_query
-from .response import BadInput, Reply, UNEXPECTED_INTERNAL, UNEXPECTED_IN_SCRIPT, problem, to_reply
+from .response import BadInput, UNEXPECTED_INTERNAL, UNEXPECTED_IN_SCRIPT, problem, to_reply
 
 
 def decode_text(body):
@@ -88,8 +88,6 @@ class SchemaInput:
             raise BadInput("POST body is empty. Expecting a JSON dictionary.")
         try:
             given = json.loads(call.body)
-        except UnicodeDecodeError as error:
-            raise BadInput("POST body could not be decoded as JSON: %s" % error) from error
         except (ValueError, RecursionError) as error:
             raise BadInput("POST body could not be decoded as JSON: %s" % error) from error
         if not isinstance(given, dict):
@@ -154,8 +152,5 @@ def bounded(reply, limit):
     """A reply that is beyond what the server takes becomes an error of its own."""
     if len(reply.body) <= limit:
         return reply
-    return Reply(
-        500,
-        [("content-type", "application/json")],
-        json.dumps({"message": "The reply of the scoring script has %d bytes; at most %d are allowed." % (len(reply.body), limit)}).encode(),
-    )
+    message = "The reply of the scoring script has %d bytes; at most %d are allowed." % (len(reply.body), limit)
+    return problem(500, message)
