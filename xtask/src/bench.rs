@@ -14,6 +14,8 @@ use crate::{
 pub enum Bench {
     /// The scorer beside its baselines, one table of ratios.
     Scorer(ScorerArguments),
+    /// The pieces of a request's way, alone: codecs, batches, recording.
+    HotPath,
 }
 
 /// Of `cargo xtask bench scorer`.
@@ -31,7 +33,11 @@ pub struct ScorerArguments {
 }
 
 pub fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
-    let Bench::Scorer(arguments) = bench;
+    let Bench::Scorer(arguments) = bench else {
+        let hot_path =
+            ["bench", "--profile", "release", "--package", "moorline-benches", "--bench", "hot_path"];
+        return shell::run(&mut workspace.cargo(&hot_path));
+    };
     tools::install(workspace, &[Tool::Oracle, Tool::Tools, Tool::OnnxRuntime, Tool::Wrk])?;
     workspace.build()?;
     let mut harness = workspace.command(workspace.binary("side-by-side"));

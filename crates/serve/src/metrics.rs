@@ -55,9 +55,9 @@ pub struct Metrics {
     labels: [String; 2],
     requests_total: IntCounterVec,
     protocols: Vec<ProtocolMetrics>,
-    pub(crate) queue_duration: Histogram,
-    pub(crate) inference_duration: Histogram,
-    pub(crate) batch_size: Histogram,
+    queue_duration: Histogram,
+    inference_duration: Histogram,
+    batch_size: Histogram,
     pub(crate) in_flight: IntGauge,
     pub(crate) request_bytes: IntCounter,
     pub(crate) response_bytes: IntCounter,
@@ -158,8 +158,23 @@ impl Metrics {
         })
     }
 
+    /// Records how long a request waited between admission and its run.
+    pub fn record_wait(&self, waited: Duration) {
+        self.queue_duration.observe(waited.as_secs_f64());
+    }
+
+    /// Records one run of the engine or of the script.
+    pub fn record_run(&self, run_time: Duration) {
+        self.inference_duration.observe(run_time.as_secs_f64());
+    }
+
+    /// Records the rows of one run of the engine.
+    pub fn record_batch(&self, rows: usize) {
+        self.batch_size.observe(rows as f64);
+    }
+
     /// Records one answered request.
-    pub(crate) fn record_request(&self, protocol: Protocol, status: u16, duration: Duration) {
+    pub fn record_request(&self, protocol: Protocol, status: u16, duration: Duration) {
         let own = &self.protocols[protocol as usize];
         own.duration.observe(duration.as_secs_f64());
         let resolve = || {

@@ -200,7 +200,7 @@ fn work(shared: &Shared, mut session: Box<dyn Session>) {
             if job.deadline.is_some_and(|deadline| deadline <= now) {
                 let _ = job.reply.send(Err(deadline_passed()));
             } else {
-                shared.metrics.queue_duration.observe((now - job.arrived).as_secs_f64());
+                shared.metrics.record_wait(now - job.arrived);
                 live.push(job);
             }
         }
@@ -255,8 +255,8 @@ fn run_alone(shared: &Shared, session: &mut dyn Session, job: Job) {
     let started = Instant::now();
     let result = run(session, job.inputs);
     let run_time = started.elapsed();
-    shared.metrics.inference_duration.observe(run_time.as_secs_f64());
-    shared.metrics.batch_size.observe(job.rows as f64);
+    shared.metrics.record_run(run_time);
+    shared.metrics.record_batch(job.rows);
     let _ =
         job.reply.send(result.map(|outputs| Scored { outputs, started, run_time }).map_err(Problem::from));
 }
@@ -272,8 +272,8 @@ fn run_together(shared: &Shared, session: &mut dyn Session, jobs: Vec<Job>) {
     let run_time = started.elapsed();
     match outputs {
         Ok(outputs) => {
-            shared.metrics.inference_duration.observe(run_time.as_secs_f64());
-            shared.metrics.batch_size.observe(rows.iter().sum::<usize>() as f64);
+            shared.metrics.record_run(run_time);
+            shared.metrics.record_batch(rows.iter().sum());
             for (job, outputs) in jobs.into_iter().zip(outputs) {
                 let _ = job.reply.send(Ok(Scored { outputs, started, run_time }));
             }

@@ -112,8 +112,8 @@ pub(super) async fn score_script(
     drop((permit, share));
     if let Some(run_time) = reply.run_time {
         let started = Instant::now().checked_sub(run_time).unwrap_or(admitted).max(admitted);
-        app.metrics().queue_duration.observe((started - admitted).as_secs_f64());
-        app.metrics().inference_duration.observe(run_time.as_secs_f64());
+        app.metrics().record_wait(started - admitted);
+        app.metrics().record_run(run_time);
         exchange.ran(admitted, started, run_time);
     }
     let mut headers = HeaderMap::with_capacity(reply.headers.len() + 8);
