@@ -48,8 +48,9 @@ pub struct ScriptReply {
     pub body: Bytes,
     /// How long `run` took; `None` where it was not reached or failed.
     pub run_time: Option<Duration>,
-    /// Whether the user's function failed (`x-ms-run-function-failed`).
-    pub failed: bool,
+    /// Whether the user's function failed (`x-ms-run-function-failed`); `None` where it wrote the whole answer itself,
+    /// which then goes out without a word on it.
+    pub failed: Option<bool>,
 }
 
 /// How the script wants to be called.

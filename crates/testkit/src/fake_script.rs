@@ -125,7 +125,7 @@ impl Script for FakeScript {
                 headers: vec![("content-type".to_owned(), "text/plain; charset=utf-8".to_owned())],
                 body: Bytes::from_static(b"the fake was told to fail"),
                 run_time: None,
-                failed: true,
+                failed: Some(true),
             });
         }
         let content_type =
@@ -135,7 +135,7 @@ impl Script for FakeScript {
             headers: vec![content_type.unwrap_or(("content-type".to_owned(), "application/json".to_owned()))],
             body: call.body,
             run_time: Some(began.elapsed()),
-            failed: false,
+            failed: Some(false),
         })
     }
 }
@@ -163,10 +163,10 @@ mod tests {
     async fn a_call_comes_back_unless_a_knob_says_otherwise() {
         let script = FakeScript::new().die_on("die").fail_on("fail");
         let reply = script.score(call("[1]")).await.unwrap();
-        assert_eq!((reply.status, &reply.body[..], reply.failed), (200, &b"[1]"[..], false));
+        assert_eq!((reply.status, &reply.body[..], reply.failed), (200, &b"[1]"[..], Some(false)));
         assert!(matches!(script.score(call("die")).await, Err(ScriptError::WorkerDied { .. })));
         assert_eq!((script.restarts(), script.calls()), (1, 2));
-        assert!(script.score(call("fail")).await.unwrap().failed);
+        assert_eq!(script.score(call("fail")).await.unwrap().failed, Some(true));
         let script = FakeScript::new().unavailable("init() failed");
         assert!(!script.ready());
         assert!(matches!(script.score(call("[1]")).await, Err(ScriptError::Unavailable { .. })));
