@@ -27,7 +27,11 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         check::run(workspace)?;
     }
     tools::install(workspace, &Tool::FOR_TESTS)?;
-    workspace.build()?;
+    // The tests with the binaries: alone, those would be compiled with fewer features of what both depend on, and all
+    // of it again for the tests.
+    shell::step("build all binaries and tests", || {
+        shell::run(&mut workspace.cargo(&["build", "--release", "--workspace", "--bins", "--tests"]))
+    })?;
     if arguments.runner.is_empty() {
         // nextest does not run these.
         shell::step("documentation tests", || {
