@@ -9,7 +9,8 @@ use std::{
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use moorline_core::{
-    BatchSettings, Batcher, DataType, Dim, Item, Signature, Take, Tensor, TensorSpec, Tensors, ValueKind, split, stack,
+    BatchSettings, Batcher, DataType, Dim, Item, Signature, Take, Tensor, TensorSpec, Tensors, ValueKind,
+    split, stack,
 };
 use moorline_serve::{
     Metrics, Protocol,
@@ -53,7 +54,9 @@ fn codecs(criterion: &mut Criterion) {
         group.bench_function("score/decode", |bencher| {
             bencher.iter(|| score::decode(black_box(&body), &signature, limits, Door::Score));
         });
-        group.bench_function("score/encode", |bencher| bencher.iter(|| score::encode(black_box(&outputs), Style::Bare)));
+        group.bench_function("score/encode", |bencher| {
+            bencher.iter(|| score::encode(black_box(&outputs), Style::Bare))
+        });
 
         let raw: Vec<u8> = (0..count * COLUMNS).flat_map(|index| (index as f32).to_le_bytes()).collect();
         let header = format!(
@@ -96,8 +99,11 @@ fn batches(criterion: &mut Criterion) {
     group.bench_function("split", |bencher| {
         bencher.iter_batched(|| rows("y", 32), |outputs| split(outputs, &[1; 32]), BatchSize::SmallInput);
     });
-    let settings =
-        BatchSettings { max_size: NonZeroUsize::new(32).expect("not zero"), max_delay_us: 0, preferred_sizes: vec![] };
+    let settings = BatchSettings {
+        max_size: NonZeroUsize::new(32).expect("not zero"),
+        max_delay_us: 0,
+        preferred_sizes: vec![],
+    };
     let now = Instant::now();
     group.bench_function("batcher", |bencher| {
         let mut batcher = Batcher::new(Some(&settings));
