@@ -19,6 +19,7 @@ const FAILED: u8 = 3;
 const SKIPPED: u8 = 4;
 const RUN_FAILED: u8 = 1;
 const HAS_TIME: u8 = 2;
+const OUTCOME_UNSAID: u8 = 4;
 
 const REPLY_HEADER: usize = 24;
 const LONGEST_ID: usize = 255;
@@ -156,12 +157,12 @@ pub(crate) fn decode(buffer: &mut BytesMut, longest: usize) -> Result<Option<Mes
         FAILED => Ok(Some(Message::Failed(frame))),
         JSON => {
             let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
-            let reply = ScriptReply { status, headers, body: frame, run_time, failed: false };
+            let reply = ScriptReply { status, headers, body: frame, run_time, failed: Some(false) };
             Ok(Some(Message::Reply(sequence, reply)))
         }
         REPLY => {
             let headers = take_headers(&mut frame)?;
-            let failed = flags & RUN_FAILED != 0;
+            let failed = (flags & OUTCOME_UNSAID == 0).then_some(flags & RUN_FAILED != 0);
             let reply = ScriptReply { status, headers, body: frame, run_time, failed };
             Ok(Some(Message::Reply(sequence, reply)))
         }
@@ -237,7 +238,11 @@ mod tests {
         };
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(got.headers, [pair("a", "x"), pair("a", "y")]);
-        assert!(got.failed && got.run_time.is_none() && &got.body[..] == b"body");
+        assert_eq!((got.failed, got.run_time, &got.body[..]), (Some(true), None, &b"body"[..]));
+        let Ok(Some(Message::Reply(_, got))) = decode(&mut reply(REPLY, OUTCOME_UNSAID, &rest), 1000) else {
+            panic!("no reply")
+        };
+        assert_eq!(got.failed, None);
         rest[0] = 200;
         assert!(decode(&mut reply(REPLY, 0, &rest), 1000).is_err());
         assert!(decode(&mut reply(9, 0, b""), 1000).is_err());

@@ -76,7 +76,7 @@ async fn memory_beyond_the_limit_is_the_requests_failure() {
     config.memory_limit = Some(2 << 30);
     let pool = start(config).await;
     let answer = reply(&pool, "eat").await.unwrap();
-    assert!(answer.status == 500 && answer.failed);
+    assert!(answer.status == 500 && answer.failed == Some(true));
     assert_eq!(ask(&pool, post("next")).await.1, "\"next\"");
 }
 

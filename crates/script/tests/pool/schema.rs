@@ -58,11 +58,11 @@ async fn parameters_come_by_name_and_what_is_wrong_is_said() {
         let got: Value = serde_json::from_slice(&reply.body).unwrap();
         let expected: Value = serde_json::from_str(&expected).unwrap();
         assert_eq!((reply.status, got), (status, expected), "{kind} {body}");
-        assert!(!reply.failed);
+        assert_eq!(reply.failed, Some(false));
         assert_eq!(reply.run_time.is_some(), status == 200);
     }
     let reply = reply(&pool, r#"{"data":"abc"}"#).await.unwrap();
-    assert!(reply.status == 500 && reply.failed);
+    assert!(reply.status == 500 && reply.failed == Some(true));
     assert_eq!(ask(&pool, get("/score?data=[[1,2]]&k=2")).await.1, r#"{"a": [[2, 4]]}"#);
     assert_eq!(ask(&pool, get("/score?k=3")).await.0, 400);
 }

@@ -22,7 +22,7 @@ import struct
 
 TEXT, CALL, BATCH = 0, 1, 2
 JSON, REPLY, READY, FAILED, SKIPPED = 0, 1, 2, 3, 4
-RUN_FAILED, HAS_TIME = 1, 2
+RUN_FAILED, HAS_TIME, OUTCOME_UNSAID = 1, 2, 4
 
 REQUEST = struct.Struct("<IQBBH")
 REPLY_HEADER = struct.Struct("<IQBBHQ")
@@ -131,7 +131,8 @@ def reply_parts(sequence, reply):
         + b"\0"
         for name, value in reply.headers
     )
-    flags = (RUN_FAILED if reply.failed else 0) | (HAS_TIME if reply.nanoseconds is not None else 0)
+    outcome = OUTCOME_UNSAID if reply.failed is None else RUN_FAILED if reply.failed else 0
+    flags = outcome | (HAS_TIME if reply.nanoseconds is not None else 0)
     length = _AFTER_LENGTH + 4 + len(headers) + len(reply.body)
     head = REPLY_HEADER.pack(length, sequence, REPLY, flags, reply.status, reply.nanoseconds or 0)
     return [head, LENGTH.pack(len(headers)), headers, reply.body]

@@ -11,7 +11,9 @@ encode_json = json.JSONEncoder().encode
 
 
 class Reply:
-    """An encoded answer. `nanoseconds` is how long `run` took, None where it was not reached or failed."""
+    """An encoded answer. `nanoseconds` is how long `run` took, None where it was not reached or failed; `failed` is
+    whether it failed, None where nothing is to be said of it.
+    """
 
     __slots__ = ("status", "headers", "body", "failed", "nanoseconds")
 
@@ -208,5 +210,5 @@ def to_reply(value):
             for name, item in value.headers.items()
             if name.lower() not in ("content-length", "connection", "transfer-encoding")
         ]
-        return Reply(status, headers, raw_body(value.get_data()), status >= 500)
+        return Reply(status, headers, raw_body(value.get_data()), True if status >= 500 else None)
     return Reply(200, _JSON_TYPE, encode_json(value).encode())
