@@ -14,11 +14,19 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
-    /// The interpreter could not be run.
-    #[error("could not run Python as `{}`", python.display())]
+    /// There is no interpreter, or none that may be run.
+    #[error(
+        "could not run Python as `{}`: {source}; name an interpreter of Python 3.8 or later that has the packages which the script or the model needs (`--python` or MOORLINE_PYTHON)",
+        python.display()
+    )]
+    Interpreter { python: PathBuf, source: io::Error },
+    /// The folder of the code, or that of the model without code, is not there.
+    #[error("the folder to be served, `{}`, does not exist", folder.display())]
+    NoFolder { folder: PathBuf },
+    /// The system refused a process, a socket or memory.
+    #[error("could not start a process for the scoring script")]
     Spawn {
-        python: PathBuf,
-        #[source]
+        #[from]
         source: io::Error,
     },
     /// The script could not be imported, breaks the contract, or its `init()` raised.
@@ -43,7 +51,9 @@ pub enum StartError {
 impl StartError {
     pub const fn class(&self) -> ErrorClass {
         match self {
-            Self::Folder { .. } | Self::Spawn { .. } => ErrorClass::Internal,
+            Self::Folder { .. } | Self::Interpreter { .. } | Self::NoFolder { .. } | Self::Spawn { .. } => {
+                ErrorClass::Internal
+            }
             Self::Script { .. } | Self::Ended { .. } | Self::Late { .. } => ErrorClass::Script,
             Self::ShuttingDown => ErrorClass::Unavailable,
         }
@@ -62,8 +72,8 @@ impl StartError {
             Self::Late { limit, .. } => {
                 format!("the scoring script was not ready after {} s", limit.as_secs_f64())
             }
-            Self::Folder { source } | Self::Spawn { source, .. } => format!("{self}: {source}"),
-            Self::ShuttingDown => self.to_string(),
+            Self::Folder { source } | Self::Spawn { source } => format!("{self}: {source}"),
+            Self::Interpreter { .. } | Self::NoFolder { .. } | Self::ShuttingDown => self.to_string(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{self, PipeWriter},
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+    path::Path,
     process::Stdio,
     sync::Arc,
 };
@@ -37,11 +38,11 @@ const LONGEST_GREETING: usize = 64 << 20;
 /// The settings that the worker is sent first.
 #[derive(Serialize)]
 struct Settings<'a> {
-    app_root: &'a std::path::Path,
-    source_dir: Option<&'a std::path::Path>,
+    app_root: &'a Path,
+    source_dir: Option<&'a Path>,
     entry_script: Option<&'a str>,
-    mlflow_model: Option<&'a std::path::Path>,
-    model_dir: Option<&'a std::path::Path>,
+    mlflow_model: Option<&'a Path>,
+    model_dir: Option<&'a Path>,
     memory_limit: Option<u64>,
     batching: bool,
     max_reply_bytes: u32,
@@ -118,8 +119,7 @@ pub(crate) async fn start(
     index: usize,
     current: impl Fn() -> Option<String> + Clone + Send + 'static,
 ) -> Result<Running, StartError> {
-    let mut starting = spawn(config, files, index, current)
-        .map_err(|source| StartError::Spawn { python: config.python.clone(), source })?;
+    let mut starting = spawn(config, files, index, current)?;
     let greeting = timeout(config.start_timeout, greeting(&mut starting.reader, &mut starting.buffer)).await;
     match greeting {
         Ok(Some(Message::Ready(json))) => {
@@ -211,12 +211,24 @@ pub(crate) fn describe(status: io::Result<std::process::ExitStatus>) -> String {
     }
 }
 
+/// Where a worker runs: with its code, or with the model that needs none. Looked at before, since a process that
+/// cannot enter its folder fails in the same words as one whose program is not there.
+fn working_folder(config: &ScriptConfig) -> Result<&Path, StartError> {
+    let model = config.mlflow_model.as_deref().filter(|_| config.entry_script.is_none());
+    [Some(config.app_root.as_path()), model]
+        .into_iter()
+        .flatten()
+        .find(|folder| folder.is_dir())
+        .ok_or_else(|| StartError::NoFolder { folder: model.unwrap_or(&config.app_root).to_owned() })
+}
+
 fn spawn(
     config: &ScriptConfig,
     files: &WorkerFiles,
     index: usize,
     current: impl Fn() -> Option<String> + Clone + Send + 'static,
-) -> io::Result<Starting> {
+) -> Result<Starting, StartError> {
+    let folder = working_folder(config)?;
     let (ours, theirs) = StdStream::pair()?;
     for socket in [&ours, &theirs] {
         // As much as the system allows; less only costs more system calls.
@@ -229,7 +241,7 @@ fn spawn(
     command
         .arg("-u")
         .arg(files.start())
-        .current_dir(&config.app_root)
+        .current_dir(folder)
         .env("AML_APP_ROOT", &config.app_root)
         .env("MOORLINE_SCRIPT_WORKER", index.to_string())
         .envs(config.model_dir.iter().map(|folder| ("AZUREML_MODEL_DIR", folder)))
@@ -241,12 +253,21 @@ fn spawn(
         // A group of its own: signals from the terminal do not reach it, and it ends with all that it started.
         .process_group(0)
         .kill_on_drop(true);
-    let mut child = command.spawn()?;
+    let mut child = command.spawn().map_err(|source| match source.kind() {
+        // Also said of a file that is no program, or one whose `#!` names nothing.
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+            StartError::Interpreter { python: config.python.clone(), source }
+        }
+        _ if source.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+            StartError::Interpreter { python: config.python.clone(), source }
+        }
+        _ => StartError::Spawn { source },
+    })?;
     let pid = child.id().and_then(|id| Pid::from_raw(id as i32));
     let pid = pid.ok_or_else(|| io::Error::other("the process ended at once"))?;
     let tail = Arc::new(Tail::default());
     let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err(io::Error::other("the process has no output"));
+        return Err(io::Error::other("the process has no output").into());
     };
     let pumps = [
         tokio::spawn(pump(out, index, Stream::Out, Arc::clone(&tail), current.clone())),
@@ -262,7 +283,8 @@ fn spawn(
         batching: config.batching.is_some(),
         max_reply_bytes: config.max_reply_bytes,
     };
-    let (page, lifeline) = Handover::new()?.send(&ours, &serde_json::to_vec(&settings)?)?;
+    let (page, lifeline) =
+        Handover::new()?.send(&ours, &serde_json::to_vec(&settings).map_err(io::Error::from)?)?;
     let (reader, writer) = UnixStream::from_std(ours)?.into_split();
     let buffer = BytesMut::with_capacity(64 * 1024);
     Ok(Starting { child, pid, reader, buffer, writer, page, lifeline, tail, pumps })

@@ -1,5 +1,6 @@
 //! What a script must be, and what its author is told when it is not.
 
+use moorline_core::ErrorClass;
 use moorline_script::{ScriptPool, StartError};
 
 use crate::support::*;
@@ -95,9 +96,26 @@ async fn a_slow_init_is_given_up() {
 async fn no_interpreter_is_an_error_that_names_it() {
     let code = Code::new("");
     let mut config = code.config();
-    config.python = "/nowhere/python".into();
+    let no_program = code.folder.path().join("python");
+    fs_err::write(&no_program, "not a program").unwrap();
+    for python in ["/nowhere/python".into(), no_program, "/".into()] {
+        config.python.clone_from(&python);
+        let error = ScriptPool::start(config.clone()).await.unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, StartError::Interpreter { .. }) && text.contains("--python"), "{error:?}");
+        assert!(text.contains(&format!("`{}`", python.display())), "{text}");
+        assert_ne!(error.class(), ErrorClass::Script);
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_there_is_not_blamed_on_python() {
+    let code = Code::new("");
+    let mut config = code.config();
+    config.app_root = code.folder.path().join("gone");
     let error = ScriptPool::start(config).await.unwrap_err();
-    assert!(error.to_string().contains("/nowhere/python"), "{error}");
+    assert!(matches!(&error, StartError::NoFolder { folder } if folder.ends_with("gone")), "{error:?}");
+    assert!(!error.to_string().to_lowercase().contains("python"), "{error}");
 }
 
 #[tokio::test]

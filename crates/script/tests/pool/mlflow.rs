@@ -42,6 +42,8 @@ async fn a_model_answers_both_routes() {
     config.python = python;
     config.entry_script = None;
     config.mlflow_model = Some(model);
+    // A release without code has no folder for it either.
+    config.app_root = code.folder.path().join("code");
     let pool = start(config).await;
     assert_eq!(pool.info().style, ScriptStyle::Mlflow);
     let json_type = "application/json";
