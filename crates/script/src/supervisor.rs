@@ -21,13 +21,12 @@ use crate::{
 /// How long a worker that was hung up on may take to end by itself.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// Where a worker's first start is reported to.
+type First = oneshot::Sender<Result<ScriptInfo, StartError>>;
+
 /// Keeps place `index` filled until the pool closes. The first start's outcome goes to `first`; if it fails, the
 /// place stays empty.
-pub(crate) async fn supervise(
-    shared: Arc<Shared>,
-    index: usize,
-    first: oneshot::Sender<Result<ScriptInfo, StartError>>,
-) {
+pub(crate) async fn supervise(shared: Arc<Shared>, index: usize, first: First) {
     let mut first = Some(first);
     let mut backoff = Backoff::default();
     let mut closing = shared.closing();
@@ -38,13 +37,7 @@ pub(crate) async fn supervise(
         };
         let worked = match started {
             Ok(running) => {
-                if let Some(first) = first.take()
-                    && first.send(Ok(running.info.clone())).is_err()
-                {
-                    // Whoever wanted to know has gone, and with it the reason for this worker.
-                    return;
-                }
-                let end = run(&shared, index, running, backoff.hopeful()).await;
+                let end = run(&shared, index, running, backoff.hopeful(), first.take()).await;
                 if *closing.borrow() {
                     return;
                 }
@@ -81,12 +74,24 @@ struct End {
 }
 
 /// Runs a ready worker until it ends in whatever way, and settles what it leaves behind. `hopeful` says that its
-/// successor is worth waiting for even if it answered nothing.
-async fn run(shared: &Arc<Shared>, index: usize, running: Running, hopeful: bool) -> End {
-    let Running { mut child, pid, mut reader, mut buffer, writer, page, lifeline, .. } = running;
+/// successor is worth waiting for even if it answered nothing. `ready` is told once requests can be sent to it.
+async fn run(
+    shared: &Arc<Shared>,
+    index: usize,
+    running: Running,
+    hopeful: bool,
+    ready: Option<First>,
+) -> End {
+    let Running { mut child, pid, mut reader, mut buffer, writer, page, lifeline, info } = running;
     let (link, writer) = Link::new(writer, page, pid, lifeline);
     let writer = tokio::spawn(writer);
     shared.joined(index, link);
+    if let Some(ready) = ready
+        && ready.send(Ok(info)).is_err()
+    {
+        // The start was given up for another worker's failure; with it this task is about to be.
+        tracing::debug!(worker = index, "nobody waits for the outcome of this start");
+    }
     let mut answers = 0_u64;
     let longest = shared.longest_frame();
     let mut closing = shared.closing();

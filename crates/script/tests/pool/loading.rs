@@ -1,6 +1,6 @@
 //! What a script must be, and what its author is told when it is not.
 
-use moorline_core::ErrorClass;
+use moorline_core::{ErrorClass, Script};
 use moorline_script::{ScriptPool, StartError};
 
 use crate::support::*;
@@ -116,6 +116,16 @@ async fn a_folder_that_is_not_there_is_not_blamed_on_python() {
     let error = ScriptPool::start(config).await.unwrap_err();
     assert!(matches!(&error, StartError::NoFolder { folder } if folder.ends_with("gone")), "{error:?}");
     assert!(!error.to_string().to_lowercase().contains("python"), "{error}");
+}
+
+#[tokio::test]
+async fn a_pool_that_says_it_is_ready_takes_a_request_at_once() {
+    for _ in 0..20 {
+        let code = Code::new("def init(): pass\ndef run(x): return x");
+        let pool = code.start().await;
+        assert!(pool.ready());
+        assert_eq!(ask(&pool, post("x")).await, (200, "\"x\"".to_owned()));
+    }
 }
 
 #[tokio::test]
