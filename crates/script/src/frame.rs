@@ -45,7 +45,10 @@ impl Request {
         let traced = |(name, _): &(String, String)| name.eq_ignore_ascii_case("traceparent");
         let traceparent = call.traceparent.filter(|_| !call.headers.iter().any(traced));
         let traceparent = traceparent.map(|value| ("traceparent".to_owned(), value));
-        for (name, value) in call.headers.iter().chain(&traceparent) {
+        // A name with `_` cannot be told from the same name with `-` where headers become variables, so servers of
+        // Python leave such headers out, and scripts are not used to seeing them.
+        let shown = |(name, _): &&(String, String)| !name.contains('_');
+        for (name, value) in call.headers.iter().chain(&traceparent).filter(shown) {
             for part in [name, value] {
                 headers.extend(part.chars().filter(|letter| *letter != '\0'));
                 headers.push('\0');

@@ -161,6 +161,17 @@ async fn a_raw_script_gets_the_request_and_makes_its_own_response() {
 }
 
 #[tokio::test]
+async fn a_raw_script_sees_every_method_and_no_header_with_an_underscore() {
+    let script = "from azureml_inference_server_http.api.aml_request import rawhttp\ndef init(): pass\n@rawhttp\ndef run(request): return [request.method, sorted(request.headers.keys())]";
+    let pool = Code::new(script).start().await;
+    for method in ["GET", "POST", "OPTIONS", "HEAD"] {
+        let mut call = header(header(get("/score"), "x-seen", "1"), "x_hidden", "2");
+        call.method = method.to_owned();
+        assert_eq!(ask(&pool, call).await, (200, format!(r#"["{method}", ["X-Seen"]]"#)));
+    }
+}
+
+#[tokio::test]
 async fn the_request_object_knows_what_flask_knows() {
     let pool = Code::new(&RAW.replace("MODULE", "azureml_inference_server_http.api")).start().await;
     let mut call = header(post(r#"{"a":1}"#), "host", "localhost:1");
@@ -194,6 +205,10 @@ async fn a_script_without_schema_has_the_general_documents_and_own_ones_win() {
     let two: serde_json::Value = serde_json::from_str(&config["2"]).unwrap();
     assert_eq!(two["definitions"]["ServiceInput"], serde_json::json!({"type": "object", "example": {}}));
     assert_eq!(two["paths"]["/score"]["post"]["operationId"], "RunMLService");
+    for version in ["2", "3.1"] {
+        let document: serde_json::Value = serde_json::from_str(&config[version]).unwrap();
+        assert_eq!(document["paths"]["/score"]["post"]["security"], serde_json::json!([{"Bearer": []}]));
+    }
     let latest: serde_json::Value = serde_json::from_str(&config["3.1"]).unwrap();
     assert_eq!(latest["openapi"], "3.1.0");
 }
