@@ -8,13 +8,14 @@ macro_rules! files {
     ($($path:literal)*) => { [$(($path, include_str!(concat!("worker/", $path)))),*] };
 }
 
-const FILES: [(&str, &str); 13] = files!(
+const FILES: [(&str, &str); 14] = files!(
     "start.py"
     "moorline_worker/__init__.py"
     "moorline_worker/channel.py"
     "moorline_worker/console.py"
     "moorline_worker/contract.py"
     "moorline_worker/finder.py"
+    "moorline_worker/flask_context.py"
     "moorline_worker/life.py"
     "moorline_worker/loading.py"
     "moorline_worker/mlflow_model.py"

@@ -7,6 +7,8 @@ mod contract;
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
+mod flask;
+#[cfg(test)]
 mod loading;
 #[cfg(test)]
 mod logs;

@@ -109,13 +109,18 @@ _INPUTS = {"plain": PlainInput, "schema": SchemaInput, "rawhttp": RawInput}
 
 
 class ScriptCaller:
-    """Answers described requests with a script's `run`."""
+    """Answers described requests with a script's `run`; `flask` has the contexts for scripts that want Flask's."""
 
-    def __init__(self, script, guard):
+    def __init__(self, script, guard, flask):
         self._input = _INPUTS[script.style](script)
         self._run = script.run
         self._wants_headers = script.wants_headers
         self._guard = guard
+        self._flask = flask
+
+    @staticmethod
+    def problem_of(_call):
+        return problem
 
     def answer(self, call):
         try:
@@ -124,6 +129,12 @@ class ScriptCaller:
             return problem(error.status, str(error))
         if self._wants_headers:
             arguments["request_headers"] = dict(Headers(call.headers).items())
+        if self._flask is None:
+            return self._call(arguments)
+        with self._flask.request(call):
+            return self._call(arguments)
+
+    def _call(self, arguments):
         started = perf_counter_ns()
         try:
             value = self._guard(lambda: self._run(**arguments))

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 
-from . import channel, console, contract, finder, loading, serving, swagger
+from . import channel, console, contract, finder, flask_context, loading, serving, swagger
 
 START_FAILED = 3
 
@@ -64,9 +64,13 @@ def _start(settings, page):
         batch = script.run_batch
     script.init()
     documents = swagger.documents(script, settings["app_root"], os.environ)
-    caller = contract.ScriptCaller(script, timeouts.guard)
+    # Only now is it known what the script has imported.
+    flask = flask_context.contexts(settings["app_root"])
+    if flask is not None and batch is not None:
+        flask.enter_application()
+    caller = contract.ScriptCaller(script, timeouts.guard, flask)
     text = serving.text_function(script)
-    needs_headers = script.style != "plain" or script.wants_headers
+    needs_headers = text is None or (flask is not None and batch is None)
     return serving.Server(timeouts, settings, caller, text, batch), _info(script.style, needs_headers, documents)
 
 
