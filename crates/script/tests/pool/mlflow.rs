@@ -89,9 +89,12 @@ async fn a_model_answers_both_routes() {
     ] {
         let (got, answer) = ask(&pool, invocations(kind, body)).await;
         assert_eq!(got, status, "{body}: {answer}");
-        assert!(serde_json::from_str::<Value>(&answer).unwrap()["message"].is_string(), "{answer}");
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert!(answer["message"].is_string() && answer["error_code"] == "BAD_REQUEST", "{answer}");
     }
-    assert_eq!(ask(&pool, post("{}")).await.0, 400);
+    let (status, answer) = ask(&pool, post("{}")).await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert!(status == 400 && answer.get("error_code").is_none() && answer["message"].is_string(), "{answer}");
     let (status, _) = ask(&pool, ScriptCall { target: "/score".to_owned(), ..post("[1]") }).await;
     assert_eq!(status, 400);
 }

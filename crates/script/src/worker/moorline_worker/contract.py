@@ -159,7 +159,7 @@ def encoded(value, nanoseconds):
     return reply
 
 
-def bounded(reply, limit):
+def bounded(reply, limit, problem=problem):
     """A reply that is beyond what the server takes becomes an error of its own."""
     if len(reply.body) <= limit:
         return reply

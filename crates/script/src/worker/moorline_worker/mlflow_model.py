@@ -7,7 +7,7 @@ from time import perf_counter_ns
 
 from . import console
 from .contract import content_type_of
-from .response import BadInput, Reply, UNEXPECTED_INTERNAL, encode_json, problem
+from .response import BadInput, Reply, UNEXPECTED_INTERNAL, coded_problem, encode_json, problem
 
 INVOCATIONS = 1
 _KEYS = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -33,7 +33,13 @@ class MlflowModel:
         except (TypeError, ValueError):
             self._takes_params = False
 
+    @staticmethod
+    def problem_of(call):
+        """Each route has errors of the shape that its own server has."""
+        return coded_problem if call.route == INVOCATIONS else problem
+
     def answer(self, call):
+        problem = self.problem_of(call)
         try:
             data, params = self._invocations(call) if call.route == INVOCATIONS else self._score(call)
         except BadInput as error:

@@ -37,6 +37,12 @@ def problem(status, message, failed=False):
     return Reply(status, _JSON_TYPE, encode_json({"message": message}).encode(), failed)
 
 
+def coded_problem(status, message, failed=False):
+    """An error as MLflow's server words it."""
+    code = "BAD_REQUEST" if status < 500 else "INTERNAL_ERROR"
+    return Reply(status, _JSON_TYPE, encode_json({"error_code": code, "message": message}).encode(), failed)
+
+
 class ResponseHeaders:
     """The headers of a response: case-insensitive, in order, repeated names kept."""
 

@@ -124,7 +124,8 @@ class Server:
     def answer_call(self, sequence, view, offset):
         route, method, target, headers, body = channel.unpack_call(view, offset)
         call = contract.Described(route, method, target, headers, bytes(view[body:]))
-        return channel.reply_parts(sequence, contract.bounded(self.caller.answer(call), self.limit))
+        reply = contract.bounded(self.caller.answer(call), self.limit, self.caller.problem_of(call))
+        return channel.reply_parts(sequence, reply)
 
     def answer_batch(self, view, offset):
         count = LENGTH.unpack_from(view, offset)[0]
