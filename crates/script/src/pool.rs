@@ -1,4 +1,4 @@
-//! The pool as its users see it: start, score, drain, shut down; and the state that its tasks share.
+//! The pool as its users see it: start, score, shut down; and the state that its tasks share.
 
 use std::{
     sync::{
@@ -60,12 +60,12 @@ impl Job {
 /// What is true of a pool at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolStats {
-    /// Workers that died and were started again, since the pool was started.
-    pub restarts: u64,
     /// Workers that are ready or busy.
     pub alive: usize,
     /// Requests that wait for a worker.
     pub waiting: usize,
+    /// Whether every request that was taken has its answer.
+    pub idle: bool,
 }
 
 #[derive(Debug)]
@@ -85,7 +85,6 @@ pub(crate) struct Shared {
     restarts: AtomicU64,
     closing: watch::Sender<bool>,
     batch_began: Notify,
-    became_idle: Notify,
 }
 
 impl Shared {
@@ -157,11 +156,7 @@ impl Shared {
         let mut state = self.state();
         let job = state.dispatcher.reply(index, sequence, reply.run_time);
         self.send(&mut state, Instant::now());
-        let idle = state.dispatcher.is_idle();
         drop(state);
-        if idle {
-            self.became_idle.notify_waiters();
-        }
         if let Some(job) = job {
             job.finish(Ok(reply));
         } else {
@@ -203,7 +198,6 @@ impl Shared {
         self.send(&mut state, now);
         drop(state);
         give_up(given_up, reason);
-        self.became_idle.notify_waiters();
         lost
     }
 
@@ -278,7 +272,6 @@ impl ScriptPool {
             restarts: AtomicU64::new(0),
             closing: watch::Sender::new(false),
             batch_began: Notify::new(),
-            became_idle: Notify::new(),
         });
         // Dropping the set, as every early return does, ends the tasks and with them the processes.
         let mut tasks = JoinSet::new();
@@ -297,19 +290,14 @@ impl ScriptPool {
         Ok(Arc::new(Self { shared, info, tasks: Mutex::new(tasks) }))
     }
 
-    /// What is true now; cheap enough for every scrape of the metrics.
+    /// What is true now.
     pub fn stats(&self) -> PoolStats {
         let state = self.shared.state();
         PoolStats {
-            restarts: self.shared.restarts.load(Ordering::Relaxed),
             alive: state.dispatcher.alive(),
             waiting: state.dispatcher.waiting(),
+            idle: state.dispatcher.is_idle(),
         }
-    }
-
-    /// Whether every request that was taken has its answer.
-    pub fn is_idle(&self) -> bool {
-        self.shared.state().dispatcher.is_idle()
     }
 
     /// The process ids of the workers that live, by worker number.
@@ -319,20 +307,8 @@ impl ScriptPool {
         state.links.iter().enumerate().filter_map(|(index, link)| Some((index, pid(link)?))).collect()
     }
 
-    /// Waits until every request that was taken has its answer. New ones are taken still: refusing them is the
-    /// caller's business.
-    pub async fn drain(&self) {
-        loop {
-            let idle = self.shared.became_idle.notified();
-            if self.shared.state().dispatcher.is_idle() {
-                return;
-            }
-            idle.await;
-        }
-    }
-
     /// Ends the workers: each may finish what it runs and its exit handlers within five seconds. Requests that wait
-    /// still are answered with [`ScriptError::Unavailable`]. Call [`Self::drain`] before it.
+    /// still are answered with [`ScriptError::Unavailable`].
     pub async fn shutdown(&self) {
         self.shared.closing.send_replace(true);
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));

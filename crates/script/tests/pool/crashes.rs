@@ -217,7 +217,7 @@ async fn workers_end_with_the_pool() {
         let pool = Arc::clone(&pool);
         tokio::spawn(async move { reply(&pool, "hang").await })
     };
-    until("it hangs", || !pool.is_idle()).await;
+    until("it hangs", || !pool.stats().idle).await;
     let (_, pid) = pool.worker_pids()[0];
     hanging.abort();
     drop(hanging.await);
