@@ -233,10 +233,14 @@ fn double(tensor: Tensor) -> Tensor {
             match &mut data {
                 TensorData::Bool(_) | TensorData::String(_) => {}
                 $(TensorData::$integer(elements) => {
-                    elements.iter_mut().for_each(|element| *element = element.wrapping_mul(2));
+                    for element in elements {
+                        *element = element.wrapping_mul(2);
+                    }
                 })*
                 $(TensorData::$float(elements) => {
-                    elements.iter_mut().for_each(|element| *element = *element + *element);
+                    for element in elements {
+                        *element = *element + *element;
+                    }
                 })*
             }
         };

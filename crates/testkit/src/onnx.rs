@@ -127,7 +127,7 @@ fn samples(data_type: DataType) -> TensorData {
 pub(crate) fn assert_tensor(outputs: &Tensors, name: &str, expected: &Tensor) {
     match outputs.get(name) {
         Some(Value::Tensor(tensor)) => {
-            assert!(same(tensor, expected), "`{name}` is {tensor:?}, not {expected:?}")
+            assert!(same(tensor, expected), "`{name}` is {tensor:?}, not {expected:?}");
         }
         other => panic!("`{name}` is {other:?}, not a tensor"),
     }

@@ -23,7 +23,8 @@ use crate::guard::guarded;
 /// Where to look for ONNX Runtime's library; what is `None` is not looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OrtSearch {
-    /// The value of `ORT_DYLIB_PATH`: the library, or the folder it is in. When given, nothing else is looked at.
+    /// The value of `ORT_DYLIB_PATH`: the library, or the folder it is in. When given, nothing else is looked at: if it
+    /// is wrong, the engine is missing, for a reason that names it.
     pub dylib_path: Option<PathBuf>,
     /// The folder of the running binary.
     pub binary_dir: Option<PathBuf>,
@@ -146,7 +147,7 @@ fn open(path: &Path) -> Result<Environment, String> {
             .with_name("moorline")
             .with_telemetry(false)
             .with_logger(Arc::new(|level, _category, id, location, message| {
-                log(level, id, location, message)
+                log(level, id, location, message);
             }))
             .build()
             .map_err(|error| error.to_string())?;

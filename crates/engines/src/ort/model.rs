@@ -66,6 +66,10 @@ impl LoadedModel for OrtModel {
 ///
 /// With one thread ONNX Runtime starts none of its own: the caller's thread does the work, and nothing spins while
 /// it waits. Weights are kept outside the arena, whose blocks grow by doubling.
+///
+/// Every session has its own copy of the weights. ONNX Runtime shares prepacked weights between sessions only for
+/// initializers that the caller hands over as values, so that we would have to read every model's weights ourselves,
+/// in all the forms that the format has. Fewer sessions (`--sessions`) with more threads are the way to save memory.
 fn open(environment: &Environment, model: &ModelFiles) -> Result<RawSession, EngineError> {
     guarded(|| {
         RawSession::builder(environment)?

@@ -3,6 +3,7 @@
 //! | module | stage |
 //! | --- | --- |
 //! | `source` | the file as a graph that tract can take, and its signature |
+//! | `refusals` | operators that tract lacks, or computes wrongly |
 //! | `labels` | string labels of classifiers, numbered in the graph and named here |
 //! | `zip_map` | `ai.onnx.ml.ZipMap`, which tract lacks, cut off and done here |
 //! | `plan` | a graph as a runnable plan, for any sizes or for exact ones |
@@ -16,6 +17,7 @@
 mod labels;
 mod model;
 mod plan;
+mod refusals;
 mod session;
 mod source;
 mod values;

@@ -20,7 +20,10 @@ use super::{
     session::TractSession,
     source::{self, Finish, Source},
 };
-use crate::{files::load_error, guard::guarded};
+use crate::{
+    files::load_error,
+    guard::{guarded, shortened},
+};
 
 /// Plans for exact sizes that are kept, which bounds what a client can make us remember by sending ever new shapes.
 const MOST_EXACT_PLANS: usize = 8;
@@ -170,13 +173,7 @@ fn is_dynamic(spec: &TensorSpec) -> bool {
     spec.shape.as_ref().is_none_or(|shape| shape.iter().any(|dim| matches!(dim, Dim::Dynamic(_))))
 }
 
-/// An error of tract with its causes, in a length that can be shown: it likes to print whole nodes.
+/// An error of tract with its causes, in a length that can be shown.
 pub(super) fn text(error: &tract_onnx::prelude::TractError) -> String {
-    const LONGEST: usize = 600;
-    let mut text = format!("{error:#}");
-    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
-        text.truncate(end);
-        text.push('…');
-    }
-    text
+    shortened(format!("{error:#}"))
 }

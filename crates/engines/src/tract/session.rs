@@ -41,7 +41,7 @@ impl Scratch {
         let (outputs, state) = guarded(|| {
             let mut state = match state {
                 Some(state) => state,
-                None => plan.spawn().map_err(|error| text(&error))?,
+                None => spawn(plan)?,
             };
             state.run(inputs).map(|outputs| (outputs, state)).map_err(|error| text(&error))
         })??;
@@ -156,6 +156,17 @@ impl Session for TractSession {
             })
             .collect()
     }
+}
+
+/// A fresh state.
+///
+/// tract guesses a scenario from every symbol of a plan, and fails where a rewrite made the symbol in a scope of its
+/// own that is gone by then (`Slice` with computed bounds). Models from ONNX have no scenarios, so that any number is
+/// the right one.
+fn spawn(plan: &Arc<TypedSimplePlan>) -> Result<TypedSimpleState, String> {
+    let mut state = plan.spawn().map_err(|error| text(&error))?;
+    state.turn_state.scenario = Some(0);
+    Ok(state)
 }
 
 /// An output as the outside knows it.

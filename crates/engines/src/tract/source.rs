@@ -15,6 +15,7 @@ use tract_onnx::{
 use super::{
     NAME,
     labels::{self, Labels},
+    refusals,
     zip_map::{self, ZipMap},
 };
 use crate::files::{check_model_file, load_error};
@@ -66,7 +67,7 @@ pub(super) fn read(onnx: &Onnx, path: &Path) -> Result<Source, EngineError> {
             (None, None) => Finish::Nothing,
         })
         .collect();
-    if let Some(reason) = unsupported_operator(onnx, graph) {
+    if let Some(reason) = refusals::find(onnx, graph) {
         return Err(refuse(reason));
     }
     let signature = signature(graph, &finishes, version >= FIRST_VERSION_WITH_DEFAULTS).map_err(refuse)?;
@@ -76,26 +77,6 @@ pub(super) fn read(onnx: &Onnx, path: &Path) -> Result<Source, EngineError> {
 /// The folder of external data.
 pub(super) fn folder(path: &Path) -> Option<&str> {
     path.parent().and_then(Path::to_str)
-}
-
-/// The first node that tract has no operator for, subgraphs included.
-fn unsupported_operator(onnx: &Onnx, graph: &GraphProto) -> Option<String> {
-    graph.node.iter().find_map(|node| {
-        if !onnx.op_register.0.contains_key(&node.op_type) {
-            let domain = if node.domain.is_empty() { "" } else { "." };
-            let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
-            return Some(format!(
-                "operator `{}{domain}{}` (node `{}`) is not supported by it; engine `ort` may",
-                node.domain,
-                node.op_type,
-                name.map_or("", String::as_str)
-            ));
-        }
-        node.attribute
-            .iter()
-            .flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
-            .find_map(|inner| unsupported_operator(onnx, inner))
-    })
 }
 
 fn signature(graph: &GraphProto, finishes: &[Finish], has_defaults: bool) -> Result<Signature, String> {
