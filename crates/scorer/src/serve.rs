@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use moorline_core::{BatchSettings, ModelFiles};
+use moorline_core::{BatchSettings, ErrorClass, ModelFiles};
 use moorline_engines::zero_inputs;
 use moorline_script::ScriptPool;
 use moorline_serve::{App, ServeConfig, ServedName, Server, TraceConfig, Tracing};
@@ -55,24 +55,20 @@ async fn serve(settings: Settings, release: LoadedRelease, environment: Environm
         "listening"
     );
 
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
+    let (stop, cut) = (signals(1)?, signals(2)?);
     let (failed, failure) = tokio::sync::oneshot::channel();
     let loading = tokio::spawn(load(Arc::clone(&app), settings, release, environment, failed));
     let mut result = Ok(());
     server
-        .run(async {
-            tokio::select! {
-                () = stop => {}
-                Ok(failure) = failure => result = Err(failure),
-            }
-        })
+        .run(
+            async {
+                tokio::select! {
+                    () = stop => {}
+                    Ok(failure) = failure => result = Err(failure),
+                }
+            },
+            cut,
+        )
         .await;
     // A load that is still under way is given up with the process; a pool is ended so that no worker outlives us.
     loading.abort();
@@ -83,6 +79,20 @@ async fn serve(settings: Settings, release: LoadedRelease, environment: Environm
     tokio::task::spawn_blocking(move || traced.shutdown_tracing()).await?;
     tracing::info!("stopped");
     result
+}
+
+/// Done with the `count`th SIGTERM or SIGINT: the first asks for an end, the second for an end at once.
+fn signals(count: usize) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        for _ in 0..count {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+    })
 }
 
 /// Loads what the release has and begins to serve it; a failure goes to `failed` and ends the process.
@@ -180,9 +190,12 @@ async fn start_script(
 ) -> Result<Arc<ScriptPool>, Failure> {
     let platform = if mlflow_model.is_some() { "mlflow" } else { "python" };
     let name = served_name(release, &environment, platform.to_owned());
-    let pool = script::start(settings, release, environment, python, mlflow_model, batching)
-        .await
-        .map_err(Failure::script)?;
+    let pool = script::start(settings, release, environment, python, mlflow_model, batching).await.map_err(
+        |error| match error.class() {
+            ErrorClass::Script => Failure::script(error),
+            _ => Failure::from(error),
+        },
+    )?;
     app.serve_script(name, Arc::<ScriptPool>::clone(&pool));
     Ok(pool)
 }

@@ -16,6 +16,7 @@ use crate::{
     config::ServeConfig,
     metrics::Metrics,
     problem::Problem,
+    routes::Cors,
     sessions::Sessions,
     swagger::{Service, SwaggerVersion, document},
     trace::Tracing,
@@ -29,6 +30,7 @@ pub struct App {
     admission: Admission,
     budget: Arc<BodyBudget>,
     tracing: Option<Tracing>,
+    cors: Option<Cors>,
     served: OnceLock<Served>,
     draining: AtomicBool,
 }
@@ -79,6 +81,7 @@ impl App {
             admission: Admission::new(&config),
             budget: BodyBudget::new(config.max_buffered_bytes),
             tracing,
+            cors: Cors::new(&config.cors_origins),
             served: OnceLock::new(),
             draining: AtomicBool::new(false),
             config,
@@ -157,6 +160,10 @@ impl App {
 
     pub(crate) const fn tracing(&self) -> Option<&Tracing> {
         self.tracing.as_ref()
+    }
+
+    pub(crate) const fn cors(&self) -> Option<&Cors> {
+        self.cors.as_ref()
     }
 
     pub(crate) const fn limits(&self) -> Limits {

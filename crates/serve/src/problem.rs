@@ -1,7 +1,7 @@
 //! The one place where an error class becomes an HTTP status or a gRPC code, and an error becomes a body.
 
 use axum::{body::Body, response::Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use moorline_core::{EngineError, ErrorClass, ScriptError};
 
 use crate::codec::CodecError;
@@ -26,6 +26,14 @@ pub(crate) enum Dialect {
     Oip,
     /// `{"error_code": …, "message": …}`.
     Mlflow,
+}
+
+/// How the user's function fared, as Azure ML's clients read it.
+pub(crate) const RUN_FUNCTION_FAILED: HeaderName = HeaderName::from_static("x-ms-run-function-failed");
+
+/// The value of [`RUN_FUNCTION_FAILED`].
+pub(crate) fn run_function_failed(failed: bool) -> HeaderValue {
+    HeaderValue::from_static(if failed { "True" } else { "False" })
 }
 
 impl Problem {
@@ -66,6 +74,12 @@ impl Problem {
         })
     }
 
+    /// Whether it was the user's function that failed: it raised, its process died, or it ran out of time.
+    fn run_failed(&self) -> bool {
+        self.class == ErrorClass::Script
+            || (self.class == ErrorClass::Timeout && self.status().is_server_error())
+    }
+
     pub(crate) fn grpc_code(&self) -> tonic::Code {
         match self.class {
             ErrorClass::InvalidInput => tonic::Code::InvalidArgument,
@@ -96,6 +110,9 @@ impl Problem {
         let mut response = Response::new(Body::from(body.to_string()));
         *response.status_mut() = self.status();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if dialect == Dialect::Score {
+            response.headers_mut().insert(RUN_FUNCTION_FAILED, run_function_failed(self.run_failed()));
+        }
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

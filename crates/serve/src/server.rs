@@ -67,8 +67,8 @@ impl Server {
     }
 
     /// Serves until `shutdown` is done, then drains: no new connection, an end to kept ones, and as long for requests
-    /// in flight as the configuration says. The admin port answers to the end.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+    /// in flight as the configuration says, or until `cut` is done. The admin port answers to the end.
+    pub async fn run(self, shutdown: impl Future<Output = ()>, cut: impl Future<Output = ()>) {
         let Self { app, data, admin } = self;
         let config = app.config().clone();
         let admin_routes = admin_router(Arc::clone(&app));
@@ -95,11 +95,13 @@ impl Server {
         app.drain();
         drop(data);
         tracing::info!(connections = door.graceful.count(), "draining");
-        if tokio::time::timeout(config.drain_timeout, door.graceful.shutdown()).await.is_err() {
-            tracing::warn!(
+        tokio::select! {
+            () = door.graceful.shutdown() => {}
+            () = cut => tracing::warn!("requests in flight were cut"),
+            () = tokio::time::sleep(config.drain_timeout) => tracing::warn!(
                 seconds = config.drain_timeout.as_secs(),
                 "requests were cut at the end of the drain timeout"
-            );
+            ),
         }
         admin.abort();
     }
@@ -111,6 +113,7 @@ struct Door {
     graceful: GracefulShutdown,
     connections: Arc<Semaphore>,
     write_timeout: Duration,
+    header_timeout: Duration,
 }
 
 impl Door {
@@ -134,6 +137,7 @@ impl Door {
             graceful: GracefulShutdown::new(),
             connections: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
             write_timeout: config.body_timeout,
+            header_timeout: config.header_timeout,
         }
     }
 
@@ -180,7 +184,14 @@ impl Door {
         }
         let builder = self.builder.clone();
         let watcher = self.graceful.watcher();
+        let first_bytes = self.header_timeout;
         tokio::spawn(async move {
+            // hyper has no bound of its own on a client that connects and says nothing.
+            let builder = match tokio::time::timeout(first_bytes, speaks_http2(&stream)).await {
+                Ok(Ok(true)) => builder.http2_only(),
+                Ok(Ok(false)) => builder.http1_only(),
+                Ok(Err(_)) | Err(_) => return,
+            };
             let connection = builder
                 .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
                 .into_owned();
@@ -189,6 +200,26 @@ impl Door {
             }
             drop(permit);
         });
+    }
+}
+
+/// Looks at a connection's first bytes, without taking them, until it is certain whether they are HTTP/2's preface.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut first = [0; PREFACE.len()];
+    let mut seen = 0;
+    loop {
+        let count = stream.peek(&mut first).await?;
+        if first[..count] != PREFACE[..count] {
+            return Ok(false);
+        }
+        match count {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ if count == PREFACE.len() => return Ok(true),
+            // A part of the preface is there already, so that the socket stays readable: look again a little later.
+            _ if count == seen => tokio::time::sleep(Duration::from_millis(5)).await,
+            _ => seen = count,
+        }
     }
 }
 

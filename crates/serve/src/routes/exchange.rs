@@ -18,11 +18,10 @@ use super::{
 use crate::{
     app::App,
     metrics::Protocol,
-    problem::{Dialect, Problem},
+    problem::{Dialect, Problem, RUN_FUNCTION_FAILED, run_function_failed},
     trace::RequestSpan,
 };
 
-const RUN_FUNCTION_FAILED: HeaderName = HeaderName::from_static("x-ms-run-function-failed");
 const RUN_EXEC_MS: HeaderName = HeaderName::from_static("x-ms-run-fn-exec-ms");
 
 /// An answer in full, before compression.
@@ -40,19 +39,17 @@ impl Answer {
         Self { status: StatusCode::OK, headers, body: body.into() }
     }
 
-    /// Says how the user's function fared, as Azure ML's clients read it.
-    pub(crate) fn run(mut self, failed: bool, run_time: Option<Duration>) -> Self {
-        self.headers.insert(RUN_FUNCTION_FAILED, run_function_failed(failed));
+    /// Says how the user's function fared, where that is for us to say.
+    pub(crate) fn run(mut self, failed: Option<bool>, run_time: Option<Duration>) -> Self {
+        if let Some(failed) = failed {
+            self.headers.insert(RUN_FUNCTION_FAILED, run_function_failed(failed));
+        }
         if let Some(time) = run_time {
             let text = format!("{:.3}", time.as_secs_f64() * 1000.0);
             self.headers.insert(RUN_EXEC_MS, text.parse().unwrap_or(HeaderValue::from_static("0.000")));
         }
         self
     }
-}
-
-fn run_function_failed(failed: bool) -> HeaderValue {
-    HeaderValue::from_static(if failed { "True" } else { "False" })
 }
 
 /// A request in flight. Dropped without an answer, it counts as cancelled by its caller.
@@ -115,7 +112,7 @@ impl Exchange {
 
     /// Sends the answer, or the problem in the protocol's dialect.
     pub(crate) async fn finish(mut self, result: Result<Answer, Problem>, dialect: Dialect) -> Response {
-        let mut response = match result {
+        let response = match result {
             Ok(Answer { status, mut headers, mut body }) => {
                 if self.accept != Encoding::Identity
                     && !headers.contains_key(header::CONTENT_ENCODING)
@@ -135,18 +132,10 @@ impl Exchange {
             }
             Err(problem) => {
                 self.log(&problem);
-                let mut response = problem.response(dialect);
-                if dialect == Dialect::Score {
-                    let failed = problem.class == ErrorClass::Script
-                        || (problem.class == ErrorClass::Timeout && problem.status().is_server_error());
-                    response.headers_mut().insert(RUN_FUNCTION_FAILED, run_function_failed(failed));
-                }
-                response
+                problem.response(dialect)
             }
         };
         self.close(response.status().as_u16());
-        // The ids are written by the front, which made them.
-        response.extensions_mut().clear();
         response
     }
 

@@ -3,9 +3,8 @@
 use std::{convert::Infallible, sync::Arc};
 
 use axum::{Router, body::Body, response::Response};
-use http::{HeaderName, HeaderValue, Request, Version, header};
+use http::{HeaderName, HeaderValue, Request, StatusCode, Version, header};
 use tower::ServiceExt;
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use super::ids::RequestIds;
 use crate::{app::App, problem::Dialect};
@@ -20,34 +19,29 @@ pub(crate) async fn front(
     mut request: Request<Body>,
 ) -> Result<Response, Infallible> {
     let kept = request.version() <= Version::HTTP_11;
-    let mut response = match RequestIds::of(request.headers()) {
-        Ok(ids) => {
+    let allowed = app.cors().and_then(|cors| cors.allow(&request));
+    let (ids, refused) = RequestIds::of(request.headers());
+    let mut response = match refused {
+        Some(problem) => problem.response(Dialect::Score),
+        None => {
             request.extensions_mut().insert(ids.clone());
-            let mut response = router.oneshot(request).await?;
-            ids.write(response.headers_mut());
-            response
+            router.oneshot(request).await?
         }
-        Err(problem) => problem.response(Dialect::Score),
     };
+    let found = response.status() != StatusCode::NOT_FOUND;
+    let headers = response.headers_mut();
+    ids.write(headers);
+    if let Some(allowed) = allowed
+        && found
+    {
+        allowed.write(headers);
+    }
     if app.config().server_version_header {
-        response.headers_mut().insert(SERVER_VERSION, VERSION);
+        headers.insert(SERVER_VERSION, VERSION);
     }
     if kept && app.draining() {
         // Lets a kept connection end with this answer instead of with a reset.
-        response.headers_mut().entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
+        headers.entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
     }
     Ok(response)
-}
-
-/// CORS for these origins; `*` allows any. `None` where there are none.
-pub(crate) fn cors(origins: &[String]) -> Option<CorsLayer> {
-    if origins.is_empty() {
-        return None;
-    }
-    let origin = if origins.iter().any(|origin| origin == "*") {
-        AllowOrigin::any()
-    } else {
-        AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse::<HeaderValue>().ok()))
-    };
-    Some(CorsLayer::new().allow_origin(origin).allow_methods(Any).allow_headers(Any).expose_headers(Any))
 }

@@ -2,6 +2,7 @@
 
 mod body;
 mod compress;
+mod cors;
 mod exchange;
 mod front;
 mod ids;
@@ -20,6 +21,7 @@ use axum::{
 use moorline_core::ErrorClass;
 
 pub(crate) use body::read_body;
+pub(crate) use cors::Cors;
 pub(crate) use exchange::{Answer, Exchange};
 pub(crate) use front::front;
 pub(crate) use oip::{named, scripted};
@@ -32,7 +34,7 @@ use crate::{
 
 /// Every route of the data port.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let routes = Router::new()
+    Router::new()
         .route("/", get(root))
         .route("/score", any(score::score))
         .route("/swagger.json", get(swagger::swagger))
@@ -49,13 +51,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v2/models/{model}/versions/{version}/ready", get(oip::model_ready))
         .route("/v2/models/{model}/versions/{version}/infer", post(oip::infer))
         .route(grpc::ROUTE, post(grpc::call))
-        .fallback(async || Problem::new(ErrorClass::NotFound, "Not found").response(Dialect::Score))
-        .method_not_allowed_fallback(async || method_not_allowed())
-        .with_state(Arc::clone(&app));
-    match front::cors(&app.config().cors_origins) {
-        Some(cors) => routes.layer(cors),
-        None => routes,
-    }
+        .fallback(async || {
+            let message = "The requested URL was not found on the server. If you entered the URL manually please check \
+                           your spelling and try again.";
+            Problem::new(ErrorClass::NotFound, message).response(Dialect::Score)
+        })
+        .method_not_allowed_fallback(async || method_not_allowed().response(Dialect::Score))
+        .with_state(app)
 }
 
 /// Azure ML's liveness route: 200 once the model is loaded.
@@ -66,8 +68,8 @@ async fn root(axum::extract::State(app): axum::extract::State<Arc<App>>) -> Resp
     }
 }
 
-fn method_not_allowed() -> Response {
-    Problem::new(ErrorClass::Unsupported, "Method not allowed")
+/// What every route says to a method that it does not know; the words are Flask's.
+fn method_not_allowed() -> Problem {
+    Problem::new(ErrorClass::Unsupported, "The method is not allowed for the requested URL.")
         .with_status(http::StatusCode::METHOD_NOT_ALLOWED)
-        .response(Dialect::Score)
 }

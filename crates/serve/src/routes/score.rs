@@ -4,26 +4,24 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     extract::{Request, State},
-    response::Response,
+    response::{Html, IntoResponse, Response},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
-use moorline_core::{ErrorClass, Script, ScriptCall, ScriptError, ScriptRoute};
+use moorline_core::{ErrorClass, Script, ScriptCall, ScriptError, ScriptRoute, ScriptStyle};
 
 use super::{Answer, Exchange, method_not_allowed, read_body};
 use crate::{
     app::{App, Backend},
     codec::score::{self, Door},
     metrics::Protocol,
-    problem::{Dialect, Problem},
+    problem::{Dialect, Problem, RUN_FUNCTION_FAILED, run_function_failed},
     sessions::Sessions,
 };
 
 pub(crate) async fn score(State(app): State<Arc<App>>, request: Request) -> Response {
-    match *request.method() {
-        Method::OPTIONS => return Response::default(),
-        Method::GET | Method::HEAD | Method::POST => {}
-        _ => return method_not_allowed(),
+    if let Some(response) = before_scoring(&app, request.method()) {
+        return response;
     }
     let exchange = Exchange::begin(&app, Protocol::Score, request.headers(), request.extensions());
     let result = async {
@@ -31,8 +29,7 @@ pub(crate) async fn score(State(app): State<Arc<App>>, request: Request) -> Resp
             Backend::Model(sessions) if request.method() == Method::POST => {
                 score_model(&app, &exchange, sessions, request, Door::Score).await
             }
-            Backend::Model(_) => Err(Problem::new(ErrorClass::Unsupported, "Method not allowed")
-                .with_status(StatusCode::METHOD_NOT_ALLOWED)),
+            Backend::Model(_) => Err(method_not_allowed()),
             Backend::Script(script) => {
                 score_script(&app, &exchange, script.as_ref(), request, ScriptRoute::Score).await
             }
@@ -40,6 +37,38 @@ pub(crate) async fn score(State(app): State<Arc<App>>, request: Request) -> Resp
     }
     .await;
     exchange.finish(result, Dialect::Score).await
+}
+
+/// Answers what is not to be scored: a method that is not offered, and OPTIONS unless the script wants to see it.
+fn before_scoring(app: &App, method: &Method) -> Option<Response> {
+    let raw_http = app.served().is_ok_and(|served| match &served.backend {
+        Backend::Script(script) => script.info().style == ScriptStyle::RawHttp,
+        Backend::Model(_) => false,
+    });
+    match *method {
+        Method::GET | Method::POST => None,
+        Method::OPTIONS | Method::HEAD if raw_http => None,
+        Method::OPTIONS => {
+            let mut response = Html("").into_response();
+            response.headers_mut().insert(RUN_FUNCTION_FAILED, run_function_failed(false));
+            Some(response)
+        }
+        // The one method that Azure ML's server refuses in its own words.
+        Method::HEAD => Some(
+            Problem::new(ErrorClass::Unsupported, "Method not allowed")
+                .with_status(StatusCode::METHOD_NOT_ALLOWED)
+                .response(Dialect::Score),
+        ),
+        _ => Some(method_not_allowed().response(Dialect::Score)),
+    }
+}
+
+/// Whether a plain script gets an empty text for this body, as Flask leaves it of a form.
+fn is_form(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(http::header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    media_type.eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
+        || media_type.eq_ignore_ascii_case(b"multipart/form-data")
 }
 
 /// Scores a JSON body that came through `door` with the engine.
@@ -62,7 +91,7 @@ pub(super) async fn score_model(
         .map_err(|problem| name_limit(app, problem))?;
     drop(permit);
     exchange.ran(admitted, scored.started, scored.run_time);
-    Ok(Answer::json(score::encode(&scored.outputs, decoded.style)).run(false, Some(scored.run_time)))
+    Ok(Answer::json(score::encode(&scored.outputs, decoded.style)).run(Some(false), Some(scored.run_time)))
 }
 
 /// A timeout's message names the limit that it passed.
@@ -82,7 +111,10 @@ pub(super) async fn score_script(
     route: ScriptRoute,
 ) -> Result<Answer, Problem> {
     let (parts, body) = request.into_parts();
-    let (body, share) = read_body(app, &parts.headers, body).await?;
+    let (mut body, share) = read_body(app, &parts.headers, body).await?;
+    if script.info().style == ScriptStyle::Plain && is_form(&parts.headers) {
+        body = Bytes::new();
+    }
     let admitted = Instant::now();
     let permit = app.admission().admit(exchange.deadline()).await?;
     let scoring_deadline = Instant::now() + app.config().scoring_timeout;

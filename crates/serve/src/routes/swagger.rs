@@ -7,12 +7,12 @@ use axum::{
     extract::{Query, State},
     response::{IntoResponse, Response},
 };
-use http::header;
+use http::{HeaderValue, header};
 use moorline_core::ErrorClass;
 
 use crate::{
     app::App,
-    problem::{Dialect, Problem},
+    problem::{Dialect, Problem, RUN_FUNCTION_FAILED, run_function_failed},
     swagger::{SwaggerVersion, SwaggerVersionError},
 };
 
@@ -23,7 +23,13 @@ pub(crate) async fn swagger(
     let version = query.get("version").map_or("2", String::as_str);
     let found = app.served().and_then(|served| document(&served.swagger, version));
     match found {
-        Ok(document) => ([(header::CONTENT_TYPE, "application/json")], document.clone()).into_response(),
+        Ok(document) => {
+            let headers = [
+                (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+                (RUN_FUNCTION_FAILED, run_function_failed(false)),
+            ];
+            (headers, document.clone()).into_response()
+        }
         Err(problem) => problem.response(Dialect::Score),
     }
 }
