@@ -46,7 +46,9 @@ mod ort {
         match OrtEngine::new(search()).check() {
             Ok(()) => true,
             Err(error) => {
-                writeln!(std::io::stderr(), "SKIPPED, nothing of engine `ort` was tested: {error}").unwrap();
+                let mut stderr = std::io::stderr();
+                writeln!(stderr, "SKIPPED, nothing of engine `ort` was tested: {error}")
+                    .expect("stderr is open");
                 false
             }
         }

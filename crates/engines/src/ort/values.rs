@@ -110,7 +110,7 @@ pub(super) fn take(spec: &TensorSpec, value: &DynValue) -> Result<Value, String>
             .map(|element| take_tensor(spec.data_type, element))
             .collect::<Result<_, _>>()
             .map(Value::Sequence),
-        ValueKind::Maps { key } => take_maps(key, spec.data_type, value).map(Value::Maps),
+        ValueKind::Maps { key } => take_maps(*key, spec.data_type, value).map(Value::Maps),
     }
 }
 
@@ -142,7 +142,7 @@ fn take_tensor(data_type: DataType, value: &DynValue) -> Result<Tensor, String> 
 }
 
 /// A sequence of maps, or one map, as a table. Every row must have the keys of the first, in any order.
-fn take_maps(key: &DataType, data_type: DataType, value: &DynValue) -> Result<Maps, String> {
+fn take_maps(key: DataType, data_type: DataType, value: &DynValue) -> Result<Maps, String> {
     let rows = match value.dtype() {
         ValueType::Map { .. } => None,
         _ => Some(elements(value)?),

@@ -73,8 +73,8 @@ fn wrong(node: &NodeProto, graph: &GraphProto) -> Option<String> {
                 .any(|raw| [Int8, Int16, Int32, Int64].contains(&raw));
             signed.then(|| "inputs of signed integers".to_owned())
         }
-        // It leaves out the factor before the exponential.
-        "Celu" => attribute(node, "alpha")
+        // The factor is left out: before the exponential of the one, before the logistic function of the other.
+        "Celu" | "Swish" => attribute(node, "alpha")
             .is_some_and(|alpha| alpha.f != 1.0)
             .then(|| "attribute `alpha` other than 1".to_owned()),
         "SpaceToDepth" => {
@@ -106,16 +106,13 @@ fn other_activations(node: &NodeProto) -> bool {
 /// The element type that the file states for a value.
 fn declared_type(graph: &GraphProto, name: &str) -> Option<RawType> {
     let initializer = graph.initializer.iter().find(|initializer| initializer.name == name);
-    let raw = match initializer {
-        Some(initializer) => initializer.data_type,
-        None => {
-            let mut infos = graph.input.iter().chain(&graph.value_info).chain(&graph.output);
-            let info = infos.find(|info| info.name == name)?;
-            match info.r#type.as_ref()?.value.as_ref()? {
-                type_proto::Value::TensorType(tensor) => tensor.elem_type,
-            }
-        }
+    let declared = || {
+        let mut infos = graph.input.iter().chain(&graph.value_info).chain(&graph.output);
+        let type_proto::Value::TensorType(tensor) =
+            infos.find(|info| info.name == name)?.r#type.as_ref()?.value.as_ref()?;
+        Some(tensor.elem_type)
     };
+    let raw = initializer.map(|initializer| initializer.data_type).or_else(declared)?;
     RawType::try_from(raw).ok()
 }
 
@@ -169,6 +166,7 @@ mod tests {
             (node("Attention", [int("left_window_size", 2)]), "`left_window_size`"),
             (cached, "`is_causal` and input `past_key`"),
             (node("Celu", [float("alpha", 2.0)]), "`alpha`"),
+            (node("Swish", [float("alpha", 0.5)]), "`alpha`"),
             (node("SpaceToDepth", [text("mode", "CRD")]), "`mode` = CRD"),
         ];
         for (node, expected) in cases {

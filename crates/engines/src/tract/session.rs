@@ -95,12 +95,12 @@ impl TractSession {
     /// Runs the plan for exact sizes. An error says whether there was such a plan.
     fn run_exact(&mut self, key: PlanKey, inputs: TVec<TValue>) -> Result<TVec<TValue>, (String, bool)> {
         let known = self.exact.iter().position(|(known, _)| *known == key);
-        let mut entry = match known.and_then(|position| self.exact.remove(position)) {
-            Some(entry) => entry,
-            None => {
-                let plan = self.shared.exact(&key).map_err(|reason| (reason, false))?;
-                (key, Scratch::new(plan))
-            }
+        let known = known.and_then(|position| self.exact.remove(position));
+        let mut entry = if let Some(entry) = known {
+            entry
+        } else {
+            let plan = self.shared.exact(&key).map_err(|reason| (reason, false))?;
+            (key, Scratch::new(plan))
         };
         let result = entry.1.run(inputs).map_err(|reason| (reason, true));
         // A plan that failed says nothing for its sizes over the plan for any.
