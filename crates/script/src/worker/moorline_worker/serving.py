@@ -7,7 +7,7 @@ from time import perf_counter_ns
 
 from . import channel, console, contract
 from .channel import BATCH, CALL, ITEM, LENGTH, TEXT
-from .response import BadInput, UNEXPECTED_INTERNAL, encode_json, problem
+from .response import BadInput, UNEXPECTED_INTERNAL, encode_json, encode_structure, problem
 
 _STARTED = struct.Struct("<Q")
 _RECALLED = struct.Struct("<QQ")
@@ -111,9 +111,11 @@ class Server:
             timeouts.armed = False
             return channel.reply_parts(sequence, contract.script_failed(error))
         spent = perf_counter_ns() - start
-        if type(value) in _DATA:
+        kind = type(value)
+        if kind in _DATA:
+            encode = encode_structure if kind is dict or kind is list else encode_json
             try:
-                data = encode_json(value).encode()
+                data = encode(value).encode()
             except Exception as error:
                 console.report("what run() returned cannot be encoded", error)
                 return channel.reply_parts(sequence, problem(500, UNEXPECTED_INTERNAL))
