@@ -69,7 +69,7 @@ impl LoadedModel for OrtModel {
 ///
 /// Every session has its own copy of the weights. ONNX Runtime shares prepacked weights between sessions only for
 /// initializers that the caller hands over as values, so that we would have to read every model's weights ourselves,
-/// in all the forms that the format has. Fewer sessions (`--sessions`) with more threads are the way to save memory.
+/// in all the forms that the format has. Fewer sessions with more threads are the way to save memory.
 fn open(environment: &Environment, model: &ModelFiles) -> Result<RawSession, EngineError> {
     guarded(|| {
         RawSession::builder(environment)?
