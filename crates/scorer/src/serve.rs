@@ -55,7 +55,7 @@ async fn serve(settings: Settings, release: LoadedRelease, environment: Environm
         "listening"
     );
 
-    let (stop, cut) = (signals(1)?, signals(2)?);
+    let (stop, cut, hurry) = (signals(1)?, signals(2)?, signals(2)?);
     let (failed, failure) = tokio::sync::oneshot::channel();
     let loading = tokio::spawn(load(Arc::clone(&app), settings, release, environment, failed));
     let mut result = Ok(());
@@ -73,7 +73,11 @@ async fn serve(settings: Settings, release: LoadedRelease, environment: Environm
     // A load that is still under way is given up with the process; a pool is ended so that no worker outlives us.
     loading.abort();
     if let Ok(Some(pool)) = loading.await {
-        pool.shutdown().await;
+        // Dropping the pool kills what does not leave in time for a person in a hurry.
+        tokio::select! {
+            () = pool.shutdown() => {}
+            () = hurry => {}
+        }
     }
     let traced = Arc::clone(&app);
     tokio::task::spawn_blocking(move || traced.shutdown_tracing()).await?;

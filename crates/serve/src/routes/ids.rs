@@ -28,7 +28,7 @@ impl RequestIds {
     pub(crate) fn of(headers: &HeaderMap) -> (Self, Option<Problem>) {
         let mut refused = None;
         let mut take = |name: &HeaderName, refusal: &str| match headers.get(name) {
-            Some(value) if value.len() > MAX_LENGTH => {
+            Some(_) if too_long(headers, name) => {
                 refused.get_or_insert_with(|| {
                     Problem::new(ErrorClass::InvalidInput, refusal)
                         .with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -49,8 +49,12 @@ impl RequestIds {
         };
         // Either of the other two stands for both.
         let client = client.or_else(|| ms.clone());
+        // The request's id stands in for one that is not there, not for one that is refused.
+        let stand_in = request
+            .clone()
+            .filter(|_| !too_long(headers, &MS_REQUEST_ID) && !too_long(headers, &CLIENT_REQUEST_ID));
         let ids = Self {
-            ms_request: ms.or_else(|| client.clone()).or_else(|| request.clone()),
+            ms_request: ms.or_else(|| client.clone()).or(stand_in),
             client,
             trace: headers.get(TRACE_ID).cloned(),
             request,
@@ -78,6 +82,10 @@ impl RequestIds {
             }
         }
     }
+}
+
+fn too_long(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get(name).is_some_and(|value| value.len() > MAX_LENGTH)
 }
 
 fn new_id() -> HeaderValue {
@@ -123,5 +131,7 @@ mod tests {
         assert_eq!(refused.unwrap().status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
         assert!(!out.contains_key("x-request-id"));
         assert_eq!(out["x-ms-request-id"], "m");
+        let (out, refused) = answered(&[("x-ms-client-request-id", &"a".repeat(101))]);
+        assert!(refused.is_some() && !out.contains_key("x-ms-request-id"));
     }
 }

@@ -4,7 +4,7 @@ import json
 from time import perf_counter_ns
 
 from . import console
-from .request import Headers, Request, is_json_type, parse_options, parse_query
+from .request import Headers, AMLRequest, is_json_type, parse_options, parse_query
 from .response import BadInput, UNEXPECTED_INTERNAL, UNEXPECTED_IN_SCRIPT, problem, to_reply
 
 
@@ -102,7 +102,7 @@ class RawInput:
         self.name = script.parameters[0].name
 
     def arguments(self, call):
-        return {self.name: Request(call.method, call.target, call.headers, call.body)}
+        return {self.name: AMLRequest(call.method, call.target, call.headers, call.body)}
 
 
 _INPUTS = {"plain": PlainInput, "schema": SchemaInput, "rawhttp": RawInput}

@@ -11,7 +11,7 @@ import types
 
 from . import request, response
 
-_REQUEST = {"AMLRequest": request.Request, "rawhttp": request.rawhttp}
+_REQUEST = {"AMLRequest": request.AMLRequest, "rawhttp": request.rawhttp}
 _RESPONSE = {"AMLResponse": response.AMLResponse}
 
 # Always ours.

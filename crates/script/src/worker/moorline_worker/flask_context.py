@@ -8,7 +8,7 @@ import os
 import sys
 from io import BytesIO
 
-from .request import Request
+from .request import AMLRequest
 
 
 class FlaskContexts:
@@ -21,7 +21,7 @@ class FlaskContexts:
             instance_path=os.path.join(app_root, "instance"),
             static_folder=None,
         )
-        self._app.url_map.add(self._app.url_rule_class("/score", endpoint=Request.endpoint))
+        self._app.url_map.add(self._app.url_rule_class("/score", endpoint=AMLRequest.endpoint))
 
     def request(self, call):
         """To be entered around `run`, and around the encoding of what it returned."""
@@ -39,7 +39,7 @@ def contexts(app_root):
 
 
 def _environ(call):
-    environ = Request(call.method, call.target, call.headers, call.body).environ
+    environ = AMLRequest(call.method, call.target, call.headers, call.body).environ
     host, _, port = environ.get("HTTP_HOST", "localhost").partition(":")
     environ.update(
         {
@@ -48,7 +48,7 @@ def _environ(call):
             "SERVER_NAME": host,
             "SERVER_PORT": port or "80",
             "SERVER_PROTOCOL": "HTTP/1.1",
-            "REMOTE_ADDR": Request.remote_addr,
+            "REMOTE_ADDR": AMLRequest.remote_addr,
             "CONTENT_LENGTH": str(len(call.body)),
             "wsgi.version": (1, 0),
             "wsgi.input": BytesIO(call.body),

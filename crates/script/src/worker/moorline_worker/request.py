@@ -282,7 +282,7 @@ class _Accepted(list):
         return "application/json" in self
 
 
-class Request:
+class AMLRequest:
     """One HTTP request, as Flask would show it."""
 
     endpoint = "main.handle_score"
