@@ -251,6 +251,7 @@ fn serve_config(settings: &Settings, release: &LoadedRelease, environment: &Envi
             .max_concurrent_requests
             .or(requests.max_concurrent_requests_per_instance)
             .unwrap_or(DEFAULT_CONCURRENT_REQUESTS),
+        inline_limit: Duration::from_micros(settings.engine.inline_below_us),
         max_queue_length: bounds.max_queue_length,
         max_queue_wait: millis(bounds.max_queue_wait_ms, requests.max_queue_wait_ms),
         request_timeout: millis(bounds.request_timeout_ms, requests.request_timeout_ms),

@@ -172,6 +172,9 @@ pub(crate) struct EngineOptions {
     /// Threads inside one run [default: the release's, else by --optimize-for]
     #[arg(long, env = "MOORLINE_THREADS", value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
+    /// Runs that take less of late skip the hand-over to a session's thread, which would take longer; 0: none does
+    #[arg(long, env = "MOORLINE_INLINE_BELOW_US", default_value_t = 50, value_name = "MICROSECONDS")]
+    pub(crate) inline_below_us: u64,
     /// Rows of one batch at most; turns dynamic batching on [default: the release's, else off]
     #[arg(long, env = "MOORLINE_MAX_BATCH_SIZE", value_name = "ROWS")]
     pub(crate) max_batch_size: Option<NonZeroUsize>,

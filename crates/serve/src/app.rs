@@ -102,7 +102,8 @@ impl App {
         for _ in 0..sessions {
             ready.push(session(model, warm_up)?);
         }
-        let sessions = Sessions::start(model.signature(), ready, batching, Arc::clone(&self.metrics))?;
+        let limit = self.config.inline_limit;
+        let sessions = Sessions::start(model.signature(), ready, batching, limit, Arc::clone(&self.metrics))?;
         let service = Service {
             name: &name.service,
             version: &name.service_version,

@@ -20,6 +20,8 @@ pub struct ServeConfig {
     pub max_connections: usize,
     /// Requests scored at one time; more of them wait.
     pub max_concurrent_requests: NonZeroUsize,
+    /// Runs of a model that are shorter than this may stay on the thread that read the request; zero: none may.
+    pub inline_limit: Duration,
     /// Requests that wait; more of them are refused.
     pub max_queue_length: usize,
     /// How long a request may wait; `None` waits until its deadline.

@@ -1,5 +1,8 @@
-//! The engine's threads: each owns a session and takes batches from one queue, so that inference never runs on the
-//! async runtime. Dropping the pool stops and joins them.
+//! The sessions of a model and the threads that run them. A thread takes a batch from the queue and a free session, so
+//! that inference does not run on the async runtime; runs that are known to be shorter than the hand-over may stay
+//! there ([`pace`]). Dropping the pool stops and joins the threads.
+
+mod pace;
 
 use std::{
     fmt,
@@ -15,6 +18,7 @@ use moorline_core::{
 };
 use tokio::sync::oneshot;
 
+use self::pace::Pace;
 use crate::{metrics::Metrics, problem::Problem};
 
 /// An answer of the engine and where its time went.
@@ -61,6 +65,8 @@ impl Item for Job {
 
 struct Queue {
     batcher: Batcher<Job>,
+    /// Those that run nothing now.
+    sessions: Vec<Box<dyn Session>>,
     /// Threads asleep on the condition; without any, pushing makes no system call.
     idle: usize,
     closed: bool,
@@ -70,6 +76,7 @@ struct Shared {
     queue: Mutex<Queue>,
     arrived: Condvar,
     metrics: Arc<Metrics>,
+    pace: Pace,
     batched: bool,
 }
 
@@ -92,25 +99,26 @@ impl Sessions {
         signature: &Signature,
         sessions: Vec<Box<dyn Session>>,
         batching: Option<&BatchSettings>,
+        inline_limit: Duration,
         metrics: Arc<Metrics>,
     ) -> Result<Self, EngineError> {
+        let count = sessions.len();
+        let queue = Queue { batcher: Batcher::new(batching), sessions, idle: 0, closed: false };
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue { batcher: Batcher::new(batching), idle: 0, closed: false }),
+            queue: Mutex::new(queue),
             arrived: Condvar::new(),
             metrics,
+            pace: Pace::new(inline_limit),
             batched: batching.is_some(),
         });
         // The pool exists before its threads, so that a failure half-way stops those that run.
-        let mut pool = Self {
-            shared,
-            threads: Vec::with_capacity(sessions.len()),
-            signature: Arc::new(signature.clone()),
-        };
-        for (index, session) in sessions.into_iter().enumerate() {
+        let mut pool =
+            Self { shared, threads: Vec::with_capacity(count), signature: Arc::new(signature.clone()) };
+        for index in 0..count {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new()
                 .name(format!("session-{index}"))
-                .spawn(move || work(&shared, session))
+                .spawn(move || work(&shared))
                 .map_err(|error| EngineError::Run { engine: "sessions", reason: error.to_string() })?;
             pool.threads.push(thread);
         }
@@ -121,8 +129,15 @@ impl Sessions {
         &self.signature
     }
 
-    /// Runs one request. Dropping the future takes it out of the queue, or lets its answer go unheard.
+    /// Runs one request: here, where runs are short, a session is free and nobody waits; else on a session's thread.
+    /// Dropping the future takes it out of the queue, or lets its answer go unheard.
     pub(crate) async fn run(&self, inputs: Tensors, deadline: Option<Instant>) -> Result<Scored, Problem> {
+        if let Some(mut session) = self.shared.session_for(&inputs) {
+            self.shared.metrics.record_wait(Duration::ZERO);
+            let result = run(&self.shared, session.as_mut(), inputs, 1);
+            self.shared.give_back(session);
+            return result;
+        }
         let (reply, answer) = oneshot::channel();
         let rows = if self.shared.batched { rows(&inputs)? } else { 1 };
         let job = Job { inputs, rows, arrived: Instant::now(), deadline, reply };
@@ -139,6 +154,25 @@ impl Sessions {
                 .await
                 .unwrap_or_else(|_| Err(deadline_passed())),
             None => answer.await,
+        }
+    }
+}
+
+impl Shared {
+    /// A free session for a short run; none where requests are gathered into batches or wait already.
+    fn session_for(&self, inputs: &Tensors) -> Option<Box<dyn Session>> {
+        if self.batched || !self.pace.is_short(inputs) {
+            return None;
+        }
+        let mut queue = lock(&self.queue);
+        if queue.batcher.is_empty() { queue.sessions.pop() } else { None }
+    }
+
+    fn give_back(&self, session: Box<dyn Session>) {
+        let mut queue = lock(&self.queue);
+        queue.sessions.push(session);
+        if !queue.batcher.is_empty() && queue.idle > 0 {
+            self.arrived.notify_one();
         }
     }
 }
@@ -189,8 +223,8 @@ fn rows(inputs: &Tensors) -> Result<usize, Problem> {
 }
 
 /// One thread's life: batches until the queue is closed and empty.
-fn work(shared: &Shared, mut session: Box<dyn Session>) {
-    while let Some(batch) = next_batch(shared) {
+fn work(shared: &Shared) {
+    while let Some((mut session, batch)) = next_batch(shared) {
         let now = Instant::now();
         let mut live = Vec::with_capacity(batch.len());
         for job in batch {
@@ -204,37 +238,41 @@ fn work(shared: &Shared, mut session: Box<dyn Session>) {
                 live.push(job);
             }
         }
-        match live.len() {
-            0 => {}
-            1 => {
-                for job in live {
-                    run_alone(shared, session.as_mut(), job);
-                }
+        if live.len() > 1 {
+            run_together(shared, session.as_mut(), live);
+        } else {
+            for job in live {
+                run_alone(shared, session.as_mut(), job);
             }
-            _ => run_together(shared, session.as_mut(), live),
         }
+        shared.give_back(session);
     }
 }
 
-/// The next batch, or `None` once the queue is closed; what then waits is answered by dropping it.
-fn next_batch(shared: &Shared) -> Option<Vec<Job>> {
+/// The next batch and a session for it, or `None` once the queue is closed; what then waits is answered by dropping it.
+fn next_batch(shared: &Shared) -> Option<(Box<dyn Session>, Vec<Job>)> {
     let mut queue = lock(&shared.queue);
     loop {
         if queue.closed {
             queue.batcher.drain();
             return None;
         }
-        let wait = match queue.batcher.take(Instant::now()) {
-            Take::Batch(batch) => {
-                // A push wakes one thread; what it left behind is passed on to the next.
-                if !queue.batcher.is_empty() && queue.idle > 0 {
-                    shared.arrived.notify_one();
+        let mut wait = None;
+        // Whoever gives a session back wakes a thread if something waits.
+        if let Some(session) = queue.sessions.pop() {
+            match queue.batcher.take(Instant::now()) {
+                Take::Batch(batch) => {
+                    // A push wakes one thread; what it left behind is passed on to the next.
+                    if !queue.batcher.is_empty() && queue.idle > 0 {
+                        shared.arrived.notify_one();
+                    }
+                    return Some((session, batch));
                 }
-                return Some(batch);
+                Take::WaitUntil(until) => wait = Some(until.saturating_duration_since(Instant::now())),
+                Take::Empty => {}
             }
-            Take::WaitUntil(until) => Some(until.saturating_duration_since(Instant::now())),
-            Take::Empty => None,
-        };
+            queue.sessions.push(session);
+        }
         queue.idle += 1;
         queue = match wait {
             Some(wait) => shared.arrived.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0,
@@ -245,20 +283,25 @@ fn next_batch(shared: &Shared) -> Option<Vec<Job>> {
 }
 
 /// Runs the session; a panic in an engine is an error of this run, not the end of the thread.
-fn run(session: &mut dyn Session, inputs: Tensors) -> Result<Tensors, EngineError> {
+fn guarded(session: &mut dyn Session, inputs: Tensors) -> Result<Tensors, EngineError> {
     catch_unwind(AssertUnwindSafe(|| session.run(inputs))).unwrap_or_else(|_| {
         Err(EngineError::Run { engine: "session", reason: "it panicked; the log has the place".to_owned() })
     })
 }
 
-fn run_alone(shared: &Shared, session: &mut dyn Session, job: Job) {
+/// One run for one request of `rows` rows.
+fn run(shared: &Shared, session: &mut dyn Session, inputs: Tensors, rows: usize) -> Result<Scored, Problem> {
     let started = Instant::now();
-    let result = run(session, job.inputs);
+    let result = guarded(session, inputs);
     let run_time = started.elapsed();
+    shared.pace.record(run_time);
     shared.metrics.record_run(run_time);
-    shared.metrics.record_batch(job.rows);
-    let _ =
-        job.reply.send(result.map(|outputs| Scored { outputs, started, run_time }).map_err(Problem::from));
+    shared.metrics.record_batch(rows);
+    Ok(Scored { outputs: result?, started, run_time })
+}
+
+fn run_alone(shared: &Shared, session: &mut dyn Session, job: Job) {
+    let _ = job.reply.send(run(shared, session, job.inputs, job.rows));
 }
 
 /// Runs a batch; where it fails as a whole, each item is run alone, so that a bad one fails alone.
@@ -267,7 +310,7 @@ fn run_together(shared: &Shared, session: &mut dyn Session, jobs: Vec<Job>) {
     let started = Instant::now();
     let outputs = stack(&jobs.iter().map(|job| &job.inputs).collect::<Vec<_>>())
         .map_err(|error| error.to_string())
-        .and_then(|inputs| run(session, inputs).map_err(|error| error.to_string()))
+        .and_then(|inputs| guarded(session, inputs).map_err(|error| error.to_string()))
         .and_then(|outputs| split(outputs, &rows).map_err(|error| error.to_string()));
     let run_time = started.elapsed();
     match outputs {

@@ -8,10 +8,19 @@ use moorline_testkit::{FakeEngine, Gate, fixture, named, numbers, numbers_of};
 use super::*;
 
 fn sessions(engine: &FakeEngine, count: usize, batching: Option<&BatchSettings>) -> Sessions {
+    sessions_below(engine, count, batching, Duration::ZERO)
+}
+
+fn sessions_below(
+    engine: &FakeEngine,
+    count: usize,
+    batching: Option<&BatchSettings>,
+    inline_limit: Duration,
+) -> Sessions {
     let model = engine.load(&ModelFiles { path: fixture("double.onnx"), threads: 1 }).unwrap();
     let ready = (0..count).map(|_| model.session().unwrap()).collect();
     let metrics = Arc::new(Metrics::new("e", "d").unwrap());
-    Sessions::start(model.signature(), ready, batching, metrics).unwrap()
+    Sessions::start(model.signature(), ready, batching, inline_limit, metrics).unwrap()
 }
 
 fn batches_of(max_size: usize, max_delay_us: u64) -> BatchSettings {
@@ -132,4 +141,25 @@ async fn rows_that_differ_between_inputs_are_refused_where_batches_are_made() {
     let refused = sessions.run(uneven, None).await.unwrap_err();
     assert_eq!(refused.class, ErrorClass::InvalidInput);
     assert!(refused.message.contains("`z`"), "{}", refused.message);
+}
+
+#[tokio::test]
+async fn short_runs_stay_here_and_the_rest_finds_a_thread() {
+    let sessions = sessions_below(&FakeEngine::new().fail_on(13.0), 1, None, Duration::from_secs(1));
+    // Trust is earned on the thread.
+    for _ in 0..30 {
+        assert_eq!(doubled(&sessions.run(row(1.0), None).await.unwrap()), 2.0);
+    }
+    let here = |inputs: &Tensors| sessions.shared.session_for(inputs);
+    let session = here(&row(1.0)).expect("runs are short and the session is free");
+    // The only session is away: what comes now waits for it in the queue, and nobody overtakes.
+    let waiting = sessions.run(row(2.0), None);
+    let rest = async {
+        until(|| lock(&sessions.shared.queue).batcher.len() == 1).await;
+        assert!(here(&row(3.0)).is_none());
+        sessions.shared.give_back(session);
+    };
+    assert_eq!(doubled(&tokio::join!(waiting, rest).0.unwrap()), 4.0);
+    assert_eq!(sessions.run(row(13.0), None).await.unwrap_err().class, ErrorClass::Script);
+    assert_eq!(doubled(&sessions.run(row(3.0), None).await.unwrap()), 6.0);
 }
