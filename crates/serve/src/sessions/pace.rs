@@ -12,34 +12,48 @@ use moorline_core::{Tensors, Value, with_elements};
 
 /// A larger request may take longer than those that were measured.
 const MOST_ELEMENTS: usize = 4096;
-/// One long run counts as this many limits at the most: then a dozen short ones make up for it.
-const LONGEST: u64 = 4;
+/// A run counts as this many limits at the most, so that one that the scheduler interrupted does not outweigh many.
+const MOST_LIMITS: u64 = 4;
+/// No interruption explains a run of this many limits: the model itself takes long.
+const TOO_MANY_LIMITS: u64 = 400;
+/// The weight of one run in the average is one in this many.
+const WEIGHT: u64 = 16;
 
-/// A moving bound on the run time, quick to rise and slow to fall.
+/// A moving average of the run time, in nanoseconds.
 #[derive(Debug)]
 pub(super) struct Pace {
     limit: u64,
-    recent: AtomicU64,
+    average: AtomicU64,
 }
 
 impl Pace {
-    /// Runs below `limit` are short; zero: none is.
+    /// An average below `limit` is short; zero: none is.
     pub(super) fn new(limit: Duration) -> Self {
-        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX / LONGEST).min(u64::MAX / LONGEST);
-        Self { limit, recent: AtomicU64::new(limit * LONGEST) }
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX / TOO_MANY_LIMITS);
+        Self { limit, average: AtomicU64::new(limit * MOST_LIMITS) }
     }
 
     pub(super) fn record(&self, run_time: Duration) {
-        let run = u64::try_from(run_time.as_nanos()).unwrap_or(u64::MAX).min(self.limit * LONGEST);
-        let recent = self.recent.load(Ordering::Relaxed);
+        let run = u64::try_from(run_time.as_nanos()).unwrap_or(u64::MAX);
+        let most = self.limit * MOST_LIMITS;
+        let average = self.average.load(Ordering::Relaxed);
+        let next = if run >= self.limit * TOO_MANY_LIMITS {
+            most
+        } else {
+            let run = run.min(most);
+            if run >= average {
+                average + (run - average) / WEIGHT
+            } else {
+                average - (average - run).div_ceil(WEIGHT)
+            }
+        };
         // Two threads may overwrite each other's word; the next run says it again.
-        let next = if run >= recent { run } else { recent - (recent - run).div_ceil(8) };
-        self.recent.store(next, Ordering::Relaxed);
+        self.average.store(next, Ordering::Relaxed);
     }
 
     /// Whether a run with these inputs will be short, as far as one can tell.
     pub(super) fn is_short(&self, inputs: &Tensors) -> bool {
-        self.recent.load(Ordering::Relaxed) < self.limit
+        self.average.load(Ordering::Relaxed) < self.limit
             && inputs.iter().all(|(_, value)| match value {
                 Value::Tensor(tensor) => {
                     with_elements!(tensor.data(), elements => elements.len() <= MOST_ELEMENTS)
@@ -56,18 +70,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_runs_earn_trust_and_a_long_one_loses_it() {
+    fn short_runs_earn_trust_and_long_ones_lose_it() {
         let small = named([("x", numbers(&[1, 2], vec![0.0; 2]))]);
+        let (short, long) = (Duration::from_micros(5), Duration::from_micros(300));
         let pace = Pace::new(Duration::from_micros(50));
         assert!(!pace.is_short(&small), "nothing is known yet");
-        (0..20).for_each(|_| pace.record(Duration::from_micros(5)));
+        (0..40).for_each(|_| pace.record(short));
         assert!(pace.is_short(&small));
         let large = named([("x", numbers(&[1, MOST_ELEMENTS + 1], vec![0.0; MOST_ELEMENTS + 1]))]);
         assert!(!pace.is_short(&large));
-        pace.record(Duration::from_secs(5));
+        pace.record(long);
+        assert!(pace.is_short(&small), "one may have been interrupted");
+        (0..6).for_each(|_| pace.record(long));
         assert!(!pace.is_short(&small));
-        (0..20).for_each(|_| pace.record(Duration::from_micros(5)));
+        (0..40).for_each(|_| pace.record(short));
         assert!(pace.is_short(&small));
+        pace.record(Duration::from_secs(1));
+        assert!(!pace.is_short(&small));
     }
 
     #[test]

@@ -147,7 +147,7 @@ async fn rows_that_differ_between_inputs_are_refused_where_batches_are_made() {
 async fn short_runs_stay_here_and_the_rest_finds_a_thread() {
     let sessions = sessions_below(&FakeEngine::new().fail_on(13.0), 1, None, Duration::from_secs(1));
     // Trust is earned on the thread.
-    for _ in 0..30 {
+    for _ in 0..40 {
         assert_eq!(doubled(&sessions.run(row(1.0), None).await.unwrap()), 2.0);
     }
     let here = |inputs: &Tensors| sessions.shared.session_for(inputs);
