@@ -55,7 +55,7 @@ fn codecs(criterion: &mut Criterion) {
             bencher.iter(|| score::decode(black_box(&body), &signature, limits, Door::Score));
         });
         group.bench_function("score/encode", |bencher| {
-            bencher.iter(|| score::encode(black_box(&outputs), Style::Bare))
+            bencher.iter(|| score::encode(black_box(&outputs), Style::Bare));
         });
 
         let raw: Vec<u8> = (0..count * COLUMNS).flat_map(|index| (index as f32).to_le_bytes()).collect();

@@ -140,10 +140,9 @@ fn a_bad_item_of_a_script_s_batch_fails_alone() {
                   def run_batch(items):\n    return [10 // int(item) for item in items]\n";
     let scorer = ReleaseDir::of_script(source).serve().args(BATCHED).start();
     for (number, status, answer) in exchange(&scorer, 12, 15, |number| json!(number % 5)) {
-        if number % 5 == 0 {
-            assert_eq!(status, 500, "request {number}: {answer}");
-        } else {
-            assert_eq!((status, answer), (200, json!(10 / (number % 5))), "request {number}");
+        match 10_usize.checked_div(number % 5) {
+            None => assert_eq!(status, 500, "request {number}: {answer}"),
+            Some(quotient) => assert_eq!((status, answer), (200, json!(quotient)), "request {number}"),
         }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) enum Command {
         after_help = "Examples:\n  moorline release create --name iris --model iris.onnx --output ./iris\n  \
                       moorline release create --name iris --model ./model --code ./src --scoring-script score.py --output ./iris"
     )]
-    Create(Create),
+    Create(Box<Create>),
     /// Show a release as JSON, with its digest
     #[command(after_help = "Example:\n  moorline release show ./iris")]
     Show {
@@ -95,7 +95,7 @@ enum Engine {
 
 pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Create(create) => self::create(create),
+        Command::Create(create) => self::create(*create),
         Command::Show { release } => show(&read(&release)?),
     }
 }

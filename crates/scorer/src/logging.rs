@@ -34,7 +34,7 @@ pub(crate) fn start(observation: &Observation) -> anyhow::Result<()> {
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match observation.log_format {
         LogFormat::Json => {
-            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init()
+            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
         }
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
     }

@@ -122,6 +122,15 @@ async fn load(
     }
 }
 
+/// What is loaded, and by which settings.
+struct Loading {
+    settings: Settings,
+    release: LoadedRelease,
+    environment: Environment,
+    python: PathBuf,
+    batching: Option<BatchSettings>,
+}
+
 async fn load_release(
     app: &Arc<App>,
     settings: Settings,
@@ -130,40 +139,29 @@ async fn load_release(
 ) -> Result<Option<Arc<ScriptPool>>, Failure> {
     let batching = batching(&settings, &release);
     let python = python(settings.script.python.as_deref(), &environment, &release.dir);
-    match release.kind()? {
+    let kind = release.kind()?;
+    let loading = Loading { settings, release, environment, python, batching };
+    match kind {
         Kind::Onnx(path) => {
             let app = Arc::clone(app);
-            let load =
-                move || load_onnx(&app, &settings, &release, &environment, path, python, batching.as_ref());
-            tokio::task::spawn_blocking(load).await??;
+            tokio::task::spawn_blocking(move || load_onnx(&app, loading, path)).await??;
             Ok(None)
         }
-        Kind::Script => {
-            start_script(app, &settings, &release, environment, python, None, batching).await.map(Some)
-        }
-        Kind::Mlflow(model) => {
-            start_script(app, &settings, &release, environment, python, Some(model), batching).await.map(Some)
-        }
+        Kind::Script => start_script(app, loading, None).await.map(Some),
+        Kind::Mlflow(model) => start_script(app, loading, Some(model)).await.map(Some),
     }
 }
 
-fn load_onnx(
-    app: &App,
-    settings: &Settings,
-    release: &LoadedRelease,
-    environment: &Environment,
-    path: PathBuf,
-    python: PathBuf,
-    batching: Option<&BatchSettings>,
-) -> anyhow::Result<()> {
+fn load_onnx(app: &App, loading: Loading, path: PathBuf) -> anyhow::Result<()> {
+    let Loading { settings, release, environment, python, batching } = loading;
     let options = &settings.engine;
     let own = release.release.engine.name.map(EngineChoice::from);
     let engine =
-        engines::choose(options.engine.or(own).unwrap_or(EngineChoice::Auto), environment, Some(python))?;
+        engines::choose(options.engine.or(own).unwrap_or(EngineChoice::Auto), &environment, Some(python))?;
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let (sessions, threads) = options.sessions_and_threads(&release.release.engine, cores);
     let model = engine.load(&ModelFiles { path, threads: threads.get() })?;
-    if let (Some(_), Some(obstacle)) = (batching, model.signature().batch_obstacle()) {
+    if let (Some(_), Some(obstacle)) = (&batching, model.signature().batch_obstacle()) {
         anyhow::bail!(
             "the model cannot be batched: {obstacle}; leave out --max-batch-size, or export the model with a dynamic first dimension"
         );
@@ -178,28 +176,25 @@ fn load_onnx(
         threads,
     );
     let warm_up = zero_inputs(model.signature(), 1);
-    let name = served_name(release, environment, format!("onnx_{}", engine.name()));
-    app.serve_model(name, model.as_ref(), sessions.get(), batching, warm_up.as_ref())?;
+    let name = served_name(&release, &environment, format!("onnx_{}", engine.name()));
+    app.serve_model(name, model.as_ref(), sessions.get(), batching.as_ref(), warm_up.as_ref())?;
     Ok(())
 }
 
 async fn start_script(
     app: &App,
-    settings: &Settings,
-    release: &LoadedRelease,
-    environment: Environment,
-    python: PathBuf,
+    loading: Loading,
     mlflow_model: Option<PathBuf>,
-    batching: Option<BatchSettings>,
 ) -> Result<Arc<ScriptPool>, Failure> {
+    let Loading { settings, release, environment, python, batching } = loading;
     let platform = if mlflow_model.is_some() { "mlflow" } else { "python" };
-    let name = served_name(release, &environment, platform.to_owned());
-    let pool = script::start(settings, release, environment, python, mlflow_model, batching).await.map_err(
-        |error| match error.class() {
+    let name = served_name(&release, &environment, platform.to_owned());
+    let pool = script::start(&settings, &release, environment, python, mlflow_model, batching)
+        .await
+        .map_err(|error| match error.class() {
             ErrorClass::Script => Failure::script(error),
             _ => Failure::from(error),
-        },
-    )?;
+        })?;
     app.serve_script(name, Arc::<ScriptPool>::clone(&pool));
     Ok(pool)
 }

@@ -21,12 +21,11 @@ pub(crate) async fn front(
     let kept = request.version() <= Version::HTTP_11;
     let allowed = app.cors().and_then(|cors| cors.allow(&request));
     let (ids, refused) = RequestIds::of(request.headers());
-    let mut response = match refused {
-        Some(problem) => problem.response(Dialect::Score),
-        None => {
-            request.extensions_mut().insert(ids.clone());
-            router.oneshot(request).await?
-        }
+    let mut response = if let Some(problem) = refused {
+        problem.response(Dialect::Score)
+    } else {
+        request.extensions_mut().insert(ids.clone());
+        router.oneshot(request).await?
     };
     let found = response.status() != StatusCode::NOT_FOUND;
     let headers = response.headers_mut();
