@@ -1,6 +1,6 @@
 //! The Open Inference Protocol over gRPC: `inference.GRPCInferenceService`, on the data port beside HTTP.
 
-use std::{pin::Pin, sync::Arc, time::Instant};
+use std::{pin::Pin, sync::Arc};
 
 use axum::{
     body::Body,
@@ -97,11 +97,7 @@ async fn infer(
     let Backend::Model(sessions) = &served.backend else { return Err(scripted(served)) };
     let decoded = grpc::decode(request, sessions.signature(), app.limits())?;
     drop(share);
-    let admitted = Instant::now();
-    let permit = app.admission().admit(exchange.deadline()).await?;
-    let scored = sessions.run(decoded.inputs, exchange.deadline()).await?;
-    drop(permit);
-    exchange.ran(admitted, scored.started, scored.run_time);
+    let scored = exchange.run(sessions, decoded.inputs).await?;
     let response = grpc::encode(served.identity(), decoded.id, &decoded.outputs, &scored.outputs)?;
     app.metrics().response_bytes.inc_by(response.encoded_len() as u64);
     Ok(response)

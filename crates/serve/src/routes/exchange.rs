@@ -9,7 +9,7 @@ use std::{
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use moorline_core::ErrorClass;
+use moorline_core::{ErrorClass, Tensors};
 
 use super::{
     compress::{Encoding, compress},
@@ -19,6 +19,7 @@ use crate::{
     app::App,
     metrics::Protocol,
     problem::{Dialect, Problem, RUN_FUNCTION_FAILED, run_function_failed},
+    sessions::{Scored, Sessions},
     trace::RequestSpan,
 };
 
@@ -100,6 +101,21 @@ impl Exchange {
             Some(span) => Some(span.traceparent()),
             None => headers.get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned),
         }
+    }
+
+    /// Runs decoded inputs: a place among the running ones, a session, and the answer by the deadline.
+    pub(crate) async fn run(&self, sessions: &Sessions, inputs: Tensors) -> Result<Scored, Problem> {
+        let admitted = Instant::now();
+        let permit = self.app.admission().admit(self.deadline()).await?;
+        let scored = sessions.run(inputs, self.deadline()).await.map_err(|problem| {
+            match (problem.class, self.app.config().request_timeout) {
+                (ErrorClass::Timeout, Some(limit)) => Problem::timeout(limit),
+                _ => problem,
+            }
+        })?;
+        drop(permit);
+        self.ran(admitted, scored.started, scored.run_time);
+        Ok(scored)
     }
 
     /// Records where the time went; `started` to `started + run_time` is the run itself.

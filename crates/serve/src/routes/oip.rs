@@ -1,6 +1,6 @@
 //! The Open Inference Protocol, version 2, over REST.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use axum::{
     extract::{Path, Request, State},
@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use moorline_core::{ErrorClass, Signature};
 use serde::Deserialize;
 
-use super::{Answer, Exchange, read_body, score::name_limit};
+use super::{Answer, Exchange, read_body};
 use crate::{
     app::{App, Backend, Served},
     codec::oip,
@@ -83,14 +83,7 @@ async fn infer_model(
     let (body, share) = read_body(app, &parts.headers, body).await?;
     let decoded = oip::decode(&body, header_length(&parts.headers)?, sessions.signature(), app.limits())?;
     drop((body, share));
-    let admitted = Instant::now();
-    let permit = app.admission().admit(exchange.deadline()).await?;
-    let scored = sessions
-        .run(decoded.inputs, exchange.deadline())
-        .await
-        .map_err(|problem| name_limit(app, problem))?;
-    drop(permit);
-    exchange.ran(admitted, scored.started, scored.run_time);
+    let scored = exchange.run(sessions, decoded.inputs).await?;
     let encoded = oip::encode(served.identity(), decoded.id.as_deref(), &decoded.outputs, &scored.outputs)?;
     let mut answer = Answer::json(encoded.body);
     if let Some(length) = encoded.header_length {

@@ -83,23 +83,8 @@ pub(super) async fn score_model(
     let (body, share) = read_body(app, &parts.headers, body).await?;
     let decoded = score::decode(&body, sessions.signature(), app.limits(), door)?;
     drop((body, share));
-    let admitted = Instant::now();
-    let permit = app.admission().admit(exchange.deadline()).await?;
-    let scored = sessions
-        .run(decoded.inputs, exchange.deadline())
-        .await
-        .map_err(|problem| name_limit(app, problem))?;
-    drop(permit);
-    exchange.ran(admitted, scored.started, scored.run_time);
+    let scored = exchange.run(sessions, decoded.inputs).await?;
     Ok(Answer::json(score::encode(&scored.outputs, decoded.style)).run(Some(false), Some(scored.run_time)))
-}
-
-/// A timeout's message names the limit that it passed.
-pub(super) fn name_limit(app: &App, problem: Problem) -> Problem {
-    match (problem.class, app.config().request_timeout) {
-        (ErrorClass::Timeout, Some(limit)) => Problem::timeout(limit),
-        _ => problem,
-    }
 }
 
 /// Hands the request to the script as it came.
