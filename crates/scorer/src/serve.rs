@@ -13,7 +13,10 @@ use moorline_core::{BatchSettings, ErrorClass, ModelFiles};
 use moorline_engines::zero_inputs;
 use moorline_script::ScriptPool;
 use moorline_serve::{App, ServeConfig, ServedName, Server, TraceConfig, Tracing};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 use crate::{
     engines,
@@ -55,7 +58,7 @@ async fn serve(settings: Settings, release: LoadedRelease, environment: Environm
         "listening"
     );
 
-    let (stop, cut, hurry) = (signals(1)?, signals(2)?, signals(2)?);
+    let signals = signals()?;
     let (failed, failure) = tokio::sync::oneshot::channel();
     let loading = tokio::spawn(load(Arc::clone(&app), settings, release, environment, failed));
     let mut result = Ok(());
@@ -63,11 +66,11 @@ async fn serve(settings: Settings, release: LoadedRelease, environment: Environm
         .run(
             async {
                 tokio::select! {
-                    () = stop => {}
+                    () = at_least(signals.clone(), 1) => {}
                     Ok(failure) = failure => result = Err(failure),
                 }
             },
-            cut,
+            at_least(signals.clone(), 2),
         )
         .await;
     // A load that is still under way is given up with the process; a pool is ended so that no worker outlives us.
@@ -76,7 +79,7 @@ async fn serve(settings: Settings, release: LoadedRelease, environment: Environm
         // Dropping the pool kills what does not leave in time for a person in a hurry.
         tokio::select! {
             () = pool.shutdown() => {}
-            () = hurry => {}
+            () = at_least(signals, 2) => {}
         }
     }
     let traced = Arc::clone(&app);
@@ -85,18 +88,28 @@ async fn serve(settings: Settings, release: LoadedRelease, environment: Environm
     result
 }
 
-/// Done with the `count`th SIGTERM or SIGINT: the first asks for an end, the second for an end at once.
-fn signals(count: usize) -> anyhow::Result<impl Future<Output = ()>> {
+/// Counts SIGTERM and SIGINT: the first asks for an end, the second for an end at once. They are counted as they come,
+/// since two that wait to be received count as one.
+fn signals() -> anyhow::Result<watch::Receiver<usize>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        for _ in 0..count {
+    let (count, signals) = watch::channel(0);
+    tokio::spawn(async move {
+        loop {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
+            count.send_modify(|count| *count += 1);
         }
-    })
+    });
+    Ok(signals)
+}
+
+/// Done once `count` signals have come.
+async fn at_least(mut signals: watch::Receiver<usize>, count: usize) {
+    // The sender lives as long as the runtime.
+    let _ = signals.wait_for(|seen| *seen >= count).await;
 }
 
 /// Loads what the release has and begins to serve it; a failure goes to `failed` and ends the process.
