@@ -16,10 +16,6 @@ use crate::{
     settings::{Command, Environment},
 };
 
-/// Requests allocate on one thread and free on another; glibc's allocator spends a fifth more on that.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let mut environment = Environment::of_process();
     let first = settings::parse(&environment).unwrap_or_else(|error| error.exit());
