@@ -9,8 +9,14 @@ use std::fmt;
 pub enum ErrorClass {
     /// The caller sent something that can never work; sending it again will not help.
     InvalidInput,
+    /// The caller is not known here, or not any more.
+    Unauthenticated,
+    /// The caller is known and may not do this.
+    Forbidden,
     /// The named thing does not exist.
     NotFound,
+    /// The thing exists already, or was changed since it was read.
+    Conflict,
     /// The input is beyond a configured bound.
     TooLarge,
     /// The server has more work than it may queue; try again later.
@@ -34,7 +40,10 @@ impl ErrorClass {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::InvalidInput => "invalid_input",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
             Self::TooLarge => "too_large",
             Self::Overloaded => "overloaded",
             Self::Timeout => "timeout",

@@ -1,28 +1,40 @@
 //! The interface crate: what every other crate of Moorline agrees on.
 //!
-//! It owns the nouns (tensors, signatures, releases), the seams ([`Engine`] and its ladder, [`Script`]) and the
+//! It owns the nouns (tensors, signatures, releases, deployments), the seams ([`Engine`] and its ladder, [`Script`],
+//! [`Target`]) and the
 //! closed set of error classes. It does no I/O, starts no thread, knows no runtime and no HTTP, and depends on
 //! nothing else of ours, so that implementations can depend on it and never on one another.
 
 mod batch;
 mod batcher;
+mod deployment;
 mod digest;
 mod engine;
+mod environment;
 mod error;
 mod release;
 mod script;
+mod secret;
 mod signature;
+mod target;
 mod tensor;
 
 pub use batch::{BatchError, split, stack};
 pub use batcher::{Batcher, Item, Take};
+pub use deployment::{
+    DeploymentId, Desired, Failure, Observation, Phase, Placement, Probe, Replica, ReplicaAddress,
+    ReplicaState, Resources, Scale, Source, Variable,
+};
 pub use digest::{Digest, DigestError};
 pub use engine::{Engine, EngineError, LoadedModel, ModelFiles, Session};
+pub use environment::{BuildContext, Environment, InferenceConfig, Route};
 pub use error::ErrorClass;
 pub use release::{
     BatchSettings, EngineName, EngineSettings, FileEntry, ModelType, Name, NameError, Release, ReleaseCode,
     ReleaseEnvironment, ReleaseError, ReleaseModel, RequestSettings,
 };
 pub use script::{Script, ScriptCall, ScriptError, ScriptInfo, ScriptReply, ScriptRoute, ScriptStyle};
+pub use secret::Secret;
 pub use signature::{Dim, Signature, TensorSpec, ValueKind};
+pub use target::{LogOptions, LogStream, Manifest, Target, TargetError};
 pub use tensor::{DataType, MapKeys, Maps, Tensor, TensorData, TensorError, Tensors, Value};

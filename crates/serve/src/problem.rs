@@ -62,7 +62,10 @@ impl Problem {
     pub(crate) fn status(&self) -> StatusCode {
         self.status.unwrap_or(match self.class {
             ErrorClass::InvalidInput => StatusCode::BAD_REQUEST,
+            ErrorClass::Unauthenticated => StatusCode::UNAUTHORIZED,
+            ErrorClass::Forbidden => StatusCode::FORBIDDEN,
             ErrorClass::NotFound => StatusCode::NOT_FOUND,
+            ErrorClass::Conflict => StatusCode::CONFLICT,
             ErrorClass::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             ErrorClass::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             ErrorClass::Timeout => StatusCode::REQUEST_TIMEOUT,
@@ -83,7 +86,10 @@ impl Problem {
     pub(crate) fn grpc_code(&self) -> tonic::Code {
         match self.class {
             ErrorClass::InvalidInput => tonic::Code::InvalidArgument,
+            ErrorClass::Unauthenticated => tonic::Code::Unauthenticated,
+            ErrorClass::Forbidden => tonic::Code::PermissionDenied,
             ErrorClass::NotFound => tonic::Code::NotFound,
+            ErrorClass::Conflict => tonic::Code::Aborted,
             ErrorClass::TooLarge | ErrorClass::Overloaded => tonic::Code::ResourceExhausted,
             ErrorClass::Timeout => tonic::Code::DeadlineExceeded,
             ErrorClass::Cancelled => tonic::Code::Cancelled,

@@ -1,0 +1,240 @@
+//! Deployments: what is desired, what a target is asked to run, and what is true now.
+//!
+//! `Desired → Placement → Observation` is the second half of the chain of nouns: each is made from the one before it,
+//! and none looks back.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    digest::Digest,
+    environment::Environment,
+    release::{Name, Release},
+    secret::Secret,
+};
+
+/// Which deployment: unique on a server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DeploymentId {
+    pub workspace: Name,
+    pub endpoint: Name,
+    pub deployment: Name,
+}
+
+impl fmt::Display for DeploymentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.workspace, self.endpoint, self.deployment)
+    }
+}
+
+/// A deployment whose references are resolved: everything but the place of its files and the values of its secrets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Desired {
+    pub id: DeploymentId,
+    pub compute: Name,
+    pub release: Release,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<Environment>,
+    pub scale: Scale,
+    #[serde(default)]
+    pub resources: Resources,
+    #[serde(default)]
+    pub liveness: Probe,
+    #[serde(default)]
+    pub readiness: Probe,
+}
+
+/// How many replicas, and who decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Scale {
+    Fixed {
+        instances: u32,
+    },
+    /// Azure ML's `target_utilization`: utilization is requests in flight over what the replicas take at one time.
+    TargetUtilization {
+        min_instances: u32,
+        max_instances: u32,
+        target_utilization_percentage: u32,
+        /// Seconds between decisions.
+        polling_interval: u32,
+    },
+}
+
+impl Scale {
+    /// The bounds, both inclusive.
+    pub fn bounds(self) -> (u32, u32) {
+        match self {
+            Self::Fixed { instances } => (instances, instances),
+            Self::TargetUtilization { min_instances, max_instances, .. } => (min_instances, max_instances),
+        }
+    }
+}
+
+/// What one replica may use; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// Cores, in thousandths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+}
+
+/// Azure ML's probe settings, times in seconds.
+///
+/// A failed probe counts only after `initial_delay`; a replica that is ready sooner is used sooner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Probe {
+    pub initial_delay: u32,
+    pub period: u32,
+    pub timeout: u32,
+    pub success_threshold: u32,
+    pub failure_threshold: u32,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self { initial_delay: 10, period: 10, timeout: 2, success_threshold: 1, failure_threshold: 30 }
+    }
+}
+
+/// An environment variable of a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Variable {
+    Plain(String),
+    /// `version` changes with the value, so that a placement's revision can depend on a secret without holding it.
+    Secret {
+        reference: String,
+        version: u64,
+        value: Secret,
+    },
+}
+
+/// Where a target finds the release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The release's folder on this machine, and the interpreter of its environment if it has a scoring script.
+    Folder { path: PathBuf, python: Option<PathBuf> },
+    /// The release as an image, by digest.
+    Image { reference: String },
+}
+
+/// What a target is asked to run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placement {
+    pub id: DeploymentId,
+    pub release: Release,
+    pub source: Source,
+    pub replicas: u32,
+    pub resources: Resources,
+    pub liveness: Probe,
+    pub readiness: Probe,
+    pub variables: BTreeMap<String, Variable>,
+}
+
+impl Placement {
+    /// The identity of everything that a running replica cannot change: placements that differ only in `replicas` and
+    /// probes have the same revision, and a replica of another revision has to be replaced.
+    pub fn revision(&self) -> Digest {
+        let variables: BTreeMap<&str, String> = self
+            .variables
+            .iter()
+            .map(|(name, variable)| {
+                let value = match variable {
+                    Variable::Plain(value) => format!("={value}"),
+                    Variable::Secret { reference, version, .. } => format!("secret:{reference}@{version}"),
+                };
+                (name.as_str(), value)
+            })
+            .collect();
+        let source = match &self.source {
+            Source::Folder { python, .. } => python.as_ref().map(|path| path.to_string_lossy().into_owned()),
+            Source::Image { reference } => Some(reference.clone()),
+        };
+        let parts = (self.release.digest(), source, self.resources, variables);
+        Digest::of(&serde_json::to_vec(&parts).expect("a revision has only string keys"))
+    }
+}
+
+/// What is true of a deployment now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    pub phase: Phase,
+    /// Of the newest placement that was applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Digest>,
+    pub replicas: Vec<Replica>,
+    /// Why the phase is `Failed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+impl Observation {
+    /// What is observed of a name that a target does not know.
+    pub fn absent() -> Self {
+        Self { phase: Phase::Absent, revision: None, replicas: Vec::new(), failure: None }
+    }
+}
+
+/// How far the newest placement has come. Replicas of an older one serve on until it is `Ready`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Not known here.
+    Absent,
+    /// Its replicas are starting, or those of an older revision are still being replaced.
+    Progressing,
+    /// As many replicas of the newest revision as were asked for are ready, and no others run. With zero replicas asked
+    /// for, none running is `Ready`.
+    Ready,
+    /// The newest revision did not start; replicas of an older one are left as they were.
+    Failed,
+}
+
+/// Why a revision did not start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub reason: String,
+    /// The last lines of the log, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
+}
+
+/// One running copy of a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// Unique among the replicas of a deployment, for as long as it runs.
+    pub id: String,
+    pub revision: Digest,
+    pub state: ReplicaState,
+    /// Once its sockets are bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<ReplicaAddress>,
+    /// Times that it was started again after it ended by itself.
+    pub restarts: u32,
+}
+
+/// Where a replica listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaAddress {
+    pub data: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicaState {
+    Starting,
+    /// Takes requests.
+    Ready,
+    /// Runs, and its readiness probe fails.
+    Unready,
+    /// Finishes the requests that it has; is sent no others.
+    Draining,
+    /// Ended, and waits to be started again.
+    BackingOff,
+}

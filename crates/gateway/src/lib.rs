@@ -1,0 +1,1 @@
+//! The front of endpoints: keys, traffic split, mirror, retry, scale from zero.

@@ -1,0 +1,1 @@
+//! Sockets: accepting connections within bounds, and draining them.

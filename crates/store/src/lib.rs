@@ -1,0 +1,1 @@
+//! The workspace's memory: metadata, content-addressed blobs, secrets, tokens.

@@ -1,0 +1,1 @@
+//! Targets: local processes, and the environments that they need.
