@@ -1,0 +1,120 @@
+//! What the store remembers of endpoints and deployments: the body of a record is what is desired, its status is what
+//! came of it.
+//!
+//! A change is one write of the body, which raises the record's generation; the reconciler writes the status. So a
+//! crash between the two loses nothing: a generation above [`DeploymentStatus::settled_generation`] is work to do.
+
+use moorline_core::{Desired, Failure, Name};
+use moorline_store::Record;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Azure ML's `provisioning_state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum ProvisioningState {
+    Creating,
+    Updating,
+    Deleting,
+    Succeeded,
+    Failed,
+}
+
+/// The body of an endpoint's record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndpointBody {
+    /// The document, in Azure ML's field names, with `traffic` and `mirror_traffic` as they are now.
+    pub document: serde_json::Value,
+    #[serde(default)]
+    pub deleting: bool,
+    /// The operation that asked for this generation.
+    #[serde(default)]
+    pub operation: Option<String>,
+}
+
+/// The body of a deployment's record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeploymentBody {
+    /// The document, in Azure ML's field names, with references pinned to versions.
+    pub document: serde_json::Value,
+    pub desired: Desired,
+    /// Take all of the endpoint's traffic once this generation has succeeded.
+    #[serde(default)]
+    pub all_traffic: bool,
+    #[serde(default)]
+    pub deleting: bool,
+    /// The operation that asked for this generation.
+    #[serde(default)]
+    pub operation: Option<String>,
+}
+
+/// The status of a deployment's record.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeploymentStatus {
+    /// The newest generation that succeeded or failed; 0 is none.
+    #[serde(default)]
+    pub settled_generation: u64,
+    /// Why that generation failed, if it did.
+    #[serde(default)]
+    pub failure: Option<Failure>,
+    /// What succeeded last, and serves.
+    #[serde(default)]
+    pub active: Option<Desired>,
+}
+
+/// A deployment's record, read.
+#[derive(Clone, Debug)]
+pub struct DeploymentState {
+    pub generation: u64,
+    pub body: DeploymentBody,
+    pub status: DeploymentStatus,
+}
+
+impl DeploymentState {
+    pub fn read(record: &Record) -> Result<Self, serde_json::Error> {
+        let status = match &record.status {
+            serde_json::Value::Null => DeploymentStatus::default(),
+            status => serde_json::from_value(status.clone())?,
+        };
+        Ok(Self {
+            generation: record.generation,
+            body: serde_json::from_value(record.body.clone())?,
+            status,
+        })
+    }
+
+    pub fn settled(&self) -> bool {
+        self.status.settled_generation >= self.generation
+    }
+
+    pub fn provisioning_state(&self) -> ProvisioningState {
+        if self.body.deleting {
+            ProvisioningState::Deleting
+        } else if self.settled() {
+            if self.status.failure.is_some() {
+                ProvisioningState::Failed
+            } else {
+                ProvisioningState::Succeeded
+            }
+        } else if self.status.settled_generation == 0 {
+            ProvisioningState::Creating
+        } else {
+            ProvisioningState::Updating
+        }
+    }
+}
+
+/// The name of a deployment's record, and back.
+pub fn deployment_record_name(endpoint: &Name, deployment: &Name) -> String {
+    format!("{endpoint}/{deployment}")
+}
+
+/// The endpoint and the deployment of a record's name.
+pub fn split_record_name(name: &str) -> Option<(Name, Name)> {
+    let (endpoint, deployment) = name.split_once('/')?;
+    Some((endpoint.parse().ok()?, deployment.parse().ok()?))
+}
+
+/// The keys under which an endpoint's two keys are kept as secrets.
+pub fn key_names(endpoint: &Name) -> [String; 2] {
+    [format!("endpoint/{endpoint}/primary"), format!("endpoint/{endpoint}/secondary")]
+}
