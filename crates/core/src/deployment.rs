@@ -33,6 +33,8 @@ impl fmt::Display for DeploymentId {
 pub struct Desired {
     pub id: DeploymentId,
     pub compute: Name,
+    /// What kind of place that compute is.
+    pub target: TargetKind,
     pub release: Release,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<Environment>,
@@ -43,6 +45,30 @@ pub struct Desired {
     pub liveness: Probe,
     #[serde(default)]
     pub readiness: Probe,
+}
+
+/// The kinds of places that can run deployments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetKind {
+    Local,
+    Container,
+    Kubernetes,
+    Fpga,
+    Edge,
+}
+
+impl TargetKind {
+    /// The word in documents and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Container => "container",
+            Self::Kubernetes => "kubernetes",
+            Self::Fpga => "fpga",
+            Self::Edge => "edge",
+        }
+    }
 }
 
 /// How many replicas, and who decides.
@@ -59,11 +85,13 @@ pub enum Scale {
         target_utilization_percentage: u32,
         /// Seconds between decisions.
         polling_interval: u32,
+        /// Seconds for which fewer must have been enough before replicas are taken away.
+        scale_down_delay: u32,
     },
 }
 
 impl Scale {
-    /// The bounds, both inclusive.
+    /// The least and the most replicas, both inclusive.
     pub fn bounds(self) -> (u32, u32) {
         match self {
             Self::Fixed { instances } => (instances, instances),

@@ -1,9 +1,8 @@
 //! The interface crate: what every other crate of Moorline agrees on.
 //!
 //! It owns the nouns (tensors, signatures, releases, deployments), the seams ([`Engine`] and its ladder, [`Script`],
-//! [`Target`]) and the
-//! closed set of error classes. It does no I/O, starts no thread, knows no runtime and no HTTP, and depends on
-//! nothing else of ours, so that implementations can depend on it and never on one another.
+//! [`Target`]) and the closed set of error classes. It does no I/O, starts no thread, knows no runtime and no HTTP, and
+//! depends on nothing else of ours, so that implementations can depend on it and never on one another.
 
 mod batch;
 mod batcher;
@@ -23,7 +22,7 @@ pub use batch::{BatchError, split, stack};
 pub use batcher::{Batcher, Item, Take};
 pub use deployment::{
     DeploymentId, Desired, Failure, Observation, Phase, Placement, Probe, Replica, ReplicaAddress,
-    ReplicaState, Resources, Scale, Source, Variable,
+    ReplicaState, Resources, Scale, Source, TargetKind, Variable,
 };
 pub use digest::{Digest, DigestError};
 pub use engine::{Engine, EngineError, LoadedModel, ModelFiles, Session};

@@ -14,8 +14,8 @@ use crate::{
 
 /// Somewhere a deployment can run.
 ///
-/// The reconciler calls it, never two calls for one deployment at a time. Every method is idempotent and may be
-/// cancelled; what was begun is found by the next `observe`. An unknown name is [`Phase::Absent`], not an error.
+/// Only the reconciler calls `apply` and `remove`, and never both or twice at one time for one deployment. Every method
+/// is idempotent and may be cancelled; what was begun is found by the next `observe`. An unknown name is [`Phase::Absent`], not an error.
 ///
 /// [`Phase::Absent`]: crate::Phase::Absent
 #[async_trait]
