@@ -16,6 +16,11 @@ impl Digest {
         Self(Sha256::digest(content).into())
     }
 
+    /// The 64 hex digits alone, for names of files.
+    pub fn hex(&self) -> String {
+        self.to_string().split_off("sha256:".len())
+    }
+
     /// The digest and the length of everything that `reader` gives.
     pub fn of_reader(mut reader: impl io::Read) -> io::Result<(Self, u64)> {
         let mut hasher = Sha256::new();
