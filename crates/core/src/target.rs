@@ -66,13 +66,15 @@ pub struct TargetError {
     pub class: ErrorClass,
     /// What was wrong, with the name of the thing, and what to do next where that is known.
     pub message: String,
+    /// The last lines of the log of what failed, oldest first, where there is one.
+    pub log: Vec<String>,
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl TargetError {
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), source: None }
+        Self { class, message: message.into(), log: Vec::new(), source: None }
     }
 
     pub fn caused(
@@ -80,6 +82,10 @@ impl TargetError {
         message: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { class, message: message.into(), source: Some(source.into()) }
+        Self { source: Some(source.into()), ..Self::new(class, message) }
+    }
+
+    pub fn with_log(self, log: Vec<String>) -> Self {
+        Self { log, ..self }
     }
 }
