@@ -1,6 +1,6 @@
-//! The sockets: the data port with its bounds on connections, heads and slow clients, the admin port, and draining.
+//! The two ports: the data port with what answers on it, the admin port, and the order in which they end.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -10,28 +10,18 @@ use axum::{
     routing::{get, post},
 };
 use http::{Request, StatusCode, header};
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
-    service::TowerToHyperService,
-};
+use hyper::{body::Incoming, service::service_fn};
+use moorline_listen::{Door, ListenConfig};
 use thiserror::Error;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
-use tower::{ServiceExt, service_fn};
+use tokio::net::TcpListener;
+use tower::ServiceExt;
 
 use crate::{
     app::{App, Backend},
+    config::ServeConfig,
     routes::{front, router},
 };
 
-/// hyper refuses less.
-const MIN_HEADER_BYTES: usize = 8192;
-const MAX_HEADERS: usize = 200;
-const MAX_STREAMS: u32 = 256;
 const ADMIN_CONNECTIONS: usize = 64;
 
 /// A socket that could not be had.
@@ -72,7 +62,7 @@ impl Server {
         let Self { app, data, admin } = self;
         let config = app.config().clone();
         let admin_routes = admin_router(Arc::clone(&app));
-        let admin_door = Door::new(ADMIN_CONNECTIONS, &config);
+        let admin_door = Door::new(&listen(ADMIN_CONNECTIONS, &config));
         let admin = tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 admin_routes.clone().oneshot(request.map(Body::new))
@@ -80,7 +70,7 @@ impl Server {
             admin_door.accept(&admin, service).await;
         });
 
-        let door = Door::new(config.max_connections, &config);
+        let door = Door::new(&listen(config.max_connections, &config));
         let router = router(Arc::clone(&app));
         let service = {
             let app = Arc::clone(&app);
@@ -94,9 +84,9 @@ impl Server {
         }
         app.drain();
         drop(data);
-        tracing::info!(connections = door.graceful.count(), "draining");
+        tracing::info!(connections = door.connections(), "draining");
         tokio::select! {
-            () = door.graceful.shutdown() => {}
+            () = door.drain() => {}
             () = cut => tracing::warn!("requests in flight were cut"),
             () = tokio::time::sleep(config.drain_timeout) => tracing::warn!(
                 seconds = config.drain_timeout.as_secs(),
@@ -107,128 +97,13 @@ impl Server {
     }
 }
 
-/// How connections are let in and what bounds them.
-struct Door {
-    builder: auto::Builder<TokioExecutor>,
-    graceful: GracefulShutdown,
-    connections: Arc<Semaphore>,
-    write_timeout: Duration,
-    header_timeout: Duration,
-}
-
-impl Door {
-    fn new(connections: usize, config: &crate::config::ServeConfig) -> Self {
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(config.header_timeout)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(config.max_header_bytes.max(MIN_HEADER_BYTES));
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(u32::try_from(config.max_header_bytes).unwrap_or(u32::MAX))
-            .keep_alive_interval(config.body_timeout)
-            .keep_alive_timeout(config.header_timeout);
-        Self {
-            builder,
-            graceful: GracefulShutdown::new(),
-            connections: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
-            write_timeout: config.body_timeout,
-            header_timeout: config.header_timeout,
-        }
+fn listen(max_connections: usize, config: &ServeConfig) -> ListenConfig {
+    ListenConfig {
+        max_connections,
+        max_header_bytes: config.max_header_bytes,
+        header_timeout: config.header_timeout,
+        write_timeout: config.body_timeout,
     }
-
-    /// Accepts for ever. A connection over the bound waits in the kernel's queue.
-    async fn accept<S, F>(&self, listener: &TcpListener, service: S)
-    where
-        S: tower::Service<
-                Request<Incoming>,
-                Response = Response,
-                Error = std::convert::Infallible,
-                Future = F,
-            > + Clone
-            + Send
-            + 'static,
-        F: Future<Output = Result<Response, std::convert::Infallible>> + Send + 'static,
-    {
-        loop {
-            let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => self.serve(stream, service.clone(), permit),
-                Err(error) => {
-                    // Out of file descriptors, most likely: those in use must end before another can begin.
-                    tracing::warn!(%error, "could not accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-    }
-
-    fn serve<S, F>(&self, stream: TcpStream, service: S, permit: OwnedSemaphorePermit)
-    where
-        S: tower::Service<
-                Request<Incoming>,
-                Response = Response,
-                Error = std::convert::Infallible,
-                Future = F,
-            > + Clone
-            + Send
-            + 'static,
-        F: Future<Output = Result<Response, std::convert::Infallible>> + Send + 'static,
-    {
-        if let Err(error) = bound_slow_reader(&stream, self.write_timeout) {
-            tracing::debug!(%error, "could not set the options of a connection");
-        }
-        let builder = self.builder.clone();
-        let watcher = self.graceful.watcher();
-        let first_bytes = self.header_timeout;
-        tokio::spawn(async move {
-            // hyper has no bound of its own on a client that connects and says nothing.
-            let builder = match tokio::time::timeout(first_bytes, speaks_http2(&stream)).await {
-                Ok(Ok(true)) => builder.http2_only(),
-                Ok(Ok(false)) => builder.http1_only(),
-                Ok(Err(_)) | Err(_) => return,
-            };
-            let connection = builder
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-                .into_owned();
-            if let Err(error) = watcher.watch(connection).await {
-                tracing::debug!(%error, "a connection ended early");
-            }
-            drop(permit);
-        });
-    }
-}
-
-/// Looks at a connection's first bytes, without taking them, until it is certain whether they are HTTP/2's preface.
-async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let mut first = [0; PREFACE.len()];
-    let mut seen = 0;
-    loop {
-        let count = stream.peek(&mut first).await?;
-        if first[..count] != PREFACE[..count] {
-            return Ok(false);
-        }
-        match count {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            _ if count == PREFACE.len() => return Ok(true),
-            // A part of the preface is there already, so that the socket stays readable: look again a little later.
-            _ if count == seen => tokio::time::sleep(Duration::from_millis(5)).await,
-            _ => seen = count,
-        }
-    }
-}
-
-/// Small answers leave at once, and the kernel ends a connection whose peer takes nothing in for `timeout`.
-fn bound_slow_reader(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let millis = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-    rustix::net::sockopt::set_tcp_user_timeout(stream, millis)?;
-    Ok(())
 }
 
 fn admin_router(app: Arc<App>) -> Router {
