@@ -1,0 +1,27 @@
+//! The documents themselves, one kind a file: their fields, and the rules between them.
+
+mod collector;
+mod compute;
+mod deployment;
+mod endpoint;
+mod environment;
+mod model;
+mod runtime;
+mod workspace;
+
+use std::collections::BTreeMap;
+
+pub use collector::{Collection, CollectionData, DataAsset, DataCollector, RequestLogging, RollingRate};
+pub use compute::{Compute, InstanceType};
+pub use deployment::{
+    CodeConfiguration, DeploymentType, OnlineDeployment, ResourceRequirements, ResourceSettings,
+    ScaleSettings,
+};
+pub use endpoint::{AuthMode, OnlineEndpoint};
+pub use environment::{BuildContext, BuildSource, Environment, OsType};
+pub use model::Model;
+pub use runtime::RuntimeSettings;
+pub use workspace::Workspace;
+
+/// `tags` and `properties`: texts by name; numbers and booleans become the text that Azure ML sends for them.
+pub type Tags = BTreeMap<String, String>;
