@@ -30,10 +30,10 @@ mod source;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use document::{Document, Loaded, from_json, load};
 pub use documents::{
-    AuthMode, BuildContext, BuildSource, CodeConfiguration, Collection, CollectionData, Compute, ComputeKind,
-    DataAsset, DataCollector, DeploymentType, Environment, InstanceType, Model, OnlineDeployment,
-    OnlineEndpoint, OsType, RequestLogging, ResourceRequirements, ResourceSettings, RollingRate,
-    RuntimeSettings, ScaleSettings, Tags, Workspace,
+    AuthMode, BuildContext, BuildSource, CodeConfiguration, Collection, CollectionData, Compute, DataAsset,
+    DataCollector, DeploymentType, Environment, InstanceType, Model, OnlineDeployment, OnlineEndpoint,
+    OsType, RequestLogging, ResourceRequirements, ResourceSettings, RollingRate, RuntimeSettings,
+    ScaleSettings, Tags, Workspace,
 };
 pub use overrides::{Override, OverrideError, set};
 pub use quantity::{QuantityError, parse_bytes, parse_millis};
