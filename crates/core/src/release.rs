@@ -72,6 +72,21 @@ pub enum ModelType {
     Onnx,
 }
 
+impl ModelType {
+    /// What files are, where a document says no more than `custom_model`: an `MLmodel` file makes an MLflow model, an
+    /// ONNX file an ONNX model.
+    pub fn by_looking(said: Self, files: &[FileEntry]) -> Self {
+        let any = |is: fn(&str) -> bool| files.iter().any(|file| is(&file.path));
+        match said {
+            Self::CustomModel if any(|path| path == "MLmodel" || path.ends_with("/MLmodel")) => {
+                Self::MlflowModel
+            }
+            Self::CustomModel if any(|path| path.ends_with(".onnx")) => Self::Onnx,
+            said => said,
+        }
+    }
+}
+
 /// One file of a release; `path` is relative to the folder that lists it, with `/` between parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,11 +1,24 @@
 //! From a document to what is desired: references become versions, defaults become values, and what cannot work is
 //! refused before anything is stored.
 
-use moorline_core::{Desired, Name};
-use moorline_spec::OnlineDeployment;
-use moorline_store::Store;
+use std::collections::BTreeMap;
 
-use crate::problem::ApiError;
+use moorline_core::{
+    DeploymentId, Desired, Environment, ErrorClass, FileEntry, ModelType, Name, Release, ReleaseCode,
+    ReleaseEnvironment, ReleaseModel, Resources, TargetKind,
+};
+use moorline_spec::{
+    AssetRef, CodeConfiguration, CodeSource, Compute, Model, OnlineDeployment, Reference, Scope, VersionRef,
+    conda, from_json,
+};
+use moorline_store::{Asset, AssetKind, RecordKind, Store};
+
+use crate::{problem::ApiError, secrets, status::EndpointBody};
+
+/// The compute that every workspace has.
+const LOCAL: &str = "local";
+/// An MLflow model's own description of its environment, of which more than this is not one.
+const MAX_CONDA_BYTES: u64 = 1 << 20;
 
 /// A deployment's document with its references pinned, and what follows from it.
 #[derive(Clone, Debug)]
@@ -24,5 +37,322 @@ pub async fn deployment(
     document: &OnlineDeployment,
     compute: Option<&Name>,
 ) -> Result<Resolved, ApiError> {
-    unimplemented!("{store:?} {workspace} {endpoint} {document:?} {compute:?}")
+    let resolver = Resolver { store, workspace };
+    let mut document = document.clone();
+    let mut notes = Vec::new();
+    let runtime = document.runtime();
+
+    let model = resolver.model(&mut document).await?;
+    let code = resolver.code(&mut document).await?;
+    let environment = resolver.environment(&mut document, model.as_ref()).await?;
+    runs(model.as_ref(), code.as_ref(), environment.as_ref(), &document)?;
+
+    let mut variables = document.environment_variables.clone();
+    for value in variables.values() {
+        resolver.secret_exists(value).await?;
+    }
+    if let Some(workers) = runtime.worker_count {
+        variables.entry("WORKER_COUNT".to_owned()).or_insert_with(|| workers.to_string());
+    }
+
+    let place = resolver.compute(endpoint, runtime.compute.as_ref(), compute).await?;
+    let resources = resources(&document, &place, &mut notes);
+    let release = Release {
+        format: Release::FORMAT,
+        name: model.as_ref().map_or_else(|| endpoint.clone(), |model| model.name.clone()),
+        environment: environment.as_ref().map(|environment| ReleaseEnvironment {
+            digest: environment.digest(),
+            python: python(environment),
+        }),
+        model,
+        code,
+        environment_variables: variables,
+        request_settings: document.request_settings.clone().unwrap_or_default(),
+        engine: runtime.engine,
+        batching: runtime.batching,
+    };
+    // Read back as a scorer will, so that what it would refuse is refused here.
+    Release::parse(&release.to_json())
+        .map_err(|error| ApiError::invalid(error.to_string()).caused_by(error))?;
+    let desired = Desired {
+        id: DeploymentId {
+            workspace: workspace.clone(),
+            endpoint: endpoint.clone(),
+            deployment: document.name.clone(),
+        },
+        compute: place.name.clone(),
+        target: place.kind,
+        release,
+        environment,
+        scale: document.scale(),
+        resources,
+        liveness: document.liveness_probe.unwrap_or_default(),
+        readiness: document.readiness_probe.unwrap_or_default(),
+    };
+    Ok(Resolved { document, desired, notes })
+}
+
+struct Resolver<'a> {
+    store: &'a Store,
+    workspace: &'a Name,
+}
+
+impl Resolver<'_> {
+    async fn model(&self, document: &mut OnlineDeployment) -> Result<Option<ReleaseModel>, ApiError> {
+        let Some(model) = &document.model else { return Ok(None) };
+        let asset = match model {
+            AssetRef::Reference(reference) => self.asset(AssetKind::Model, "model", reference).await?,
+            AssetRef::Inline(_) => return Err(uploaded_first("model")),
+        };
+        let described = described::<Model>(&asset)?;
+        document.model =
+            Some(AssetRef::Reference(Reference::to_version(asset.name.clone(), asset.version.clone())));
+        Ok(Some(ReleaseModel {
+            name: asset.name,
+            version: asset.version,
+            model_type: ModelType::by_looking(described.model_type, &asset.files),
+            files: asset.files,
+        }))
+    }
+
+    async fn code(&self, document: &mut OnlineDeployment) -> Result<Option<ReleaseCode>, ApiError> {
+        let Some(CodeConfiguration { code, scoring_script }) = &document.code_configuration else {
+            return Ok(None);
+        };
+        let CodeSource::Reference(reference) = code else {
+            return Err(uploaded_first("code_configuration.code"));
+        };
+        let asset = self.asset(AssetKind::Code, "code", reference).await?;
+        if !asset.files.iter().any(|file| file.path == *scoring_script) {
+            return Err(ApiError::invalid(format!(
+                "the scoring script `{scoring_script}` is not among the {} files of `code_configuration.code`",
+                asset.files.len()
+            ))
+            .hint("`scoring_script` is relative to the folder that `code` names"));
+        }
+        let scoring_script = scoring_script.clone();
+        document.code_configuration = Some(CodeConfiguration {
+            code: CodeSource::Reference(Reference::to_version(asset.name, asset.version)),
+            scoring_script: scoring_script.clone(),
+        });
+        Ok(Some(ReleaseCode { scoring_script, files: asset.files }))
+    }
+
+    async fn environment(
+        &self,
+        document: &mut OnlineDeployment,
+        model: Option<&ReleaseModel>,
+    ) -> Result<Option<Environment>, ApiError> {
+        let environment = match &document.environment {
+            None => match model.filter(|model| model.model_type == ModelType::MlflowModel) {
+                Some(model) if document.code_configuration.is_none() => Some(self.of_mlflow(model).await?),
+                _ => None,
+            },
+            Some(AssetRef::Inline(_)) => return Err(uploaded_first("environment")),
+            Some(AssetRef::Reference(reference)) => {
+                let asset = self.asset(AssetKind::Environment, "environment", reference).await?;
+                let described = described::<moorline_spec::Environment>(&asset)?;
+                document.environment =
+                    Some(AssetRef::Reference(Reference::to_version(asset.name, asset.version)));
+                described.described()
+            }
+        };
+        Ok(environment)
+    }
+
+    /// The environment that an MLflow model was saved with.
+    async fn of_mlflow(&self, model: &ReleaseModel) -> Result<Environment, ApiError> {
+        let beside = |name: &str| {
+            let is = |file: &&FileEntry| file.path == name || file.path.ends_with(&format!("/{name}"));
+            model.files.iter().filter(is).min_by_key(|file| file.path.len())
+        };
+        let Some(file) = beside("conda.yaml").filter(|file| file.size <= MAX_CONDA_BYTES) else {
+            return Ok(Environment::default());
+        };
+        let text = self.store.blobs().read_all(&file.sha256, MAX_CONDA_BYTES).await?;
+        let text = String::from_utf8(text.into()).map_err(|error| {
+            ApiError::invalid(format!("`{}` of model `{}` is not UTF-8", file.path, model.name))
+                .caused_by(error)
+        })?;
+        Ok(Environment { conda_file: Some(text), ..Environment::default() })
+    }
+
+    async fn asset(&self, kind: AssetKind, noun: &str, reference: &Reference) -> Result<Asset, ApiError> {
+        match &reference.scope {
+            Scope::Workspace => {}
+            Scope::Arm { workspace, .. }
+                if workspace.as_str().eq_ignore_ascii_case(self.workspace.as_str()) => {}
+            Scope::Arm { workspace, .. } => {
+                return Err(ApiError::invalid(format!(
+                    "{noun} `{reference}` is of workspace `{workspace}`, and this is `{}`",
+                    self.workspace
+                ))
+                .hint(format!("register it here, and refer to it as `azureml:{}:VERSION`", reference.name)));
+            }
+            Scope::Registry(registry) => {
+                return Err(ApiError::new(
+                    ErrorClass::Unsupported,
+                    format!("{noun} `{reference}` is of the registry `{registry}`, which cannot be reached from here"),
+                )
+                .hint(format!("register it in this workspace, and refer to it as `azureml:{}:VERSION`", reference.name)));
+            }
+        }
+        let found = match &reference.version {
+            VersionRef::Version(version) => {
+                self.store.asset(self.workspace, kind, &reference.name, version).await
+            }
+            VersionRef::Default => self.store.latest_asset(self.workspace, kind, &reference.name).await,
+            VersionRef::Label(label) if label == "latest" => {
+                self.store.latest_asset(self.workspace, kind, &reference.name).await
+            }
+            VersionRef::Label(label) => {
+                return Err(ApiError::not_found(format!(
+                    "{noun} `{reference}`: there is no label `{label}`"
+                ))
+                .hint("`@latest` is the label that every asset has"));
+            }
+        };
+        found.map_err(|error| match error.class() {
+            ErrorClass::NotFound => ApiError::not_found(format!("there is no {noun} `{reference}`"))
+                .hint(format!("`moorline {noun} list` shows what is registered"))
+                .caused_by(error),
+            _ => error.into(),
+        })
+    }
+
+    async fn secret_exists(&self, value: &str) -> Result<(), ApiError> {
+        let Some(reference) = secrets::reference(value) else { return Ok(()) };
+        match self.store.secret(self.workspace, &reference).await? {
+            Some(_) => Ok(()),
+            None => Err(secrets::missing(&reference).into()),
+        }
+    }
+
+    /// By, in order: what was asked for, the deployment's property, the endpoint's compute, `local`.
+    async fn compute(
+        &self,
+        endpoint: &Name,
+        property: Option<&Name>,
+        asked: Option<&Name>,
+    ) -> Result<Compute, ApiError> {
+        let of_endpoint = self.compute_of_endpoint(endpoint).await?;
+        let name = asked.or(property).or(of_endpoint.as_ref());
+        let Some(name) = name.filter(|name| name.as_str() != LOCAL) else { return self.local().await };
+        match self.store.record(self.workspace, RecordKind::Compute, name.as_str()).await {
+            Ok(record) => compute(&record.body),
+            Err(error) if error.class() == ErrorClass::NotFound => Err(ApiError::not_found(format!(
+                "there is no compute `{name}`"
+            ))
+            .hint(
+                "`moorline compute create -f compute.yml` registers one, `moorline compute list` shows them",
+            )),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// `local` as somebody described it here, or as it is without a word.
+    async fn local(&self) -> Result<Compute, ApiError> {
+        match self.store.record(self.workspace, RecordKind::Compute, LOCAL).await {
+            Ok(record) => compute(&record.body),
+            Err(error) if error.class() == ErrorClass::NotFound => Ok(Compute {
+                name: LOCAL.parse().expect("`local` is a name"),
+                kind: TargetKind::Local,
+                description: None,
+                tags: BTreeMap::default(),
+                instance_types: BTreeMap::new(),
+                settings: serde_json::Map::new(),
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn compute_of_endpoint(&self, endpoint: &Name) -> Result<Option<Name>, ApiError> {
+        let record = self.store.record(self.workspace, RecordKind::Endpoint, endpoint.as_str()).await?;
+        let body: EndpointBody = serde_json::from_value(record.body)
+            .map_err(|error| ApiError::internal(format!("endpoint `{endpoint}` cannot be read"), error))?;
+        let text = body.document["compute"].as_str();
+        Ok(text.and_then(|text| text.strip_prefix("azureml:").unwrap_or(text).parse().ok()))
+    }
+}
+
+/// Refuses what no scorer could serve.
+fn runs(
+    model: Option<&ReleaseModel>,
+    code: Option<&ReleaseCode>,
+    environment: Option<&Environment>,
+    document: &OnlineDeployment,
+) -> Result<(), ApiError> {
+    if code.is_some() {
+        return Ok(());
+    }
+    if environment.is_some_and(|environment| environment.inference_config.is_some()) {
+        return Err(ApiError::new(
+            ErrorClass::Unsupported,
+            format!(
+                "deployment `{}` is a container with a server of its own, which needs a container host",
+                document.name
+            ),
+        ));
+    }
+    match model.map(|model| model.model_type) {
+        Some(ModelType::Onnx | ModelType::MlflowModel) => Ok(()),
+        Some(ModelType::TritonModel) => Err(ApiError::new(
+            ErrorClass::Unsupported,
+            format!("deployment `{}` has a triton_model, whose server is not offered here", document.name),
+        )
+        .hint("an ONNX file of it can be deployed without a scoring script")),
+        Some(ModelType::CustomModel) => Err(ApiError::invalid(format!(
+            "deployment `{}` has a custom_model with no ONNX file, and no scoring script",
+            document.name
+        ))
+        .hint("add `code_configuration` with `code` and `scoring_script`")),
+        None => Err(ApiError::invalid(format!(
+            "deployment `{}` has neither `model` nor `code_configuration`; there is nothing to serve",
+            document.name
+        ))),
+    }
+}
+
+/// `resources.limits`, else what the compute means by `instance_type`.
+fn resources(document: &OnlineDeployment, compute: &Compute, notes: &mut Vec<String>) -> Resources {
+    let limits = document.limits();
+    if limits != Resources::default() {
+        return limits;
+    }
+    let Some(size) = &document.instance_type else { return limits };
+    if let Some(known) = compute.instance_types.get(size) {
+        return known.resources();
+    }
+    notes.push(format!(
+        "compute `{}` does not say how large instance_type `{size}` is; no limit is set",
+        compute.name
+    ));
+    limits
+}
+
+/// The version of Python that the environment asks for.
+fn python(environment: &Environment) -> Option<String> {
+    let text = environment.conda_file.clone()?;
+    let file = moorline_spec::SourceFile { name: "conda_file".into(), text };
+    let version = conda::parse(&file).ok()?.python?;
+    Some(version.trim_start_matches(['=', '~', '>', '<', '!']).to_owned())
+}
+
+fn described<T: moorline_spec::Document>(asset: &Asset) -> Result<T, ApiError> {
+    let read = from_json::<T>(&asset.body);
+    read.map(|loaded| loaded.document).map_err(|error| {
+        ApiError::internal(format!("{} `{}:{}` cannot be read", T::KIND, asset.name, asset.version), error)
+    })
+}
+
+fn compute(body: &serde_json::Value) -> Result<Compute, ApiError> {
+    let read = from_json::<Compute>(body);
+    read.map(|loaded| loaded.document).map_err(|error| ApiError::internal("a compute cannot be read", error))
+}
+
+fn uploaded_first(key: &str) -> ApiError {
+    ApiError::invalid(format!(
+        "`{key}` is written inline; a request refers to what was uploaded and registered before"
+    ))
+    .hint("the command line does that: `moorline online-deployment create -f deployment.yml`")
 }

@@ -75,11 +75,7 @@ impl DeploymentState {
             serde_json::Value::Null => DeploymentStatus::default(),
             status => serde_json::from_value(status.clone())?,
         };
-        Ok(Self {
-            generation: record.generation,
-            body: serde_json::from_value(record.body.clone())?,
-            status,
-        })
+        Ok(Self { generation: record.generation, body: serde_json::from_value(record.body.clone())?, status })
     }
 
     pub fn settled(&self) -> bool {

@@ -1,0 +1,127 @@
+//! Releases on disk: the folder that a scorer on this machine reads, made from the blobs of the store.
+//!
+//! A folder is named by the release's digest and moved into place whole, so that one that exists is complete.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    io,
+    path::{Path, PathBuf},
+};
+
+use futures_util::{TryStreamExt, stream};
+use moorline_core::{Digest, FileEntry, Release};
+use moorline_store::{BlobStore, StoreError};
+use thiserror::Error;
+
+/// Files copied at one time.
+const COPIES: usize = 8;
+const BUILDING: &str = ".building-";
+
+/// A release that could not be laid out.
+#[derive(Debug, Error)]
+pub enum ReleaseError {
+    #[error("could not take `{path}` of release `{release}` out of the store")]
+    Blob {
+        path: String,
+        release: String,
+        #[source]
+        source: StoreError,
+    },
+    #[error("could not write a release's folder")]
+    Write(#[from] io::Error),
+}
+
+/// The folder of releases.
+#[derive(Clone, Debug)]
+pub struct Releases {
+    folder: PathBuf,
+    blobs: BlobStore,
+}
+
+impl Releases {
+    /// Opens the folder and removes what a crash left unfinished.
+    pub fn open(folder: PathBuf, blobs: BlobStore) -> io::Result<Self> {
+        fs_err::create_dir_all(&folder)?;
+        for entry in fs_err::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(BUILDING) {
+                fs_err::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(Self { folder, blobs })
+    }
+
+    /// Where this release lies, or will lie.
+    pub fn path(&self, release: &Release) -> PathBuf {
+        self.folder.join(release.digest().hex())
+    }
+
+    /// Lays the release out, unless it is there.
+    pub async fn ensure(&self, release: &Release) -> Result<PathBuf, ReleaseError> {
+        let place = self.path(release);
+        if place.exists() {
+            return Ok(place);
+        }
+        let building = self.folder.join(format!("{BUILDING}{}", uuid::Uuid::new_v4()));
+        let built = self.build(release, &building).await;
+        let (from, to) = (building, place.clone());
+        blocking(move || {
+            let moved = built.and_then(|()| Ok(fs_err::rename(&from, &to)?));
+            if moved.is_err() {
+                // What cannot be removed now is removed when the folder is opened next.
+                let _ = fs_err::remove_dir_all(&from);
+            }
+            // Somebody else may have laid out the same release meanwhile; the same digest is the same content.
+            if to.exists() { Ok(()) } else { moved }
+        })
+        .await?;
+        Ok(place)
+    }
+
+    async fn build(&self, release: &Release, folder: &Path) -> Result<(), ReleaseError> {
+        let model =
+            release.model.iter().flat_map(|model| &model.files).map(|file| (Release::MODEL_DIR, file));
+        let code = release.code.iter().flat_map(|code| &code.files).map(|file| (Release::CODE_DIR, file));
+        let files: Vec<(PathBuf, &FileEntry)> =
+            model.chain(code).map(|(below, file)| (folder.join(below).join(&file.path), file)).collect();
+        let folders: BTreeSet<PathBuf> =
+            files.iter().filter_map(|(to, _)| to.parent().map(Path::to_owned)).collect();
+        let (manifest, text) = (folder.join(Release::FILE), release.to_json());
+        blocking(move || {
+            folders.iter().try_for_each(|folder| fs_err::create_dir_all(folder))?;
+            Ok(fs_err::write(manifest, text)?)
+        })
+        .await?;
+        stream::iter(files.into_iter().map(Ok))
+            .try_for_each_concurrent(COPIES, async |(to, file)| {
+                self.blobs.write_to(&file.sha256, &to).await.map(|_| ()).map_err(|source| {
+                    ReleaseError::Blob { path: file.path.clone(), release: release.name.to_string(), source }
+                })
+            })
+            .await
+    }
+
+    /// Removes the releases that are not in `keep`.
+    pub async fn sweep(&self, keep: &HashSet<Digest>) -> Result<(), ReleaseError> {
+        let keep: HashSet<String> = keep.iter().map(Digest::hex).collect();
+        let folder = self.folder.clone();
+        blocking(move || {
+            for entry in fs_err::read_dir(&folder)? {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if !name.starts_with(BUILDING) && !keep.contains(&name) {
+                    fs_err::remove_dir_all(entry.path())?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Runs file work where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ReleaseError> + Send + 'static,
+) -> Result<T, ReleaseError> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}

@@ -1,0 +1,51 @@
+//! References from environment variables to secrets: how they are written, and what they stand for at the start of a
+//! replica.
+
+use moorline_core::{ErrorClass, Name, TargetError, Variable};
+use moorline_store::Store;
+
+/// The secret that a variable's value refers to: `secret:NAME`, `NAME@vault`, or Azure's
+/// `${{keyvault:https://VAULT/secrets/NAME[/VERSION]}}`. `None` for any other text.
+pub fn reference(value: &str) -> Option<String> {
+    let name = if let Some(name) = value.strip_prefix("secret:") {
+        name
+    } else if let Some(name) = value.strip_suffix("@vault") {
+        name
+    } else {
+        let url = value.strip_prefix("${{keyvault:")?.strip_suffix("}}")?;
+        url.split_once("/secrets/")?.1.split('/').next()?
+    };
+    name.parse::<Name>().ok().map(String::from)
+}
+
+/// The variable that hands over the secret `reference` as it is now.
+pub async fn variable(store: &Store, workspace: &Name, reference: &str) -> Result<Variable, TargetError> {
+    let found = store.secret(workspace, reference).await.map_err(|error| {
+        TargetError::caused(error.class(), format!("could not read the secret `{reference}`"), error)
+    })?;
+    let (version, value) = found.ok_or_else(|| missing(reference))?;
+    Ok(Variable::Secret { reference: reference.to_owned(), version, value })
+}
+
+pub fn missing(reference: &str) -> TargetError {
+    TargetError::new(
+        ErrorClass::NotFound,
+        format!("there is no secret `{reference}`; set it with `moorline secret set {reference}`"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ways_to_refer_to_a_secret() {
+        assert_eq!(reference("secret:db").as_deref(), Some("db"));
+        assert_eq!(reference("db@vault").as_deref(), Some("db"));
+        let azure = "${{keyvault:https://v.vault.azure.net/secrets/db/0123}}";
+        assert_eq!(reference(azure).as_deref(), Some("db"));
+        for plain in ["", "db", "user@host", "secret:", "secret:a/b", "${{keyvault:x}}"] {
+            assert_eq!(reference(plain), None, "{plain}");
+        }
+    }
+}
