@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod admission;
 #[cfg(test)]
+mod az_script;
+#[cfg(test)]
 mod bad_input;
 #[cfg(test)]
 mod bad_release;

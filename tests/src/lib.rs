@@ -12,11 +12,13 @@ mod place;
 mod process;
 mod release;
 mod scorer;
+mod workspace;
 
 pub use http::{Connection, Reply, Request, call};
 pub use log::Log;
 pub use oracle::Oracle;
-pub use place::{Venv, binary, engines, ort_library, own_folder, python, skip, venv};
+pub use place::{Venv, binary, engines, ort_library, own_folder, python, skip, uv, venv};
 pub use process::{children_of, eventually, resident_mib, run_client, run_client_with};
 pub use release::{ReleaseContents, ReleaseDir};
 pub use scorer::{Failure, Scorer, ScorerCommand};
+pub use workspace::{Said, Workspace};

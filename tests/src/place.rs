@@ -58,6 +58,19 @@ fn venvs() -> PathBuf {
     )
 }
 
+/// The `uv` that makes environments, where `cargo xtask tools` put it or the machine has it.
+pub fn uv() -> Option<PathBuf> {
+    if let Some(path) = env::var_os("MOORLINE_TEST_UV") {
+        return Some(path.into());
+    }
+    let paths = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&paths).map(|folder| folder.join("uv")).find(|path| path.exists());
+    if found.is_none() {
+        skip("no uv; `cargo xtask test` installs it");
+    }
+    found
+}
+
 /// The Python that runs scripts with no dependencies.
 pub fn python() -> OsString {
     env::var_os("MOORLINE_TEST_PYTHON").unwrap_or_else(|| "python3".into())

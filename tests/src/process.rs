@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -33,6 +34,22 @@ pub fn children_of(parent: u32) -> Vec<u32> {
         next += 1;
     }
     found.split_off(1)
+}
+
+/// The processes of this program that name a path below `folder` in their command line.
+pub fn processes_with(program: &str, folder: &Path) -> Vec<u32> {
+    let folder = folder.to_string_lossy().into_owned();
+    let mut found = Vec::new();
+    for entry in fs_err::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let Ok(line) = fs_err::read(entry.path().join("cmdline")) else { continue };
+        let line = String::from_utf8_lossy(&line);
+        let mut words = line.split('\0');
+        if words.next().is_some_and(|word| word.ends_with(program)) && words.any(|word| word.contains(&folder)) {
+            found.push(pid);
+        }
+    }
+    found
 }
 
 /// Resident memory of a process, in MiB.

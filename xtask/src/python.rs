@@ -133,6 +133,15 @@ fn minor_version(python: &Path) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
+/// What makes environments in the tests: `uv`, and what it must be told of pip's configuration. `None` where pip cannot
+/// bring it.
+pub fn environment_maker(workspace: &Workspace) -> Result<Option<(PathBuf, Vec<(String, String)>)>> {
+    let base = pinned_python()?;
+    let Some(uv) = uv(workspace, &base) else { return Ok(None) };
+    let configuration = shell::output(Command::new(&base).args(["-m", "pip", "config", "list"]))?;
+    Ok(Some((uv, uv_settings(&configuration))))
+}
+
 /// `uv`: the one on PATH, or one that pip brings once.
 fn uv(workspace: &Workspace, base: &Path) -> Option<PathBuf> {
     if let Some(uv) = shell::find("uv") {

@@ -51,12 +51,17 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
 }
 
 /// What the tests are told. `ORT_DYLIB_PATH` is not among it: the search for the library is tested too.
-fn environment(workspace: &Workspace) -> Result<Vec<(&'static str, OsString)>> {
+fn environment(workspace: &Workspace) -> Result<Vec<(String, OsString)>> {
     let pythons = env::join_paths(python::interpreters())?;
-    Ok(vec![
-        ("MOORLINE_TEST_VENVS", python::venvs(workspace).into()),
-        ("MOORLINE_TEST_PYTHON", python::interpreter(workspace, "oracle").into()),
-        ("MOORLINE_TEST_MLFLOW_PYTHON", python::interpreter(workspace, "mlflow").into()),
-        ("MOORLINE_TEST_PYTHONS", pythons),
-    ])
+    let mut variables: Vec<(String, OsString)> = vec![
+        ("MOORLINE_TEST_VENVS".into(), python::venvs(workspace).into()),
+        ("MOORLINE_TEST_PYTHON".into(), python::interpreter(workspace, "oracle").into()),
+        ("MOORLINE_TEST_MLFLOW_PYTHON".into(), python::interpreter(workspace, "mlflow").into()),
+        ("MOORLINE_TEST_PYTHONS".into(), pythons),
+    ];
+    if let Some((uv, settings)) = python::environment_maker(workspace)? {
+        variables.push(("MOORLINE_TEST_UV".into(), uv.into()));
+        variables.extend(settings.into_iter().map(|(name, value)| (name, value.into())));
+    }
+    Ok(variables)
 }
