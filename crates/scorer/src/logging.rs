@@ -1,11 +1,14 @@
-//! Log lines: text for people, JSON for machines, always to the standard error.
+//! Log lines: text for people, JSON for machines, to the standard error or to a file.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, sync::Mutex};
 
 use anyhow::Context;
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{EnvFilter, fmt, fmt::writer::BoxMakeWriter};
 
-use crate::settings::{LogFormat, Observation};
+use crate::{
+    log_file::LogFile,
+    settings::{LogFormat, Observation},
+};
 
 /// Python's names for levels, which Azure ML's variable takes, beside tracing's own.
 fn level(name: &str) -> &str {
@@ -31,12 +34,21 @@ pub(crate) fn start(observation: &Observation) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().parse(&directives).with_context(|| {
         format!("log level `{}` is not one of ERROR, WARNING, INFO, DEBUG, TRACE", observation.log_level)
     })?;
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let writer = match &observation.log_file {
+        None => BoxMakeWriter::new(std::io::stderr),
+        Some(path) => {
+            let file = LogFile::open(path, observation.log_file_bytes, observation.log_files.get())
+                .context("could not open the log file")?;
+            BoxMakeWriter::new(Mutex::new(file))
+        }
+    };
+    let ansi = observation.log_file.is_none() && std::io::stderr().is_terminal();
+    let builder = fmt().with_env_filter(filter).with_writer(writer);
     match observation.log_format {
         LogFormat::Json => {
             builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
         }
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Text => builder.with_ansi(ansi).init(),
     }
     Ok(())
 }

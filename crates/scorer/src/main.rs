@@ -3,6 +3,7 @@
 mod engines;
 mod failure;
 mod inspect;
+mod log_file;
 mod logging;
 mod release;
 mod script;

@@ -1,9 +1,10 @@
 //! Serving: bind, load in the background, say so, answer until told to stop, drain.
 
 use std::{
+    io,
     net::SocketAddr,
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -57,6 +58,9 @@ async fn serve(settings: Settings, release: LoadedRelease, environment: Environm
         digest = %release.release.digest(),
         "listening"
     );
+    if let Some(path) = &settings.address_file {
+        write_address(path, address, admin_address).context("could not write the address file")?;
+    }
 
     let signals = signals()?;
     let (failed, failure) = tokio::sync::oneshot::channel();
@@ -86,6 +90,17 @@ async fn serve(settings: Settings, release: LoadedRelease, environment: Environm
     tokio::task::spawn_blocking(move || traced.shutdown_tracing()).await?;
     tracing::info!("stopped");
     result
+}
+
+/// Says where it listens to whoever started it. The file is whole or not there: it is written beside and renamed.
+fn write_address(path: &Path, data: SocketAddr, admin: SocketAddr) -> io::Result<()> {
+    let pid = std::process::id();
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{pid}"));
+    let beside = PathBuf::from(beside);
+    let text = serde_json::json!({ "data": data, "admin": admin, "pid": pid }).to_string();
+    fs_err::write(&beside, text)?;
+    fs_err::rename(&beside, path)
 }
 
 /// Counts SIGTERM and SIGINT: the first asks for an end, the second for an end at once. They are counted as they come,

@@ -140,6 +140,9 @@ pub(crate) struct Settings {
     /// The admin port; 0 takes any free one
     #[arg(long, env = "MOORLINE_ADMIN_PORT", default_value_t = 5000, value_name = "PORT")]
     pub(crate) admin_port: u16,
+    /// Written once both ports are bound, as JSON: `{"data":"IP:PORT","admin":"IP:PORT","pid":N}` [default: none]
+    #[arg(long, env = "MOORLINE_ADDRESS_FILE", value_name = "FILE")]
+    pub(crate) address_file: Option<PathBuf>,
     /// The label `endpoint` of the metrics [default: the release's name]
     #[arg(long, env = "MOORLINE_ENDPOINT", value_name = "NAME")]
     pub(crate) endpoint: Option<String>,
@@ -259,6 +262,15 @@ pub(crate) struct Observation {
     /// The least level that is logged: ERROR, WARNING, INFO, DEBUG, TRACE
     #[arg(long, env = "AZUREML_LOG_LEVEL", default_value = "INFO", value_name = "LEVEL")]
     pub(crate) log_level: String,
+    /// Log to this file instead of the standard error; why a start failed is said there in any case
+    #[arg(long, env = "MOORLINE_LOG_FILE", value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
+    /// The log file's size at which it becomes FILE.1, what was that FILE.2, and so on
+    #[arg(long, env = "MOORLINE_LOG_FILE_BYTES", default_value_t = 10 * 1024 * 1024, value_name = "BYTES")]
+    pub(crate) log_file_bytes: u64,
+    /// Numbered log files that are kept
+    #[arg(long, env = "MOORLINE_LOG_FILES", default_value = "5", value_name = "N")]
+    pub(crate) log_files: NonZeroUsize,
     /// An OTLP gRPC collector for traces [default: traces are not exported]
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub(crate) otlp_endpoint: Option<String>,
