@@ -13,6 +13,8 @@ mod batching;
 #[cfg(test)]
 mod chaos;
 #[cfg(test)]
+mod deployments;
+#[cfg(test)]
 mod differential;
 #[cfg(test)]
 mod life_cycle;
@@ -27,8 +29,12 @@ mod onnx_score;
 #[cfg(test)]
 mod open_inference;
 #[cfg(test)]
+mod scaling;
+#[cfg(test)]
 mod scoring_script;
 #[cfg(test)]
 mod soak;
+#[cfg(test)]
+mod survival;
 #[cfg(test)]
 mod transport;
