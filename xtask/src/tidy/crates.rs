@@ -17,7 +17,7 @@ const HEADER: &str = "| crate | folder | what it is for | depends on | tests wit
 /// The words that a crate's charter may take.
 const CHARTER_WORDS: usize = 15;
 
-/// The crates that implement seams; each may stand on `core`, and on the documents and the memory.
+/// The crates that implement seams; each may stand on `core`, and on the sockets, the documents and the memory.
 const LEAVES: [&str; 9] = [
     "moorline-spec",
     "moorline-store",
@@ -29,7 +29,7 @@ const LEAVES: [&str; 9] = [
     "moorline-fpga",
     "moorline-edge",
 ];
-const BELOW_LEAVES: [&str; 3] = ["moorline-core", "moorline-spec", "moorline-store"];
+const BELOW_LEAVES: [&str; 4] = ["moorline-core", "moorline-listen", "moorline-spec", "moorline-store"];
 
 /// One crate, by the table or by Cargo.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
