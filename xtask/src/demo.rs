@@ -1,77 +1,117 @@
-//! `cargo xtask demo`: the main job on real data. Two models are trained here and now; one is served as ONNX with no
-//! script, one by a scoring script as it would be written for Azure ML.
+//! `cargo xtask demo`: the main job on real data. Two models are trained here and now, registered in a workspace, and
+//! deployed: one as ONNX with no script, one with a scoring script as it would be written for Azure ML.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, Result};
 
 use crate::{
-    Workspace, python,
-    scorer::RunningScorer,
-    shell,
+    Workspace, python, shell,
     tools::{self, Tool},
 };
 
 /// How to go on, in the words of a terminal.
 const NEXT: &str = "
-That was the main job. To go on:
+That was the main job. To go on, with the target folder's `release` on the PATH:
 
-    moorline release create --name NAME --model FILE --output DIR    make a release of your own model
-    moorline-scorer --release DIR                                    serve it on 127.0.0.1:5001
-    moorline-scorer --help                                           every setting, with its variable
-    docs/src/scorer.md                                               the guide
+    moorline up                                        a workspace in ~/.moorline, on 127.0.0.1:7440
+    moorline model create -n NAME -p FILE-OR-FOLDER    register a model of your own
+    moorline online-endpoint create -n NAME            and see docs/examples for documents to begin with
+    docs/src/SUMMARY.md                                the guide
 
-Both binaries are in the target folder; the demo's releases are in `demo/` there.";
+The demo's workspace is in `demo/home` of the target folder.";
+
+/// A demo's home, and the ways to speak to it.
+struct Demo<'a> {
+    workspace: &'a Workspace,
+    folder: PathBuf,
+    variables: Vec<(String, std::ffi::OsString)>,
+}
 
 pub fn run(workspace: &Workspace) -> Result<()> {
     tools::install(workspace, &[Tool::Tools, Tool::OnnxRuntime])?;
     workspace.build()?;
-    let demo = workspace.target().join("demo");
-    if demo.exists() {
-        fs_err::remove_dir_all(&demo)?;
+    let folder = workspace.target().join("demo");
+    if folder.exists() {
+        fs_err::remove_dir_all(&folder)?;
     }
-    fs_err::create_dir_all(&demo)?;
-    shell::print("==> an ONNX model without a script: handwritten digits");
-    digits(workspace, &demo)?;
-    shell::print("==> a model with its scoring script: the progression of diabetes");
-    diabetes(workspace, &demo)?;
+    fs_err::create_dir_all(&folder)?;
+    let demo = Demo { workspace, variables: variables(workspace, &folder)?, folder };
+    let shown = demo.show();
+    demo.stop();
+    shown?;
     shell::print(NEXT);
     Ok(())
 }
 
-fn digits(workspace: &Workspace, demo: &Path) -> Result<()> {
-    let folder = train(workspace, demo, "digits")?;
-    let release = demo.join("digits-release");
-    create_release(
-        workspace,
-        &["--name", "digits", "--model"],
-        &[&folder.join("digits.onnx"), Path::new("--output"), &release],
-    )?;
-    let scorer = RunningScorer::start(workspace, &release, &[])?;
-    served(&scorer);
-    let url = format!("http://{}", scorer.address);
-    post(workspace, &format!("{url}/score"), &folder.join("score.json"))?;
-    post(workspace, &format!("{url}/v2/models/digits/infer"), &folder.join("infer.json"))?;
-    expected(&folder)?;
-    scorer.stop()
+/// What the demo's commands are told: their home, and who makes environments.
+fn variables(workspace: &Workspace, folder: &Path) -> Result<Vec<(String, std::ffi::OsString)>> {
+    let mut variables = vec![("MOORLINE_HOME".to_owned(), folder.join("home").into_os_string())];
+    if let Some((uv, settings)) = python::environment_maker(workspace)? {
+        let mut paths: Vec<PathBuf> = uv.parent().map(Path::to_owned).into_iter().collect();
+        paths.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+        variables.push(("PATH".to_owned(), std::env::join_paths(paths)?));
+        variables.extend(settings.into_iter().map(|(name, value)| (name, value.into())));
+    }
+    Ok(variables)
 }
 
-fn diabetes(workspace: &Workspace, demo: &Path) -> Result<()> {
-    let folder = train(workspace, demo, "diabetes")?;
-    let release = demo.join("diabetes-release");
-    let code = workspace.root().join("docs/examples/diabetes/code");
-    create_release(
-        workspace,
-        &["--name", "diabetes", "--scoring-script", "score.py", "--model"],
-        &[&folder.join("model"), Path::new("--code"), &code, Path::new("--output"), &release],
-    )?;
-    let python = python::interpreter(workspace, "tools");
-    let python = python.to_str().context("the path of the Python environment is not UTF-8")?;
-    let scorer = RunningScorer::start(workspace, &release, &["--python", python, "--worker-count", "2"])?;
-    served(&scorer);
-    post(workspace, &format!("http://{}/score", scorer.address), &folder.join("score.json"))?;
-    expected(&folder)?;
-    scorer.stop()
+impl Demo<'_> {
+    fn show(&self) -> Result<()> {
+        shell::print("==> an ONNX model without a script: handwritten digits");
+        let digits = train(self.workspace, &self.folder, "digits")?;
+        self.deploy("digits", &digits.join("digits.onnx"), &digits)?;
+        let address =
+            self.answer(&["online-endpoint", "show", "-n", "digits", "--query", "scoring_uri", "-o", "tsv"])?;
+        let key =
+            ["online-endpoint", "get-credentials", "-n", "digits", "--query", "primaryKey", "-o", "tsv"];
+        let infer = address.replace("/score", "/v2/models/digits/infer");
+        post(self.workspace, &infer, &self.answer(&key)?, &digits.join("infer.json"))?;
+        shell::print("==> a model with its scoring script and its conda file: the progression of diabetes");
+        let diabetes = train(self.workspace, &self.folder, "diabetes")?;
+        self.deploy("diabetes", &diabetes.join("model"), &diabetes)
+    }
+
+    /// Registers a model, deploys it by the documents of `docs/examples/NAME`, and sends a request.
+    fn deploy(&self, name: &str, model: &Path, folder: &Path) -> Result<()> {
+        let document = |file: &str| format!("docs/examples/{name}/{file}");
+        let model = model.to_str().context("the path of a model is not UTF-8")?;
+        self.moorline(&["model", "create", "-n", name, "-p", model, "-o", "none"])?;
+        self.moorline(&["online-endpoint", "create", "-f", &document("endpoint.yml"), "-o", "none"])?;
+        let deployment = document("deployment.yml");
+        self.moorline(&["online-deployment", "create", "-f", &deployment, "--all-traffic", "-o", "none"])?;
+        let request = folder.join("score.json");
+        let request = request.to_str().context("the path of a request is not UTF-8")?;
+        self.moorline(&["online-endpoint", "invoke", "-n", name, "--request-file", request])?;
+        shell::print("");
+        expected(folder)
+    }
+
+    /// Runs the command line, printing what is typed.
+    fn moorline(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = self.command(arguments);
+        shell::say(&format!("$ {}", shell::line(&command)));
+        shell::run(&mut command)
+    }
+
+    fn answer(&self, arguments: &[&str]) -> Result<String> {
+        Ok(shell::output(&mut self.command(arguments))?.trim().to_owned())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.workspace.command(self.workspace.binary("moorline"));
+        command.args(arguments).envs(self.variables.iter().cloned()).stdin(Stdio::null());
+        command
+    }
+
+    /// Ends the server that the first command started, and with it every replica.
+    fn stop(&self) {
+        // Where none was started there is nothing to end.
+        let _ = shell::output(&mut self.command(&["down"]));
+    }
 }
 
 /// Runs `docs/examples/NAME/train.py`, which writes a model, requests and the truth about them.
@@ -83,32 +123,14 @@ fn train(workspace: &Workspace, demo: &Path, name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn create_release(workspace: &Workspace, options: &[&str], rest: &[&Path]) -> Result<()> {
-    let mut create = workspace.command(workspace.binary("moorline"));
-    shell::run(create.args(["release", "create"]).args(options).args(rest))
-}
-
-fn served(scorer: &RunningScorer) {
-    shell::say(&format!(
-        "moorline-scorer serves on http://{} after {:.0} ms",
-        scorer.address,
-        scorer.start_time.as_secs_f64() * 1000.0
-    ));
-}
-
 /// Sends a file with curl, printing the request as one would type it, and the answer.
-fn post(workspace: &Workspace, url: &str, body: &Path) -> Result<()> {
+fn post(workspace: &Workspace, url: &str, key: &str, body: &Path) -> Result<()> {
     let mut curl = workspace.command("curl");
-    curl.args([
-        "--silent",
-        "--show-error",
-        "--fail-with-body",
-        url,
-        "--header",
-        "content-type: application/json",
-    ]);
-    curl.arg("--data-binary").arg(format!("@{}", body.display()));
-    shell::say(&format!("$ {}", shell::line(&curl)));
+    curl.args(["--silent", "--show-error", "--fail-with-body", url]);
+    curl.args(["--header", "content-type: application/json", "--data-binary"])
+        .arg(format!("@{}", body.display()));
+    shell::say(&format!("$ {} --header 'authorization: Bearer KEY'", shell::line(&curl)));
+    curl.arg("--header").arg(format!("authorization: Bearer {key}"));
     shell::say(&format!("> {}", excerpt(&fs_err::read_to_string(body)?)));
     let answer = shell::output(&mut curl).context("the demo sends its requests with curl")?;
     shell::say(&format!("< {}", excerpt(&answer)));
