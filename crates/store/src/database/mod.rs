@@ -1,0 +1,214 @@
+//! The metadata database: SQLite or PostgreSQL behind one small surface, so that every statement is written once.
+//!
+//! Both take `$1` as a parameter, `RETURNING` and `ON CONFLICT`; what they write differently is in [`schema`]. Values
+//! are text and 64-bit integers only.
+//!
+//! SQLite has one connection for writing, so that writers queue here and never meet `SQLITE_BUSY` among themselves, and
+//! a few for reading, which its write-ahead log lets go on meanwhile. A commit is on disk when it is acknowledged:
+//! `synchronous` is `FULL` there, and PostgreSQL's `synchronous_commit` is on by default.
+
+mod query;
+mod schema;
+
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    str::FromStr as _,
+    time::Duration,
+};
+
+use moorline_core::Secret;
+use sqlx::{
+    PgPool, Postgres, Sqlite, SqlitePool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use crate::StoreError;
+
+pub(crate) use query::{Query, Row};
+
+/// How long a statement waits for a connection, or for another process that holds the database.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// SQLite's connections for reading.
+const READERS: u32 = 4;
+/// PostgreSQL's connections.
+const CONNECTIONS: u32 = 8;
+/// What is not SQL of ours: a file that SQLite keeps open per connection, cached statements, …
+const CACHED_STATEMENTS: usize = 100;
+
+/// Pools of connections; a clone uses the same ones.
+#[derive(Clone, Debug)]
+pub(crate) enum Database {
+    Sqlite { writer: SqlitePool, readers: SqlitePool, file: File },
+    Postgres(PgPool),
+}
+
+/// Which file was opened. SQLite would go on writing to one that was removed, and every acknowledged write would be lost.
+#[derive(Clone, Debug)]
+pub(crate) struct File {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl File {
+    fn of(path: &Path) -> Result<Self, StoreError> {
+        let found = fs_err::metadata(path).map_err(|source| StoreError::File { source })?;
+        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        match fs_err::metadata(&self.path) {
+            Ok(found) if found.dev() == self.device && found.ino() == self.inode => Ok(()),
+            _ => Err(StoreError::Gone { path: self.path.display().to_string() }),
+        }
+    }
+}
+
+impl Database {
+    pub(crate) async fn open(config: &crate::config::Database) -> Result<Self, StoreError> {
+        match config {
+            crate::config::Database::Sqlite(path) => Self::sqlite(path).await,
+            crate::config::Database::Postgres(url) => Self::postgres(url).await,
+        }
+    }
+
+    async fn sqlite(path: &Path) -> Result<Self, StoreError> {
+        if let Some(folder) = path.parent() {
+            fs_err::create_dir_all(folder).map_err(|source| StoreError::file("the database", source))?;
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(PATIENCE)
+            .statement_cache_capacity(CACHED_STATEMENTS);
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(PATIENCE)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_with(options.clone())
+            .await?;
+        schema::migrate_sqlite(&writer).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(PATIENCE)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_with(options.create_if_missing(false).pragma("query_only", "1"))
+            .await?;
+        let file = File::of(path)?;
+        Ok(Self::Sqlite { writer, readers, file })
+    }
+
+    async fn postgres(url: &Secret) -> Result<Self, StoreError> {
+        let options = PgConnectOptions::from_str(url.expose())
+            .map_err(|error| StoreError::Configuration {
+                what: "the address of PostgreSQL is not one",
+                // The driver's own words might repeat the password.
+                source: match error {
+                    sqlx::Error::Configuration(_) => "it is not a `postgres://` address".into(),
+                    other => other.into(),
+                },
+            })?
+            .application_name("moorline")
+            .statement_cache_capacity(CACHED_STATEMENTS);
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(PATIENCE)
+            .connect_with(options)
+            .await?;
+        schema::migrate_postgres(&pool).await?;
+        Ok(Self::Postgres(pool))
+    }
+
+    /// Waits for what is under way and closes the connections.
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Sqlite { writer, readers, .. } => {
+                readers.close().await;
+                writer.close().await;
+            }
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+
+    /// Begins to write. Dropped before [`Transaction::commit`], nothing of it has happened.
+    pub(crate) async fn write(&self) -> Result<Transaction, StoreError> {
+        match self {
+            Self::Sqlite { writer, file, .. } => {
+                file.check()?;
+                // At once, not at the first statement that writes: then a read before it cannot be outdated.
+                Ok(Transaction::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?))
+            }
+            Self::Postgres(pool) => Ok(Transaction::Postgres(pool.begin().await?)),
+        }
+    }
+
+    /// All rows of a query that does not write.
+    pub(crate) async fn rows(&self, query: Query) -> Result<Vec<Row>, StoreError> {
+        Ok(match self {
+            Self::Sqlite { readers, file, .. } => {
+                file.check()?;
+                query.sqlite().fetch_all(readers).await?.into_iter().map(Row::Sqlite).collect()
+            }
+            Self::Postgres(pool) => {
+                query.postgres().fetch_all(pool).await?.into_iter().map(Row::Postgres).collect()
+            }
+        })
+    }
+
+    /// The first row, if there is any.
+    pub(crate) async fn row(&self, query: Query) -> Result<Option<Row>, StoreError> {
+        Ok(self.rows(query).await?.into_iter().next())
+    }
+}
+
+/// Writes that happen together or not at all.
+#[derive(Debug)]
+pub(crate) enum Transaction {
+    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Postgres(sqlx::Transaction<'static, Postgres>),
+}
+
+impl Transaction {
+    /// How many rows it changed.
+    pub(crate) async fn execute(&mut self, query: Query) -> Result<u64, StoreError> {
+        Ok(match self {
+            Self::Sqlite(transaction) => query.sqlite().execute(&mut **transaction).await?.rows_affected(),
+            Self::Postgres(transaction) => {
+                query.postgres().execute(&mut **transaction).await?.rows_affected()
+            }
+        })
+    }
+
+    pub(crate) async fn rows(&mut self, query: Query) -> Result<Vec<Row>, StoreError> {
+        Ok(match self {
+            Self::Sqlite(transaction) => {
+                query.sqlite().fetch_all(&mut **transaction).await?.into_iter().map(Row::Sqlite).collect()
+            }
+            Self::Postgres(transaction) => {
+                query.postgres().fetch_all(&mut **transaction).await?.into_iter().map(Row::Postgres).collect()
+            }
+        })
+    }
+
+    pub(crate) async fn row(&mut self, query: Query) -> Result<Option<Row>, StoreError> {
+        Ok(self.rows(query).await?.into_iter().next())
+    }
+
+    /// When it returns, the writes outlive a crash. An error leaves it open whether they do, if the connection broke in
+    /// between.
+    pub(crate) async fn commit(self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(transaction) => transaction.commit().await?,
+            Self::Postgres(transaction) => transaction.commit().await?,
+        }
+        Ok(())
+    }
+}

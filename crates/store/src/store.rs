@@ -1,0 +1,69 @@
+//! The one handle: opens the parts of a store in the order in which they need one another.
+
+use std::{fmt, os::unix::fs::PermissionsExt, sync::Arc};
+
+use age::x25519::Identity;
+
+use crate::{BlobStore, StoreConfig, StoreError, database::Database, secrets};
+
+/// The workspace's memory; a clone is the same one.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    database: Database,
+    blobs: BlobStore,
+    identity: Identity,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The identity stays out.
+        f.debug_struct("Store").field("database", &self.inner.database).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens a store, makes what is missing, and brings an older database to this build's schema. One that a newer build
+    /// wrote is refused and left as it is. Afterwards there is a workspace `default`.
+    pub async fn open(config: StoreConfig) -> Result<Self, StoreError> {
+        let database = Database::open(&config.database).await?;
+        let opened = Self::open_around(&database, &config).await;
+        if opened.is_err() {
+            database.close().await;
+        }
+        opened
+    }
+
+    async fn open_around(database: &Database, config: &StoreConfig) -> Result<Self, StoreError> {
+        let file_error = |error| StoreError::file("keys", error);
+        fs_err::create_dir_all(&config.keys).map_err(file_error)?;
+        fs_err::set_permissions(&config.keys, PermissionsExt::from_mode(0o700)).map_err(file_error)?;
+        let identity = secrets::open_identity(&config.keys, database).await?;
+        let blobs = BlobStore::open(&config.blobs, config.uploads.clone(), database.clone()).await?;
+        let store = Self { inner: Arc::new(Inner { database: database.clone(), blobs, identity }) };
+        store.ensure_default_workspace().await?;
+        Ok(store)
+    }
+
+    /// The content of files.
+    pub fn blobs(&self) -> &BlobStore {
+        &self.inner.blobs
+    }
+
+    /// Waits for what is under way and closes the database. Not needed for anything to be kept: it only leaves fewer
+    /// files behind.
+    pub async fn close(&self) {
+        self.inner.database.close().await;
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.inner.database
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.inner.identity
+    }
+}
