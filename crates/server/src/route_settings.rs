@@ -1,6 +1,6 @@
 //! What a document's request settings and traffic mean to the gateway, defaults included.
 
-use std::{collections::BTreeMap, num::NonZeroUsize, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use moorline_core::{Name, RequestSettings};
 
@@ -8,13 +8,13 @@ use moorline_core::{Name, RequestSettings};
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(5000);
 /// Requests that one replica is sent at one time where the document does not say. Azure ML's 1 would leave an ONNX
 /// model idle most of the time; the scorer has a bound of its own, which is this.
-const CONCURRENT: NonZeroUsize = NonZeroUsize::new(256).expect("it is not zero");
+const CONCURRENT: NonZeroU32 = NonZeroU32::new(256).expect("it is not zero");
 
 /// The bounds on requests to one deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteSettings {
     pub request_timeout: Duration,
-    pub max_concurrent_per_replica: usize,
+    pub max_concurrent_per_replica: NonZeroU32,
     pub max_queue_wait: Duration,
 }
 
@@ -22,7 +22,9 @@ pub fn of(settings: &RequestSettings) -> RouteSettings {
     let request_timeout = settings.request_timeout_ms.map_or(REQUEST_TIMEOUT, Duration::from_millis);
     RouteSettings {
         request_timeout,
-        max_concurrent_per_replica: settings.max_concurrent_requests_per_instance.unwrap_or(CONCURRENT).get(),
+        max_concurrent_per_replica: settings
+            .max_concurrent_requests_per_instance
+            .map_or(CONCURRENT, |n| n.try_into().unwrap_or(NonZeroU32::MAX)),
         max_queue_wait: settings.max_queue_wait_ms.map_or(request_timeout, Duration::from_millis),
     }
 }

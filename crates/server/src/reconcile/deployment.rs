@@ -6,13 +6,18 @@ use moorline_core::{
     DeploymentId, Desired, ErrorClass, Failure, Observation, Phase, Placement, TargetError, Variable,
 };
 use moorline_store::RecordKind;
+use tokio::sync::mpsc;
 
 use super::{Next, Reconciler, queue::Signal};
 use crate::{
+    problem::chain,
     secrets,
     status::{DeploymentState, DeploymentStatus, EndpointBody, deployment_record_name},
     targets::Progress,
 };
+
+/// Lines of a build that wait to be written to an operation's log.
+const LINES: usize = 1024;
 
 /// Why a round ended before its end.
 enum Interrupted {
@@ -85,15 +90,8 @@ impl Reconciler {
         self.phase(state, "resolve").await;
         self.0.targets.admit(desired).await.map_err(|error| refused(&error))?;
         self.phase(state, "environment").await;
-        let operation = state.body.operation.clone();
-        let operations = self.0.operations.clone();
-        let progress = Progress::new(move |line| {
-            if let Some(operation) = &operation {
-                operations.line(operation, line);
-            }
-        });
         let placement = tokio::select! {
-            placement = self.place(desired, progress) => placement.map_err(|error| refused(&error))?,
+            placement = self.place_and_tell(state) => placement.map_err(|error| refused(&error))?,
             () = self.superseded(id, state, signal) => return Err(Interrupted::Superseded),
         };
         self.phase(state, "start").await;
@@ -119,6 +117,19 @@ impl Reconciler {
         }
         self.phase(state, "ready").await;
         Ok(())
+    }
+
+    /// [`Reconciler::place`], with the lines of the environment's making in the operation's log.
+    async fn place_and_tell(&self, state: &DeploymentState) -> Result<Placement, TargetError> {
+        let (lines, mut told) = mpsc::channel::<String>(LINES);
+        // Whoever builds does not wait for whoever reads: lines beyond the bound are in the build's own log.
+        let progress = Progress::new(move |line| drop(lines.try_send(line.to_owned())));
+        let tell = async {
+            while let Some(line) = told.recv().await {
+                self.log(state, &line).await;
+            }
+        };
+        tokio::join!(self.place(&state.body.desired, progress), tell).0
     }
 
     /// Returns when another generation is desired.
@@ -197,7 +208,7 @@ impl Reconciler {
         }
         tracing::warn!(deployment = %id, reason = failure.reason, "deployment failed");
         if let Some(operation) = &state.body.operation {
-            self.0.operations.fail(operation, &failure.reason, &failure.log).await;
+            self.0.operations.fail(operation, ErrorClass::Script, &failure.reason, &failure.log).await;
         }
         // What served before goes on: it is applied again, which takes away what of the new one is left.
         if status.active.is_some() { Next::Again } else { Next::Rest }
@@ -274,7 +285,7 @@ impl Reconciler {
 
     async fn log(&self, state: &DeploymentState, line: &str) {
         if let Some(operation) = &state.body.operation {
-            self.0.operations.line(operation, line);
+            self.0.operations.log(operation, line).await;
         }
     }
 }
@@ -307,16 +318,4 @@ fn refused(error: &TargetError) -> Interrupted {
 fn ours(id: &DeploymentId, error: &(dyn std::error::Error + 'static)) -> Next {
     tracing::warn!(deployment = %id, error = chain(error), "could not reconcile a deployment; it is tried again");
     Next::Retry
-}
-
-/// An error and its causes, as one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
