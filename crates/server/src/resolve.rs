@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::TryStreamExt;
 use moorline_core::{
     DeploymentId, Desired, Environment, ErrorClass, FileEntry, ModelType, Name, Release, ReleaseCode,
     ReleaseEnvironment, ReleaseModel, Resources, TargetKind,
@@ -169,8 +170,12 @@ impl Resolver<'_> {
         let Some(file) = beside("conda.yaml").filter(|file| file.size <= MAX_CONDA_BYTES) else {
             return Ok(Environment::default());
         };
-        let text = self.store.blobs().read_all(&file.sha256, MAX_CONDA_BYTES).await?;
-        let text = String::from_utf8(text.into()).map_err(|error| {
+        let (_, mut parts) = self.store.blobs().read(&file.sha256).await?;
+        let mut text = Vec::new();
+        while let Some(part) = parts.try_next().await? {
+            text.extend_from_slice(&part);
+        }
+        let text = String::from_utf8(text).map_err(|error| {
             ApiError::invalid(format!("`{}` of model `{}` is not UTF-8", file.path, model.name))
                 .caused_by(error)
         })?;

@@ -215,6 +215,18 @@ impl Store {
         self.database().rows(query).await?.iter().map(read).collect()
     }
 
+    /// The deployments of an endpoint, by name; none where the endpoint does not exist.
+    pub async fn deployments_of(&self, workspace: &Name, endpoint: &Name) -> Result<Vec<Record>, StoreError> {
+        let query = Query::new(select!(
+            "JOIN records e ON e.id = r.parent_id
+             WHERE r.kind = 'deployment' AND e.kind = 'endpoint' AND w.name_key = $1 AND e.name_key = $2
+             ORDER BY r.name_key"
+        ))
+        .text(names::key(workspace.as_str()))
+        .text(names::key(endpoint.as_str()));
+        self.database().rows(query).await?.iter().map(read).collect()
+    }
+
     /// `Conflict` for an endpoint that has deployments; `NotFound` if it does not exist.
     pub async fn delete_record(
         &self,
