@@ -15,8 +15,10 @@ use moorline_tests::{
     eventually, onnx,
 };
 
-const ECHO: &str = "import os\n\n\ndef init():\n    pass\n\n\ndef run(data):\n    return os.environ.get('WORD', 'none')\n";
-const BROKEN: &str = "def init():\n    raise RuntimeError('the oracle is out')\n\n\ndef run(data):\n    return data\n";
+const ECHO: &str =
+    "import os\n\n\ndef init():\n    pass\n\n\ndef run(data):\n    return os.environ.get('WORD', 'none')\n";
+const BROKEN: &str =
+    "def init():\n    raise RuntimeError('the oracle is out')\n\n\ndef run(data):\n    return data\n";
 
 #[test]
 fn an_onnx_model_needs_no_script() {
@@ -59,7 +61,15 @@ fn an_update_loses_no_request() {
     workspace.write("blue.yml", script_deployment("blue", "rolling", "code"));
     workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
     workspace
-        .moorline(&["online-deployment", "create", "-f", "blue.yml", "--set", "instance_count=2", "--all-traffic"])
+        .moorline(&[
+            "online-deployment",
+            "create",
+            "-f",
+            "blue.yml",
+            "--set",
+            "instance_count=2",
+            "--all-traffic",
+        ])
         .ok();
     let key = workspace.key("rolling");
     let stop = Arc::new(AtomicBool::new(false));
@@ -81,21 +91,40 @@ fn an_update_loses_no_request() {
         .collect();
     for word in ["one", "two", "three"] {
         let set = format!("environment_variables.WORD={word}");
-        workspace.moorline(&["online-deployment", "update", "-n", "blue", "-e", "rolling", "--set", &set]).ok();
+        workspace
+            .moorline(&["online-deployment", "update", "-n", "blue", "-e", "rolling", "--set", &set])
+            .ok();
         let reply = workspace.call(&Workspace::scoring("rolling", &key, "{}"));
         assert_eq!(reply.value(), word);
     }
     workspace
-        .moorline(&["online-deployment", "update", "-n", "blue", "-e", "rolling", "--set", "instance_count=1"])
+        .moorline(&[
+            "online-deployment",
+            "update",
+            "-n",
+            "blue",
+            "-e",
+            "rolling",
+            "--set",
+            "instance_count=1",
+        ])
         .ok();
     stop.store(true, Ordering::Relaxed);
     let seen: Vec<(u16, String)> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
     let lost: Vec<_> = seen.iter().filter(|(status, _)| *status != 200).collect();
     assert!(lost.is_empty(), "{} of {} requests: {:?}", lost.len(), seen.len(), lost.first());
     for word in ["none", "one", "two", "three"] {
-        assert!(seen.iter().any(|(_, text)| text.contains(word)), "no request saw `{word}` of {}", seen.len());
+        assert!(
+            seen.iter().any(|(_, text)| text.contains(word)),
+            "no request saw `{word}` of {}",
+            seen.len()
+        );
     }
-    assert!(eventually(Duration::from_secs(20), || workspace.scorers().len() == 1), "{:?}", workspace.scorers());
+    assert!(
+        eventually(Duration::from_secs(20), || workspace.scorers().len() == 1),
+        "{:?}",
+        workspace.scorers()
+    );
 }
 
 #[test]
@@ -167,7 +196,11 @@ fn a_secret_is_handed_over_and_never_shown() {
     workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
     let early = workspace.moorline(&["online-deployment", "create", "-f", "blue.yml"]);
     assert_eq!(early.code, Some(1));
-    assert!(early.stderr.contains("`door`") && early.stderr.contains("moorline secret set"), "{}", early.stderr);
+    assert!(
+        early.stderr.contains("`door`") && early.stderr.contains("moorline secret set"),
+        "{}",
+        early.stderr
+    );
     workspace.moorline(&["secret", "set", "door", "--value-file", "value"]).ok();
     workspace.moorline(&["online-deployment", "create", "-f", "blue.yml", "--all-traffic"]).ok();
     let key = workspace.key("quiet");

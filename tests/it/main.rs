@@ -38,3 +38,5 @@ mod soak;
 mod survival;
 #[cfg(test)]
 mod transport;
+#[cfg(test)]
+mod workspace_bad_input;

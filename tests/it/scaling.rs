@@ -8,7 +8,8 @@ use moorline_tests::{
     eventually, onnx,
 };
 
-const SLOW: &str = "import time\n\n\ndef init():\n    pass\n\n\ndef run(data):\n    time.sleep(0.3)\n    return 'done'\n";
+const SLOW: &str =
+    "import time\n\n\ndef init():\n    pass\n\n\ndef run(data):\n    time.sleep(0.3)\n    return 'done'\n";
 
 fn scale(min: u32, max: u32) -> String {
     format!(
@@ -55,9 +56,17 @@ fn more_replicas_while_requests_wait_and_fewer_after() {
             })
         })
         .collect();
-    assert!(eventually(Duration::from_secs(20), || workspace.scorers().len() == 3), "{}", workspace.server_log());
+    assert!(
+        eventually(Duration::from_secs(20), || workspace.scorers().len() == 3),
+        "{}",
+        workspace.server_log()
+    );
     for client in clients {
         assert!(client.join().unwrap().iter().all(|status| *status == 200));
     }
-    assert!(eventually(Duration::from_secs(30), || workspace.scorers().len() == 1), "{}", workspace.server_log());
+    assert!(
+        eventually(Duration::from_secs(30), || workspace.scorers().len() == 1),
+        "{}",
+        workspace.server_log()
+    );
 }

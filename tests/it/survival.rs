@@ -9,7 +9,8 @@ use moorline_tests::{
     eventually, onnx,
 };
 
-const SLOW_START: &str = "import time\n\n\ndef init():\n    time.sleep(0.4)\n\n\ndef run(data):\n    return 'here'\n";
+const SLOW_START: &str =
+    "import time\n\n\ndef init():\n    time.sleep(0.4)\n\n\ndef run(data):\n    return 'here'\n";
 
 #[test]
 fn replicas_outlive_the_server_and_are_adopted() {
@@ -19,7 +20,15 @@ fn replicas_outlive_the_server_and_are_adopted() {
     workspace.write("blue.yml", onnx_deployment("blue", "steady", "model.onnx"));
     workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
     workspace
-        .moorline(&["online-deployment", "create", "-f", "blue.yml", "--set", "instance_count=2", "--all-traffic"])
+        .moorline(&[
+            "online-deployment",
+            "create",
+            "-f",
+            "blue.yml",
+            "--set",
+            "instance_count=2",
+            "--all-traffic",
+        ])
         .ok();
     let key = workspace.key("steady");
     let before: BTreeSet<u32> = workspace.scorers().into_iter().collect();
@@ -45,9 +54,7 @@ fn a_server_killed_within_any_step_goes_on_where_it_was() {
     workspace.write("endpoint.yml", endpoint("stubborn"));
     workspace.write("blue.yml", script_deployment("blue", "stubborn", "code"));
     workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
-    workspace
-        .moorline(&["online-deployment", "create", "-f", "blue.yml", "--no-wait", "--all-traffic"])
-        .ok();
+    workspace.moorline(&["online-deployment", "create", "-f", "blue.yml", "--no-wait", "--all-traffic"]).ok();
     for (round, millis) in [1, 40, 120, 250, 500, 900].into_iter().enumerate() {
         // The moment is what the test varies; nothing waits for it to be long enough.
         thread::sleep(Duration::from_millis(millis));
@@ -55,7 +62,17 @@ fn a_server_killed_within_any_step_goes_on_where_it_was() {
         workspace.start();
         let set = format!("environment_variables.ROUND={round}");
         workspace
-            .moorline(&["online-deployment", "update", "-n", "blue", "-e", "stubborn", "--set", &set, "--no-wait"])
+            .moorline(&[
+                "online-deployment",
+                "update",
+                "-n",
+                "blue",
+                "-e",
+                "stubborn",
+                "--set",
+                &set,
+                "--no-wait",
+            ])
             .ok();
     }
     let state = || {
@@ -66,7 +83,11 @@ fn a_server_killed_within_any_step_goes_on_where_it_was() {
     let key = workspace.key("stubborn");
     let reply = workspace.call(&Workspace::scoring("stubborn", &key, "{}"));
     assert_eq!((reply.status, reply.value()), (200, "here".into()), "{}", workspace.server_log());
-    assert!(eventually(Duration::from_secs(20), || workspace.scorers().len() == 1), "{:?}", workspace.scorers());
+    assert!(
+        eventually(Duration::from_secs(20), || workspace.scorers().len() == 1),
+        "{:?}",
+        workspace.scorers()
+    );
     workspace.moorline(&["online-endpoint", "delete", "-n", "stubborn", "-y"]).ok();
     assert!(eventually(Duration::from_secs(10), || workspace.scorers().is_empty()));
 }

@@ -45,7 +45,9 @@ pub fn processes_with(program: &str, folder: &Path) -> Vec<u32> {
         let Ok(line) = fs_err::read(entry.path().join("cmdline")) else { continue };
         let line = String::from_utf8_lossy(&line);
         let mut words = line.split('\0');
-        if words.next().is_some_and(|word| word.ends_with(program)) && words.any(|word| word.contains(&folder)) {
+        if words.next().is_some_and(|word| word.ends_with(program))
+            && words.any(|word| word.contains(&folder))
+        {
             found.push(pid);
         }
     }
