@@ -1,5 +1,5 @@
 //! `cargo xtask tools`: what tests, demo and benches need and Cargo does not bring. Everything lands below the target
-//! folder, except `wrk`, which comes from the distribution.
+//! folder, except `wrk` and PostgreSQL, which come from the distribution.
 
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,10 @@ pub enum Tool {
     Tools,
     /// Python environment: what an MLflow model needs.
     Mlflow,
+    /// Python environment: an S3-compatible server, for the blob store.
+    S3,
+    /// A PostgreSQL server, for the metadata database.
+    Postgres,
     /// `libonnxruntime`, taken from the wheel in `tools` and put beside the binaries.
     OnnxRuntime,
     /// The load generator of the benches.
@@ -40,7 +44,8 @@ pub enum Tool {
 }
 
 impl Tool {
-    pub const FOR_TESTS: [Self; 4] = [Self::Oracle, Self::Tools, Self::Mlflow, Self::OnnxRuntime];
+    pub const FOR_TESTS: [Self; 6] =
+        [Self::Oracle, Self::Tools, Self::Mlflow, Self::S3, Self::Postgres, Self::OnnxRuntime];
 }
 
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
@@ -59,6 +64,8 @@ pub fn install(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
                 &[Requirements::all("tools.txt"), Requirements::alone("models.txt")],
             )?,
             Tool::Mlflow => python::install(workspace, "mlflow", &[Requirements::all("mlflow.txt")])?,
+            Tool::S3 => python::install(workspace, "s3", &[Requirements::all("s3.txt")])?,
+            Tool::Postgres => postgres()?,
             Tool::OnnxRuntime => onnx_runtime(workspace)?,
             Tool::Wrk => wrk()?,
             Tool::Deny => install_deny(workspace)?,
@@ -131,15 +138,41 @@ fn wrk() -> Result<()> {
     if shell::find("wrk").is_some() {
         return Ok(());
     }
-    let root = shell::output(std::process::Command::new("id").arg("-u"))?.trim() == "0";
-    if !root || shell::find("apt-get").is_none() {
+    if !can_install()? {
         bail!(
             "the benches need `wrk` as their load generator: install it (Debian: `apt-get install wrk`) and run again"
         );
     }
-    shell::step("wrk", || {
+    apt("wrk")
+}
+
+/// The tests start servers of their own from its binaries; whether the distribution's one runs does not matter.
+fn postgres() -> Result<()> {
+    let versions = fs_err::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let debian = versions.map(|version| version.path().join("bin/initdb")).any(|initdb| initdb.exists());
+    if debian || shell::find("initdb").is_some() {
+        return Ok(());
+    }
+    if !can_install()? {
+        // Not a failure: the tests that want it say that they are skipped.
+        shell::say(
+            "no PostgreSQL: the metadata database is tested with SQLite only (Debian: `apt-get install postgresql`)",
+        );
+        return Ok(());
+    }
+    apt("postgresql")
+}
+
+/// Whether the distribution's packages can be installed by us.
+fn can_install() -> Result<bool> {
+    let root = shell::output(std::process::Command::new("id").arg("-u"))?.trim() == "0";
+    Ok(root && shell::find("apt-get").is_some())
+}
+
+fn apt(package: &str) -> Result<()> {
+    shell::step(package, || {
         shell::run(std::process::Command::new("apt-get").args(["update", "--quiet"]))?;
-        shell::run(std::process::Command::new("apt-get").args(["install", "--quiet", "--yes", "wrk"]))
+        shell::run(std::process::Command::new("apt-get").args(["install", "--quiet", "--yes", package]))
     })
 }
 
