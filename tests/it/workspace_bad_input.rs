@@ -2,11 +2,7 @@
 
 use std::{os::unix::fs::symlink, os::unix::net::UnixListener, thread};
 
-use moorline_tests::{
-    Request, Workspace,
-    documents::{endpoint, onnx_deployment},
-    onnx,
-};
+use moorline_tests::{Request, Workspace, documents::endpoint, onnx};
 use serde_json::json;
 
 /// Nothing was created by what was refused.
@@ -128,7 +124,7 @@ fn of_two_who_create_the_same_endpoint_one_succeeds() {
 /// A quota stands in for a full disk: the file system says the same.
 #[test]
 fn a_full_disk_refuses_an_upload_and_loses_nothing() {
-    let workspace = Workspace::down();
+    let mut workspace = Workspace::down();
     let folder = workspace.home();
     fs_err::create_dir_all(&folder).unwrap();
     let mounted = std::process::Command::new("mount")
@@ -139,9 +135,9 @@ fn a_full_disk_refuses_an_upload_and_loses_nothing() {
     if !mounted {
         return moorline_tests::skip("no small file system can be mounted here; it takes root");
     }
-    let unmount = Unmount(folder);
-    full_disk(workspace);
-    drop(unmount);
+    // Goes before the folder that it is in.
+    let _unmount = Unmount(folder);
+    full_disk(&mut workspace);
 }
 
 struct Unmount(std::path::PathBuf);
@@ -153,7 +149,7 @@ impl Drop for Unmount {
     }
 }
 
-fn full_disk(mut workspace: Workspace) {
+fn full_disk(workspace: &mut Workspace) {
     workspace.start();
     workspace.write("small.onnx", onnx::linear_model());
     workspace.write("large/weights.bin", vec![7; 32 << 20]);
@@ -164,7 +160,7 @@ fn full_disk(mut workspace: Workspace) {
     assert!(text.contains("space") || text.contains("disk") || text.contains("full"), "{}", refused.stderr);
     let models = workspace.json(&["model", "list"]);
     assert_eq!(models.as_array().map(Vec::len), Some(1), "{models}");
-    workspace.write("endpoint.yml", endpoint("after"));
-    workspace.write("blue.yml", onnx_deployment("blue", "after", "small.onnx"));
+    workspace.write("other.onnx", onnx::probability_model());
+    workspace.moorline(&["model", "create", "-n", "other", "-p", "other.onnx"]).ok();
     assert_eq!(workspace.stop(), Some(0));
 }
