@@ -22,10 +22,15 @@ pub mod conda;
 mod diagnostic;
 mod document;
 mod documents;
+mod fields;
 mod overrides;
+mod paths;
 mod quantity;
+mod reader;
 mod reference;
+mod scalars;
 mod source;
+mod yaml;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use document::{Document, Loaded, from_json, load};

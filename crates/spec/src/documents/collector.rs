@@ -4,6 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::{
+    fields::Fields,
+    reader::Reader,
+    scalars,
+    yaml::{Content, Node},
+};
+
+/// Which requests and answers are kept.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct DataCollector {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -17,6 +25,7 @@ pub struct DataCollector {
     pub request_logging: Option<RequestLogging>,
 }
 
+/// One stream of what is kept: `model_inputs`, `model_outputs`, or a script's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Collection {
     /// Written as the text `true` or `false`, as Azure ML has it.
@@ -28,6 +37,7 @@ pub struct Collection {
     pub client_id: Option<String>,
 }
 
+/// Where a collection goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum CollectionData {
@@ -35,6 +45,7 @@ pub enum CollectionData {
     Asset(DataAsset),
 }
 
+/// A data asset, as Azure ML describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DataAsset {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,6 +58,7 @@ pub struct DataAsset {
     pub data_id: Option<String>,
 }
 
+/// How often a new file is begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RollingRate {
@@ -55,6 +67,7 @@ pub enum RollingRate {
     Hour,
 }
 
+/// What is kept of a request besides its body.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RequestLogging {
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -64,4 +77,55 @@ pub struct RequestLogging {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
 fn as_text<S: serde::Serializer>(enabled: &bool, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(if *enabled { "true" } else { "false" })
+}
+
+pub(super) fn read(reader: &mut Reader, node: &Node) -> Option<DataCollector> {
+    let mut fields = Fields::open(reader, node, "data collector")?;
+    let collections =
+        fields.optional(reader, "collections", |reader, node| scalars::map(reader, node, collection));
+    let rates = [("minute", RollingRate::Minute), ("day", RollingRate::Day), ("hour", RollingRate::Hour)];
+    let rolling_rate = fields.optional(reader, "rolling_rate", scalars::choice(&rates));
+    let sampling_rate = fields.optional(reader, "sampling_rate", scalars::fraction);
+    let request_logging = fields.optional(reader, "request_logging", request_logging);
+    fields.close(reader);
+    Some(DataCollector {
+        collections: collections.unwrap_or_default(),
+        rolling_rate,
+        sampling_rate,
+        request_logging,
+    })
+}
+
+fn collection(reader: &mut Reader, node: &Node) -> Option<Collection> {
+    let mut fields = Fields::open(reader, node, "collection")?;
+    let enabled = fields.required(reader, "enabled", |reader, node| match &node.content {
+        // Azure ML wants the words in quotes; a boolean says the same.
+        Content::Bool(enabled, _) => Some(*enabled),
+        _ => scalars::choice(&[("true", true), ("false", false)])(reader, node),
+    });
+    let data = fields.optional(reader, "data", |reader, node| match &node.content {
+        Content::Map(_) => data_asset(reader, node).map(CollectionData::Asset),
+        _ => scalars::filled(reader, node).map(CollectionData::Reference),
+    });
+    let client_id = fields.optional(reader, "client_id", scalars::text);
+    fields.close(reader);
+    Some(Collection { enabled: enabled?, data, client_id })
+}
+
+fn data_asset(reader: &mut Reader, node: &Node) -> Option<DataAsset> {
+    let mut fields = Fields::open(reader, node, "data asset")?;
+    let name = fields.optional(reader, "name", scalars::text);
+    let path = fields.optional(reader, "path", scalars::text);
+    let version = fields.optional(reader, "version", scalars::text);
+    let data_id = fields.optional(reader, "data_id", scalars::text);
+    fields.close(reader);
+    Some(DataAsset { name, path, version, data_id })
+}
+
+fn request_logging(reader: &mut Reader, node: &Node) -> Option<RequestLogging> {
+    let mut fields = Fields::open(reader, node, "request logging")?;
+    let capture_headers = fields
+        .optional(reader, "capture_headers", |reader, node| scalars::list(reader, node, scalars::filled));
+    fields.close(reader);
+    Some(RequestLogging { capture_headers: capture_headers.unwrap_or_default() })
 }

@@ -7,7 +7,14 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::Tags;
-use crate::document::Document;
+use crate::{
+    document::{Document, sealed::Read},
+    fields::Fields,
+    quantity::{parse_bytes, parse_millis},
+    reader::{Finding, Reader},
+    scalars,
+    yaml::{Content, Node},
+};
 
 /// A place where deployments run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -40,10 +47,94 @@ pub struct InstanceType {
 
 impl InstanceType {
     pub fn resources(&self) -> Resources {
-        unimplemented!()
+        Resources {
+            cpu_millis: self.cpu.as_deref().and_then(|text| parse_millis(text).ok()),
+            memory_bytes: self.memory.as_deref().and_then(|text| parse_bytes(text).ok()),
+        }
     }
 }
 
 impl Document for Compute {
     const KIND: &'static str = "compute";
+}
+
+/// Computes that only Azure can make.
+const AZURE_TYPES: [&str; 5] = ["amlcompute", "computeinstance", "virtualmachine", "synapsespark", "adla"];
+
+impl Read for Compute {
+    fn read(reader: &mut Reader, node: &Node) -> Option<Self> {
+        let mut fields = Fields::open(reader, node, Self::KIND)?;
+        fields.read_only(&["$schema", "id", "provisioning_errors", "provisioning_state", "created_on"]);
+        let name = fields.required(reader, "name", scalars::name);
+        let kind = fields.required(reader, "type", kind);
+        let description = fields.optional(reader, "description", scalars::text);
+        let tags = fields.optional(reader, "tags", scalars::tags);
+        let instance_types = fields
+            .optional(reader, "instance_types", |reader, node| scalars::map(reader, node, instance_type));
+        fields.azure_only(reader, "location", "a compute is where its machines are", scalars::text);
+        fields.azure_only(reader, "identity", "there are no managed identities", scalars::object);
+        fields.azure_only(reader, "resource_id", "it names a thing in Azure", scalars::text);
+        let settings = match kind {
+            // What else there is to say of this machine has flags of its own.
+            None | Some(TargetKind::Local) => Map::new(),
+            Some(TargetKind::Kubernetes) => kubernetes(reader, &mut fields),
+            Some(TargetKind::Container | TargetKind::Fpga | TargetKind::Edge) => free(&mut fields),
+        };
+        if kind.is_some() {
+            fields.close(reader);
+        }
+        Some(Self {
+            name: name?,
+            kind: kind?,
+            description,
+            tags: tags.unwrap_or_default(),
+            instance_types: instance_types.unwrap_or_default(),
+            settings,
+        })
+    }
+}
+
+fn kind(reader: &mut Reader, node: &Node) -> Option<TargetKind> {
+    if let Content::Text(text) = &node.content
+        && AZURE_TYPES.contains(&text.to_lowercase().as_str())
+    {
+        let message = format!("`type` is `{text}`, which only Azure can make");
+        reader.report(Finding::error(node.place, message).expected("a place of your own, such as `local`"));
+        return None;
+    }
+    let kinds = [
+        TargetKind::Local,
+        TargetKind::Container,
+        TargetKind::Kubernetes,
+        TargetKind::Fpga,
+        TargetKind::Edge,
+    ];
+    scalars::choice(&kinds.map(|kind| (kind.as_str(), kind)))(reader, node)
+}
+
+/// Azure ML's keys of a kubernetes compute, and whatever else its target reads.
+fn kubernetes(reader: &mut Reader, fields: &mut Fields<'_>) -> Map<String, Value> {
+    let mut settings = Map::new();
+    if let Some(namespace) = fields.optional(reader, "namespace", scalars::filled) {
+        settings.insert("namespace".to_owned(), namespace.into());
+    }
+    fields.optional(reader, "properties", |reader, node| {
+        scalars::object(reader, node)?;
+        settings.insert("properties".to_owned(), node.to_json());
+        Some(())
+    });
+    settings.extend(free(fields));
+    settings
+}
+
+fn free(fields: &mut Fields<'_>) -> Map<String, Value> {
+    fields.rest().into_iter().map(|entry| (entry.key.clone(), entry.value.to_json())).collect()
+}
+
+fn instance_type(reader: &mut Reader, node: &Node) -> Option<InstanceType> {
+    let mut fields = Fields::open(reader, node, "instance type")?;
+    let cpu = fields.optional(reader, "cpu", scalars::cores);
+    let memory = fields.optional(reader, "memory", scalars::memory);
+    fields.close(reader);
+    Some(InstanceType { cpu, memory })
 }

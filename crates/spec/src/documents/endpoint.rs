@@ -6,8 +6,16 @@ use moorline_core::Name;
 use serde::{Serialize, Serializer};
 
 use super::Tags;
-use crate::document::Document;
+use crate::{
+    document::{Document, sealed::Read},
+    fields::Fields,
+    paths,
+    reader::{Finding, Reader},
+    scalars,
+    yaml::{Content, Node},
+};
 
+/// A stable name with keys that splits traffic over deployments.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OnlineEndpoint {
     pub name: Name,
@@ -30,6 +38,7 @@ pub struct OnlineEndpoint {
     pub compute: Option<Name>,
 }
 
+/// What a caller has to show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthMode {
@@ -48,4 +57,90 @@ fn as_reference<S: Serializer>(name: &Option<Name>, serializer: S) -> Result<S::
 
 impl Document for OnlineEndpoint {
     const KIND: &'static str = "online endpoint";
+}
+
+impl Read for OnlineEndpoint {
+    fn read(reader: &mut Reader, node: &Node) -> Option<Self> {
+        let mut fields = Fields::open(reader, node, Self::KIND)?;
+        fields.read_only(&["$schema", "id", "kind", "provisioning_state", "scoring_uri", "openapi_uri"]);
+        let name = fields.required(reader, "name", scalars::endpoint_name);
+        let description = fields.optional(reader, "description", scalars::text);
+        let tags = fields.optional(reader, "tags", scalars::tags);
+        let properties = fields.optional(reader, "properties", scalars::tags);
+        let auth_mode = fields.optional(
+            reader,
+            "auth_mode",
+            scalars::choice(&[
+                ("key", AuthMode::Key),
+                ("aml_token", AuthMode::AmlToken),
+                ("aad_token", AuthMode::AadToken),
+            ]),
+        );
+        let traffic = fields.optional(reader, "traffic", traffic);
+        let mirror_traffic = fields.optional(reader, "mirror_traffic", mirror_traffic);
+        let compute = fields.optional(reader, "compute", paths::compute);
+        let access = "the address that the server listens on decides";
+        let enabled = scalars::choice(&[("enabled", ()), ("disabled", ())]);
+        fields.azure_only(reader, "public_network_access", access, enabled);
+        fields.azure_only(reader, "identity", "there are no managed identities", scalars::object);
+        fields.azure_only(reader, "location", "an endpoint is where its server is", scalars::text);
+        fields.close_with(reader, |key| {
+            let deployments =
+                ["instance_type", "instance_count", "model", "environment", "code_configuration"];
+            deployments.contains(&key).then(|| "it belongs to a deployment".to_owned())
+        });
+        Some(Self {
+            name: name?,
+            description,
+            tags: tags.unwrap_or_default(),
+            properties: properties.unwrap_or_default(),
+            auth_mode: auth_mode.unwrap_or_default(),
+            traffic: traffic.unwrap_or_default(),
+            mirror_traffic: mirror_traffic.unwrap_or_default(),
+            compute,
+        })
+    }
+}
+
+/// Percentages by deployment.
+fn percentages(reader: &mut Reader, node: &Node, most: u8) -> Option<BTreeMap<Name, u8>> {
+    let entries = scalars::entries(reader, node)?;
+    let mut percentages = BTreeMap::new();
+    let mut complete = true;
+    for entry in entries {
+        reader.at_key(&entry.key, |reader| {
+            let key = Node { place: entry.place, content: Content::Text(entry.key.clone()) };
+            let name = scalars::deployment_name(reader, &key);
+            let percentage = scalars::between(0, u32::from(most))(reader, &entry.value);
+            match (name, percentage) {
+                (Some(name), Some(percentage)) => {
+                    percentages.insert(name, percentage as u8);
+                }
+                _ => complete = false,
+            }
+        });
+    }
+    complete.then_some(percentages)
+}
+
+fn traffic(reader: &mut Reader, node: &Node) -> Option<BTreeMap<Name, u8>> {
+    let percentages = percentages(reader, node, 100)?;
+    let sum: u32 = percentages.values().map(|percentage| u32::from(*percentage)).sum();
+    if sum > 100 {
+        let finding = Finding::error(node.place, format!("`traffic` sums to {sum} %"));
+        reader.report(finding.expected("100 % or less"));
+        return None;
+    }
+    Some(percentages)
+}
+
+fn mirror_traffic(reader: &mut Reader, node: &Node) -> Option<BTreeMap<Name, u8>> {
+    let percentages = percentages(reader, node, 50)?;
+    if percentages.len() > 1 {
+        let finding =
+            Finding::error(node.place, format!("`mirror_traffic` names {} deployments", percentages.len()));
+        reader.report(finding.expected("one"));
+        return None;
+    }
+    Some(percentages)
 }

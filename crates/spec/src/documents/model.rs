@@ -1,11 +1,19 @@
 //! `model`: a versioned set of files.
 
-use moorline_core::{FileEntry, ModelType, Name};
+use moorline_core::{Digest, FileEntry, ModelType, Name};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::Tags;
-use crate::{document::Document, reference::LocalPath};
+use crate::{
+    document::{Document, sealed::Read},
+    fields::Fields,
+    paths,
+    reader::{Finding, Reader},
+    reference::LocalPath,
+    scalars,
+    yaml::{Content, Node},
+};
 
 /// A model, of a document of its own or inline in a deployment.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -40,4 +48,108 @@ pub struct Model {
 
 impl Document for Model {
     const KIND: &'static str = "model";
+}
+
+impl Read for Model {
+    fn read(reader: &mut Reader, node: &Node) -> Option<Self> {
+        read(reader, node, true)
+    }
+}
+
+/// A model that stands in a deployment: it needs no name.
+pub(super) fn inline(reader: &mut Reader, node: &Node) -> Option<Model> {
+    read(reader, node, false)
+}
+
+fn read(reader: &mut Reader, node: &Node, named: bool) -> Option<Model> {
+    let mut fields = Fields::open(reader, node, Model::KIND)?;
+    fields.read_only(&[
+        "$schema",
+        "id",
+        "utc_time_created",
+        "creation_context",
+        "job_name",
+        "latest_version",
+        "intellectual_property",
+    ]);
+    let name = if named {
+        Some(fields.required(reader, "name", scalars::name))
+    } else {
+        fields.optional(reader, "name", scalars::name).map(Some)
+    };
+    let version = fields.optional(reader, "version", scalars::version);
+    let model_type = fields.optional(reader, "type", model_type);
+    let description = fields.optional(reader, "description", scalars::text);
+    let tags = fields.optional(reader, "tags", scalars::tags);
+    let properties = fields.optional(reader, "properties", scalars::tags);
+    let stage = fields.optional(reader, "stage", scalars::text);
+    let flavors = fields.optional(reader, "flavors", |reader, node| {
+        scalars::object(reader, node)?;
+        match node.to_json() {
+            Value::Object(flavors) => Some(flavors),
+            _ => None,
+        }
+    });
+    let templates = "deployment templates are a thing of Azure's registries";
+    fields.azure_only(reader, "datastore", "files go to the workspace's own store", scalars::text);
+    fields.azure_only(reader, "system_metadata", "it is Azure's own", scalars::object);
+    fields.azure_only(reader, "default_deployment_template", templates, scalars::object);
+    fields.azure_only(reader, "allowed_deployment_templates", templates, scalars::items);
+    let (mut path, mut files) = (None, None);
+    if reader.is_request() {
+        files = fields.optional(reader, "files", files_of);
+    } else {
+        path = fields.required(reader, "path", paths::local_path);
+    }
+    fields.close(reader);
+    Some(Model {
+        name: name.flatten(),
+        version,
+        model_type: model_type.unwrap_or(ModelType::CustomModel),
+        path,
+        description,
+        tags: tags.unwrap_or_default(),
+        properties: properties.unwrap_or_default(),
+        stage,
+        flavors: flavors.unwrap_or_default(),
+        files: files.unwrap_or_default(),
+    })
+}
+
+fn model_type(reader: &mut Reader, node: &Node) -> Option<ModelType> {
+    if matches!(&node.content, Content::Text(text) if text.eq_ignore_ascii_case("onnx")) {
+        let finding = Finding::error(node.place, "`type` is `onnx`, which is found by looking at the files");
+        reader.report(finding.hint("leave `type` out"));
+        return None;
+    }
+    let types = [
+        ("custom_model", ModelType::CustomModel),
+        ("mlflow_model", ModelType::MlflowModel),
+        ("triton_model", ModelType::TritonModel),
+    ];
+    scalars::choice(&types)(reader, node)
+}
+
+/// What became of a path: `[{path, size, sha256}]`.
+fn files_of(reader: &mut Reader, node: &Node) -> Option<Vec<FileEntry>> {
+    scalars::list(reader, node, |reader, node| {
+        let mut fields = Fields::open(reader, node, "file")?;
+        let path = fields.required(reader, "path", paths::inner_path);
+        let size = fields.required(reader, "size", |reader, node| {
+            let size = scalars::integer(reader, node)?;
+            u64::try_from(size).ok()
+        });
+        let sha256 = fields.required(reader, "sha256", digest);
+        fields.close(reader);
+        Some(FileEntry { path: path?, size: size?, sha256: sha256? })
+    })
+}
+
+pub(super) fn digest(reader: &mut Reader, node: &Node) -> Option<Digest> {
+    let text = scalars::text(reader, node)?;
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        reader.mismatch(node, "a digest, `sha256:` and 64 digits of `0-9a-f`");
+    }
+    parsed
 }
