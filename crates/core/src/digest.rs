@@ -16,6 +16,10 @@ impl Digest {
         Self(Sha256::digest(content).into())
     }
 
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The 64 hex digits alone, for names of files.
     pub fn hex(&self) -> String {
         self.to_string().split_off("sha256:".len())

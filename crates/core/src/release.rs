@@ -81,7 +81,9 @@ impl ModelType {
             Self::CustomModel if any(|path| path == "MLmodel" || path.ends_with("/MLmodel")) => {
                 Self::MlflowModel
             }
-            Self::CustomModel if any(|path| path.ends_with(".onnx")) => Self::Onnx,
+            Self::CustomModel if any(|path| path.rsplit_once('.').is_some_and(|(_, end)| end == "onnx")) => {
+                Self::Onnx
+            }
             said => said,
         }
     }

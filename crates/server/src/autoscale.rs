@@ -10,20 +10,20 @@ use std::{
 
 /// The rule's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rule {
-    pub min: u32,
-    pub max: u32,
+pub(crate) struct Rule {
+    pub(crate) min: u32,
+    pub(crate) max: u32,
     /// Of what a replica takes at one time, in percent.
-    pub target_percentage: u32,
+    pub(crate) target_percentage: u32,
     /// Requests that one replica takes at one time.
-    pub concurrency: u32,
-    pub polling_interval: Duration,
-    pub scale_down_delay: Duration,
+    pub(crate) concurrency: u32,
+    pub(crate) polling_interval: Duration,
+    pub(crate) scale_down_delay: Duration,
 }
 
 impl Rule {
     /// Replicas for so many requests at one time, within the bounds.
-    pub fn replicas_for(&self, requests: u64) -> u32 {
+    pub(crate) fn replicas_for(&self, requests: u64) -> u32 {
         let each = u64::from(self.concurrency.max(1)) * u64::from(self.target_percentage.clamp(1, 100));
         let wanted = (requests * 100).div_ceil(each.max(1));
         u32::try_from(wanted).unwrap_or(u32::MAX).clamp(self.min, self.max.max(self.min))
@@ -32,7 +32,7 @@ impl Rule {
 
 /// What the rule remembers: what was needed of late, newest last.
 #[derive(Clone, Debug)]
-pub struct Scaler {
+pub(crate) struct Scaler {
     rule: Rule,
     current: u32,
     needed: VecDeque<(Instant, u32)>,
@@ -40,21 +40,21 @@ pub struct Scaler {
 
 impl Scaler {
     /// Begins with `current` replicas, as if they had been needed until now.
-    pub fn new(rule: Rule, current: u32, now: Instant) -> Self {
+    pub(crate) fn new(rule: Rule, current: u32, now: Instant) -> Self {
         let current = current.clamp(rule.min, rule.max.max(rule.min));
         Self { rule, current, needed: VecDeque::from([(now, current)]) }
     }
 
-    pub fn current(&self) -> u32 {
+    pub(crate) fn current(&self) -> u32 {
         self.current
     }
 
-    pub fn rule(&self) -> &Rule {
+    pub(crate) fn rule(&self) -> &Rule {
         &self.rule
     }
 
     /// Takes a measurement of the requests at one time and gives the replicas that there should be.
-    pub fn next(&mut self, requests: u64, now: Instant) -> u32 {
+    pub(crate) fn next(&mut self, requests: u64, now: Instant) -> u32 {
         let wanted = self.rule.replicas_for(requests);
         // A need that is no larger than a later one decides nothing any more.
         while self.needed.back().is_some_and(|(_, needed)| *needed <= wanted) {

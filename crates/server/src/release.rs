@@ -19,7 +19,7 @@ const BUILDING: &str = ".building-";
 
 /// A release that could not be laid out.
 #[derive(Debug, Error)]
-pub enum ReleaseError {
+pub(crate) enum ReleaseError {
     #[error("could not take `{path}` of release `{release}` out of the store")]
     Blob {
         path: String,
@@ -33,14 +33,14 @@ pub enum ReleaseError {
 
 /// The folder of releases.
 #[derive(Clone, Debug)]
-pub struct Releases {
+pub(crate) struct Releases {
     folder: PathBuf,
     blobs: BlobStore,
 }
 
 impl Releases {
     /// Opens the folder and removes what a crash left unfinished.
-    pub fn open(folder: PathBuf, blobs: BlobStore) -> io::Result<Self> {
+    pub(crate) fn open(folder: PathBuf, blobs: BlobStore) -> io::Result<Self> {
         fs_err::create_dir_all(&folder)?;
         for entry in fs_err::read_dir(&folder)? {
             let entry = entry?;
@@ -52,12 +52,12 @@ impl Releases {
     }
 
     /// Where this release lies, or will lie.
-    pub fn path(&self, release: &Release) -> PathBuf {
+    pub(crate) fn path(&self, release: &Release) -> PathBuf {
         self.folder.join(release.digest().hex())
     }
 
     /// Lays the release out, unless it is there.
-    pub async fn ensure(&self, release: &Release) -> Result<PathBuf, ReleaseError> {
+    pub(crate) async fn ensure(&self, release: &Release) -> Result<PathBuf, ReleaseError> {
         let place = self.path(release);
         if place.exists() {
             return Ok(place);
@@ -88,21 +88,23 @@ impl Releases {
             files.iter().filter_map(|(to, _)| to.parent().map(Path::to_owned)).collect();
         let (manifest, text) = (folder.join(Release::FILE), release.to_json());
         blocking(move || {
-            folders.iter().try_for_each(|folder| fs_err::create_dir_all(folder))?;
+            folders.iter().try_for_each(fs_err::create_dir_all)?;
             Ok(fs_err::write(manifest, text)?)
         })
         .await?;
         stream::iter(files.into_iter().map(Ok))
             .try_for_each_concurrent(COPIES, async |(to, file)| {
-                self.blobs.write_to(&file.sha256, &to).await.map(|_| ()).map_err(|source| {
-                    ReleaseError::Blob { path: file.path.clone(), release: release.name.to_string(), source }
+                self.blobs.write_to(&file.sha256, &to).await.map_err(|source| ReleaseError::Blob {
+                    path: file.path.clone(),
+                    release: release.name.to_string(),
+                    source,
                 })
             })
             .await
     }
 
     /// Removes the releases that are not in `keep`.
-    pub async fn sweep(&self, keep: &HashSet<Digest>) -> Result<(), ReleaseError> {
+    pub(crate) async fn sweep(&self, keep: &HashSet<Digest>) -> Result<(), ReleaseError> {
         let keep: HashSet<String> = keep.iter().map(Digest::hex).collect();
         let folder = self.folder.clone();
         blocking(move || {

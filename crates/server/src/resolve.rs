@@ -23,15 +23,15 @@ const MAX_CONDA_BYTES: u64 = 1 << 20;
 
 /// A deployment's document with its references pinned, and what follows from it.
 #[derive(Clone, Debug)]
-pub struct Resolved {
-    pub document: OnlineDeployment,
-    pub desired: Desired,
+pub(crate) struct Resolved {
+    pub(crate) document: OnlineDeployment,
+    pub(crate) desired: Desired,
     /// Things that were decided for the user and are worth a line.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// Resolves a deployment of `endpoint`; `compute` wins over what the documents say.
-pub async fn deployment(
+pub(crate) async fn deployment(
     store: &Store,
     workspace: &Name,
     endpoint: &Name,

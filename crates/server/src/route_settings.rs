@@ -5,20 +5,20 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 use moorline_core::{Name, RequestSettings};
 
 /// Azure ML's default of `request_timeout_ms`.
-const REQUEST_TIMEOUT: Duration = Duration::from_millis(5000);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests that one replica is sent at one time where the document does not say. Azure ML's 1 would leave an ONNX
 /// model idle most of the time; the scorer has a bound of its own, which is this.
 const CONCURRENT: NonZeroU32 = NonZeroU32::new(256).expect("it is not zero");
 
 /// The bounds on requests to one deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteSettings {
-    pub request_timeout: Duration,
-    pub max_concurrent_per_replica: NonZeroU32,
-    pub max_queue_wait: Duration,
+pub(crate) struct RouteSettings {
+    pub(crate) request_timeout: Duration,
+    pub(crate) max_concurrent_per_replica: NonZeroU32,
+    pub(crate) max_queue_wait: Duration,
 }
 
-pub fn of(settings: &RequestSettings) -> RouteSettings {
+pub(crate) fn of(settings: &RequestSettings) -> RouteSettings {
     let request_timeout = settings.request_timeout_ms.map_or(REQUEST_TIMEOUT, Duration::from_millis);
     RouteSettings {
         request_timeout,
@@ -30,7 +30,7 @@ pub fn of(settings: &RequestSettings) -> RouteSettings {
 }
 
 /// The shares of `traffic` (a JSON object of percentages) that fall to deployments which have a route.
-pub fn shares<T>(traffic: &serde_json::Value, routes: &BTreeMap<Name, T>) -> Vec<(Name, u8)> {
+pub(crate) fn shares<T>(traffic: &serde_json::Value, routes: &BTreeMap<Name, T>) -> Vec<(Name, u8)> {
     let share = |(name, percent): (&String, &serde_json::Value)| {
         let name: Name = name.parse().ok()?;
         let percent = u8::try_from(percent.as_u64()?).ok().filter(|percent| *percent > 0)?;

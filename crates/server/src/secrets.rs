@@ -6,7 +6,7 @@ use moorline_store::Store;
 
 /// The secret that a variable's value refers to: `secret:NAME`, `NAME@vault`, or Azure's
 /// `${{keyvault:https://VAULT/secrets/NAME[/VERSION]}}`. `None` for any other text.
-pub fn reference(value: &str) -> Option<String> {
+pub(crate) fn reference(value: &str) -> Option<String> {
     let name = if let Some(name) = value.strip_prefix("secret:") {
         name
     } else if let Some(name) = value.strip_suffix("@vault") {
@@ -19,7 +19,11 @@ pub fn reference(value: &str) -> Option<String> {
 }
 
 /// The variable that hands over the secret `reference` as it is now.
-pub async fn variable(store: &Store, workspace: &Name, reference: &str) -> Result<Variable, TargetError> {
+pub(crate) async fn variable(
+    store: &Store,
+    workspace: &Name,
+    reference: &str,
+) -> Result<Variable, TargetError> {
     let found = store.secret(workspace, reference).await.map_err(|error| {
         TargetError::caused(error.class(), format!("could not read the secret `{reference}`"), error)
     })?;
@@ -27,7 +31,7 @@ pub async fn variable(store: &Store, workspace: &Name, reference: &str) -> Resul
     Ok(Variable::Secret { reference: reference.to_owned(), version, value })
 }
 
-pub fn missing(reference: &str) -> TargetError {
+pub(crate) fn missing(reference: &str) -> TargetError {
     TargetError::new(
         ErrorClass::NotFound,
         format!("there is no secret `{reference}`; set it with `moorline secret set {reference}`"),

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 /// Azure ML's `provisioning_state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub enum ProvisioningState {
+pub(crate) enum ProvisioningState {
     Creating,
     Updating,
     Deleting,
@@ -21,56 +21,56 @@ pub enum ProvisioningState {
 
 /// The body of an endpoint's record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EndpointBody {
+pub(crate) struct EndpointBody {
     /// The document, in Azure ML's field names, with `traffic` and `mirror_traffic` as they are now.
-    pub document: serde_json::Value,
+    pub(crate) document: serde_json::Value,
     #[serde(default)]
-    pub deleting: bool,
+    pub(crate) deleting: bool,
     /// The operation that asked for this generation.
     #[serde(default)]
-    pub operation: Option<String>,
+    pub(crate) operation: Option<String>,
 }
 
 /// The body of a deployment's record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DeploymentBody {
+pub(crate) struct DeploymentBody {
     /// The document, in Azure ML's field names, with references pinned to versions.
-    pub document: serde_json::Value,
-    pub desired: Desired,
+    pub(crate) document: serde_json::Value,
+    pub(crate) desired: Desired,
     /// Take all of the endpoint's traffic once this generation has succeeded.
     #[serde(default)]
-    pub all_traffic: bool,
+    pub(crate) all_traffic: bool,
     #[serde(default)]
-    pub deleting: bool,
+    pub(crate) deleting: bool,
     /// The operation that asked for this generation.
     #[serde(default)]
-    pub operation: Option<String>,
+    pub(crate) operation: Option<String>,
 }
 
 /// The status of a deployment's record.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct DeploymentStatus {
+pub(crate) struct DeploymentStatus {
     /// The newest generation that succeeded or failed; 0 is none.
     #[serde(default)]
-    pub settled_generation: u64,
+    pub(crate) settled_generation: u64,
     /// Why that generation failed, if it did.
     #[serde(default)]
-    pub failure: Option<Failure>,
+    pub(crate) failure: Option<Failure>,
     /// What succeeded last, and serves.
     #[serde(default)]
-    pub active: Option<Desired>,
+    pub(crate) active: Option<Desired>,
 }
 
 /// A deployment's record, read.
 #[derive(Clone, Debug)]
-pub struct DeploymentState {
-    pub generation: u64,
-    pub body: DeploymentBody,
-    pub status: DeploymentStatus,
+pub(crate) struct DeploymentState {
+    pub(crate) generation: u64,
+    pub(crate) body: DeploymentBody,
+    pub(crate) status: DeploymentStatus,
 }
 
 impl DeploymentState {
-    pub fn read(record: &Record) -> Result<Self, serde_json::Error> {
+    pub(crate) fn read(record: &Record) -> Result<Self, serde_json::Error> {
         let status = match &record.status {
             serde_json::Value::Null => DeploymentStatus::default(),
             status => serde_json::from_value(status.clone())?,
@@ -78,11 +78,11 @@ impl DeploymentState {
         Ok(Self { generation: record.generation, body: serde_json::from_value(record.body.clone())?, status })
     }
 
-    pub fn settled(&self) -> bool {
+    pub(crate) fn settled(&self) -> bool {
         self.status.settled_generation >= self.generation
     }
 
-    pub fn provisioning_state(&self) -> ProvisioningState {
+    pub(crate) fn provisioning_state(&self) -> ProvisioningState {
         if self.body.deleting {
             ProvisioningState::Deleting
         } else if self.settled() {
@@ -100,17 +100,17 @@ impl DeploymentState {
 }
 
 /// The name of a deployment's record, and back.
-pub fn deployment_record_name(endpoint: &Name, deployment: &Name) -> String {
+pub(crate) fn deployment_record_name(endpoint: &Name, deployment: &Name) -> String {
     format!("{endpoint}/{deployment}")
 }
 
 /// The endpoint and the deployment of a record's name.
-pub fn split_record_name(name: &str) -> Option<(Name, Name)> {
+pub(crate) fn split_record_name(name: &str) -> Option<(Name, Name)> {
     let (endpoint, deployment) = name.split_once('/')?;
     Some((endpoint.parse().ok()?, deployment.parse().ok()?))
 }
 
 /// The keys under which an endpoint's two keys are kept as secrets.
-pub fn key_names(endpoint: &Name) -> [String; 2] {
+pub(crate) fn key_names(endpoint: &Name) -> [String; 2] {
     [format!("endpoint/{endpoint}/primary"), format!("endpoint/{endpoint}/secondary")]
 }

@@ -13,22 +13,22 @@ use crate::{release::Releases, secrets};
 
 /// The targets of this server. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Targets {
+pub(crate) struct Targets {
     local: Arc<LocalTarget>,
     environments: Environments,
 }
 
 /// Told of every line that the making of an environment prints.
 #[derive(Clone)]
-pub struct Progress(Arc<dyn Fn(&str) + Send + Sync>);
+pub(crate) struct Progress(Arc<dyn Fn(&str) + Send + Sync>);
 
 impl Progress {
-    pub fn new(line: impl Fn(&str) + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(line: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self(Arc::new(line))
     }
 
     /// For whom nobody waits.
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self::new(|_| {})
     }
 }
@@ -40,7 +40,7 @@ impl fmt::Debug for Progress {
 }
 
 impl Targets {
-    pub fn new(local: Arc<LocalTarget>, environments: Environments) -> Self {
+    pub(crate) fn new(local: Arc<LocalTarget>, environments: Environments) -> Self {
         Self { local, environments }
     }
 
@@ -59,12 +59,12 @@ impl Targets {
         }
     }
 
-    pub async fn admit(&self, desired: &Desired) -> Result<(), TargetError> {
+    pub(crate) async fn admit(&self, desired: &Desired) -> Result<(), TargetError> {
         self.of(desired.target)?.admit(desired).await
     }
 
     /// What would be applied, with secrets by reference and the paths that its files would have.
-    pub fn render(&self, releases: &Releases, desired: &Desired) -> Result<Manifest, TargetError> {
+    pub(crate) fn render(&self, releases: &Releases, desired: &Desired) -> Result<Manifest, TargetError> {
         let python = environment_of(desired).map(|environment| self.environments.python(&environment));
         let source = Source::Folder { path: releases.path(&desired.release), python };
         let variables = desired.release.environment_variables.iter().map(|(name, value)| {
@@ -92,7 +92,7 @@ impl Targets {
     }
 
     /// Makes what the target reads the release from: its folder and its environment.
-    pub async fn source(
+    pub(crate) async fn source(
         &self,
         releases: &Releases,
         desired: &Desired,
@@ -125,30 +125,34 @@ impl Targets {
         })
     }
 
-    pub async fn apply(&self, desired: &Desired, placement: &Placement) -> Result<(), TargetError> {
+    pub(crate) async fn apply(&self, desired: &Desired, placement: &Placement) -> Result<(), TargetError> {
         self.of(desired.target)?.apply(placement).await
     }
 
-    pub async fn observe(&self, desired: &Desired) -> Result<Observation, TargetError> {
+    pub(crate) async fn observe(&self, desired: &Desired) -> Result<Observation, TargetError> {
         self.of(desired.target)?.observe(&desired.id).await
     }
 
-    pub async fn logs(&self, desired: &Desired, options: LogOptions) -> Result<LogStream, TargetError> {
+    pub(crate) async fn logs(
+        &self,
+        desired: &Desired,
+        options: LogOptions,
+    ) -> Result<LogStream, TargetError> {
         self.of(desired.target)?.logs(&desired.id, options).await
     }
 
     /// Removes the deployment wherever it runs.
-    pub async fn remove(&self, id: &DeploymentId) -> Result<(), TargetError> {
+    pub(crate) async fn remove(&self, id: &DeploymentId) -> Result<(), TargetError> {
         self.local.remove(id).await
     }
 
     /// Tells the targets which deployments there are: what runs for any other is stopped.
-    pub async fn settle(&self, known: &[DeploymentId]) {
+    pub(crate) async fn settle(&self, known: &[DeploymentId]) {
         self.local.settle(known).await;
     }
 
     /// Ends what runs on this machine; with `keep` it runs on, and is adopted by the next server.
-    pub async fn shutdown(&self, keep: bool) {
+    pub(crate) async fn shutdown(&self, keep: bool) {
         self.local.shutdown(keep).await;
     }
 }

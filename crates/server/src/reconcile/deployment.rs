@@ -51,8 +51,8 @@ impl Reconciler {
                 None => Next::Rest,
             };
         }
-        match self.roll_out(id, &state, signal).await {
-            Ok(()) => self.succeed(id, &state).await,
+        match Box::pin(self.roll_out(id, &state, signal)).await {
+            Ok(()) => Box::pin(self.succeed(id, &state)).await,
             Err(Interrupted::Superseded) => Next::Again,
             Err(Interrupted::Failed(failure)) => self.fail(id, &state, failure).await,
             Err(Interrupted::Ours(reason)) => {

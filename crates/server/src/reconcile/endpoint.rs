@@ -24,7 +24,7 @@ impl Reconciler {
     }
 
     /// Makes the gateway's route of this endpoint what the store says, before it returns.
-    pub async fn sync_endpoint(&self, workspace: &Name, endpoint: &Name) {
+    pub(crate) async fn sync_endpoint(&self, workspace: &Name, endpoint: &Name) {
         if self.reconcile_endpoint(workspace, endpoint).await != Next::Rest {
             self.nudge_endpoint(workspace.clone(), endpoint.clone());
         }
@@ -77,8 +77,7 @@ impl Reconciler {
         workspace: &Name,
         endpoint: &Name,
     ) -> Result<Vec<(Name, DeploymentState)>, StoreError> {
-        let records =
-            self.0.store.records_below(workspace, RecordKind::Deployment, endpoint.as_str()).await?;
+        let records = self.0.store.deployments_of(workspace, endpoint).await?;
         let read = |record: moorline_store::Record| {
             let (_, name) = split_record_name(&record.name)?;
             match DeploymentState::read(&record) {
@@ -158,7 +157,7 @@ impl Reconciler {
 
 impl super::Inner {
     /// The turn of those who make this endpoint's route.
-    fn route_turn(&self, workspace: &Name, endpoint: &Name) -> Arc<tokio::sync::Mutex<()>> {
+    fn route_turn(&self, workspace: &Name, endpoint: &Name) -> super::Turn {
         let mut turns = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Those that nobody holds are of no use any more.
         if turns.len() > 1024 {

@@ -33,7 +33,7 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// Where work is asked for. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Reconciler(Arc<Inner>);
+pub(crate) struct Reconciler(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -46,19 +46,22 @@ struct Inner {
     endpoints: Queue<(Name, Name)>,
     scalers: Scalers,
     /// One at a time makes an endpoint's route.
-    turns: Mutex<HashMap<(Name, Name), Arc<tokio::sync::Mutex<()>>>>,
+    turns: Mutex<HashMap<(Name, Name), Turn>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
+/// Held by whoever makes a route.
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
 /// What the reconciler works with.
 #[derive(Debug)]
-pub struct Parts {
-    pub store: Store,
-    pub gateway: Gateway,
-    pub targets: Targets,
-    pub releases: Releases,
-    pub operations: Operations,
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) gateway: Gateway,
+    pub(crate) targets: Targets,
+    pub(crate) releases: Releases,
+    pub(crate) operations: Operations,
 }
 
 /// What is left to do for a subject after a round.
@@ -73,7 +76,7 @@ enum Next {
 }
 
 impl Reconciler {
-    pub fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         let Parts { store, gateway, targets, releases, operations } = parts;
         Self(Arc::new(Inner {
             store,
@@ -91,7 +94,7 @@ impl Reconciler {
     }
 
     /// Takes up everything that the store knows, and tells the targets what nobody asks for any more.
-    pub async fn start(&self) -> Result<(), StoreError> {
+    pub(crate) async fn start(&self) -> Result<(), StoreError> {
         let mut known = Vec::new();
         for record in self.0.store.records(RecordKind::Deployment, None).await? {
             if let Some((endpoint, deployment)) = split_record_name(&record.name) {
@@ -113,31 +116,31 @@ impl Reconciler {
     }
 
     /// Something about this deployment changed: look at it soon.
-    pub fn nudge(&self, id: DeploymentId) {
+    pub(crate) fn nudge(&self, id: DeploymentId) {
         if self.0.deployments.put(&id) {
             let this = self.clone();
-            self.0.tasks.spawn(async move { this.work_on_deployment(id).await });
+            self.0.tasks.spawn(Box::pin(this.work_on_deployment(id)));
         }
     }
 
     /// A target saw something of this deployment change: its endpoint's route may be another, and a rollout that is
     /// under way may have come further.
-    pub fn observed(&self, id: &DeploymentId) {
+    pub(crate) fn observed(&self, id: &DeploymentId) {
         self.nudge_endpoint(id.workspace.clone(), id.endpoint.clone());
         self.0.deployments.wake(id);
     }
 
     /// Something about this endpoint changed: look at it soon.
-    pub fn nudge_endpoint(&self, workspace: Name, endpoint: Name) {
+    pub(crate) fn nudge_endpoint(&self, workspace: Name, endpoint: Name) {
         let key = (workspace, endpoint);
         if self.0.endpoints.put(&key) {
             let this = self.clone();
-            self.0.tasks.spawn(async move { this.work_on_endpoint(key).await });
+            self.0.tasks.spawn(Box::pin(this.work_on_endpoint(key)));
         }
     }
 
     /// Stops beginning work and waits for what is under way to reach a point where it can be left.
-    pub async fn shutdown(&self) {
+    pub(crate) async fn shutdown(&self) {
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;

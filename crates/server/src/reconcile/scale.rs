@@ -87,7 +87,7 @@ fn rule(desired: &Desired) -> Option<Rule> {
 
 impl Reconciler {
     /// A request waits for a deployment that has no replica.
-    pub fn wake(&self, id: &DeploymentId) {
+    pub(crate) fn wake(&self, id: &DeploymentId) {
         self.measure(id, Instant::now());
     }
 
