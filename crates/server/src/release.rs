@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeSet, HashSet},
     io,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use futures_util::{TryStreamExt, stream};
@@ -59,7 +60,8 @@ impl Releases {
     /// Lays the release out, unless it is there.
     pub(crate) async fn ensure(&self, release: &Release) -> Result<PathBuf, ReleaseError> {
         let place = self.path(release);
-        if place.exists() {
+        let there = place.clone();
+        if blocking(move || touch(&there)).await? {
             return Ok(place);
         }
         let building = self.folder.join(format!("{BUILDING}{}", uuid::Uuid::new_v4()));
@@ -103,21 +105,33 @@ impl Releases {
             .await
     }
 
-    /// Removes the releases that are not in `keep`.
-    pub(crate) async fn sweep(&self, keep: &HashSet<Digest>) -> Result<(), ReleaseError> {
+    /// Removes the releases that are not in `keep` and that nobody asked for since `before`.
+    pub(crate) async fn sweep(&self, keep: &HashSet<Digest>, before: SystemTime) -> Result<(), ReleaseError> {
         let keep: HashSet<String> = keep.iter().map(Digest::hex).collect();
         let folder = self.folder.clone();
         blocking(move || {
             for entry in fs_err::read_dir(&folder)? {
                 let entry = entry?;
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if !name.starts_with(BUILDING) && !keep.contains(&name) {
+                if !keep.contains(&name) && entry.metadata()?.modified()? < before {
                     fs_err::remove_dir_all(entry.path())?;
                 }
             }
             Ok(())
         })
         .await
+    }
+}
+
+/// Whether the folder is there; if it is, it counts as asked for now.
+fn touch(folder: &Path) -> Result<bool, ReleaseError> {
+    match fs_err::File::open(folder) {
+        Ok(file) => {
+            file.file().set_modified(SystemTime::now())?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

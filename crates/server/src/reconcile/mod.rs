@@ -6,6 +6,7 @@
 
 mod deployment;
 mod endpoint;
+mod housekeeping;
 mod queue;
 mod scale;
 
@@ -112,6 +113,8 @@ impl Reconciler {
         }
         let scaling = self.clone();
         self.0.tasks.spawn(async move { scaling.scale().await });
+        let house = self.clone();
+        self.0.tasks.spawn(Box::pin(async move { house.keep_house().await }));
         Ok(())
     }
 
