@@ -1,15 +1,24 @@
-//! The gateway as its owner sees it.
+//! The gateway as its owner sees it, and the way of a request through it.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use axum::body::Body;
-use http::{Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header, uri::PathAndQuery};
 use moorline_core::{DeploymentId, Name};
 use prometheus::Registry;
 
 use crate::{
+    auth::Verdicts,
+    body::{self, Buffers},
     config::{GatewayConfig, Hooks},
+    deployment::Deployment,
+    forward::{self, Outgoing, bad_body},
+    headers,
+    metrics::Metrics,
+    mirror::Mirrors,
+    problem::{Dialect, Problem},
     route::EndpointRoute,
+    table::{Endpoint, Table, unknown},
 };
 
 /// What is asked of a deployment now, for whoever decides how many replicas it has.
@@ -25,50 +34,237 @@ pub struct Load {
 
 /// The front of all endpoints of a server. Clones are the same gateway.
 #[derive(Clone, Debug)]
-pub struct Gateway {}
+pub struct Gateway {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Arc<GatewayConfig>,
+    hooks: Hooks,
+    metrics: Metrics,
+    table: Table,
+    verdicts: Verdicts,
+    buffers: Arc<Buffers>,
+    mirrors: Mirrors,
+}
+
+/// Counts a request of a deployment from its choice to its answer; a caller that leaves before is counted as such.
+#[derive(Debug)]
+struct Visit {
+    deployment: Arc<Deployment>,
+    arrived: Instant,
+    status: StatusCode,
+}
+
+impl Visit {
+    fn begin(deployment: Arc<Deployment>, arrived: Instant) -> Self {
+        deployment.touch();
+        deployment.metrics.in_flight.inc();
+        // What proxies log for a caller that left; nobody reads it.
+        let status = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
+        Self { deployment, arrived, status }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.deployment.metrics.in_flight.dec();
+        self.deployment.metrics.record(self.status.as_u16(), self.arrived.elapsed());
+    }
+}
 
 impl Gateway {
     /// A gateway without endpoints. Its metrics go into `registry`. Needs a tokio runtime around it once it is used.
     pub fn new(config: GatewayConfig, hooks: Hooks, registry: &Registry) -> Result<Self, prometheus::Error> {
-        let _ = (config, hooks, registry);
-        unimplemented!()
+        Ok(Self {
+            inner: Arc::new(Inner {
+                metrics: Metrics::register(registry)?,
+                table: Table::default(),
+                verdicts: Verdicts::new(config.verdict_lifetime),
+                buffers: Buffers::new(config.max_buffered_bytes),
+                mirrors: Mirrors::new(&config),
+                config: Arc::new(config),
+                hooks,
+            }),
+        })
     }
 
-    /// Replaces an endpoint. Requests under way stay where they are; none begun later goes to a replica that is not in
-    /// `route` any more. Takes effect before it returns.
+    /// Replaces an endpoint. Requests under way stay where they are; none that is sent later goes to a replica that is
+    /// not in `route` any more. Takes effect before it returns.
     pub fn set(&self, route: EndpointRoute) {
-        let _ = route;
-        unimplemented!()
+        self.inner.table.set(route, &self.inner.metrics);
     }
 
     /// Forgets an endpoint: 404 from now on.
     pub fn remove(&self, workspace: &Name, endpoint: &Name) {
-        let _ = (workspace, endpoint);
-        unimplemented!()
+        self.inner.table.remove(workspace, endpoint, &self.inner.metrics);
     }
 
     /// What is asked of a deployment now; nothing of one that is not known.
     pub fn load(&self, id: &DeploymentId) -> Load {
-        let _ = id;
-        unimplemented!()
+        self.inner.table.deployment(id).map(|deployment| deployment.load()).unwrap_or_default()
     }
 
-    /// Requests that the replica with this id has, for whoever waits to stop it.
+    /// Requests that the replica with this id has, for whoever waits to stop it after it was taken out of the route.
     pub fn in_flight(&self, id: &DeploymentId, replica: &str) -> usize {
-        let _ = (id, replica);
-        unimplemented!()
+        self.inner.table.deployment(id).map_or(0, |deployment| deployment.in_flight(replica))
     }
 
     /// Answers a request to `endpoint`. `target` is the path and query that the replica sees (`/score?a=b`). A gRPC
     /// call (`content-type: application/grpc`) goes over HTTP/2 with its trailers, anything else over HTTP/1.1.
     pub async fn handle(&self, endpoint: &str, target: &str, request: Request<Body>) -> Response<Body> {
-        let _ = (endpoint, target, request);
-        unimplemented!()
+        let (mut parts, body) = request.into_parts();
+        let id = headers::request_id(&mut parts.headers);
+        let grpc = headers::is_grpc(&parts.headers);
+        let dialect = if grpc { Dialect::Grpc } else { Dialect::of(target) };
+        let request = Request::from_parts(parts, body);
+        let mut response = match self.inner.answer(endpoint, target, request, grpc).await {
+            Ok(response) => response,
+            Err((problem, deployment)) => {
+                let mut response = problem.response(dialect);
+                if let Some(deployment) = deployment {
+                    response.headers_mut().insert(headers::DEPLOYMENT, deployment.header.clone());
+                }
+                response
+            }
+        };
+        if id.len() <= headers::MAX_REQUEST_ID {
+            response.headers_mut().entry(headers::REQUEST_ID).or_insert(id);
+        }
+        response
     }
 
     /// Answers a gRPC call whose endpoint is in its metadata, `moorline-endpoint`, and whose path is the method's.
-    pub async fn handle_grpc(&self, request: Request<Body>) -> Response<Body> {
-        let _ = request;
-        unimplemented!()
+    pub async fn handle_grpc(&self, mut request: Request<Body>) -> Response<Body> {
+        let named = request.headers_mut().remove(headers::ENDPOINT);
+        let target = request.uri().path().to_owned();
+        match named.as_ref().map(|name| String::from_utf8_lossy(name.as_bytes())) {
+            Some(endpoint) => self.handle(&endpoint, &target, request).await,
+            None => Problem::EndpointNotNamed.response(Dialect::Grpc),
+        }
     }
+}
+
+type Refused = (Problem, Option<Arc<Deployment>>);
+
+impl Inner {
+    async fn answer(
+        &self,
+        endpoint: &str,
+        target: &str,
+        request: Request<Body>,
+        grpc: bool,
+    ) -> Result<Response<Body>, Refused> {
+        let arrived = Instant::now();
+        let refuse = |problem: Problem, endpoint: &str| {
+            self.metrics.record_refused(endpoint, problem.status());
+            (problem, None)
+        };
+        let Some(found) = self.table.get(endpoint) else { return Err(refuse(unknown(endpoint), "")) };
+        let preflight = is_preflight(&request);
+        let checked = self.check(&found, target, request.headers(), preflight).await;
+        let target = checked.map_err(|problem| refuse(problem, endpoint))?;
+        let (deployment, mirror) =
+            found.choose(request.headers()).map_err(|problem| refuse(problem, endpoint))?;
+        let mut visit = Visit::begin(Arc::clone(&deployment), arrived);
+        let guarded = found.auth != crate::route::Auth::Open;
+        drop(found);
+
+        let (mut parts, body) = request.into_parts();
+        headers::strip_hop_by_hop(&mut parts.headers);
+        // hyper has answered it to the client.
+        parts.headers.remove(header::EXPECT);
+        if guarded {
+            // A key of ours is nothing for a script to see.
+            parts.headers.remove(header::AUTHORIZATION);
+        }
+        if grpc {
+            parts.headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
+        }
+        let sending = async {
+            let received = if grpc {
+                body::pass_on(bytes::Bytes::new(), body, &self.config)
+            } else {
+                body::receive(body, &self.config, &self.buffers)
+                    .await
+                    .map_err(|fault| bad_body(fault, &self.config))?
+            };
+            let outgoing = Outgoing { parts, target, received, grpc };
+            if let Some(mirror) = mirror {
+                self.mirrors.send(mirror, &outgoing, &self.config);
+            }
+            self.send(&deployment, outgoing, arrived, preflight).await
+        };
+        let result = sending.await;
+        visit.status = match &result {
+            Ok(response) => response.status(),
+            Err(problem) => problem.status(),
+        };
+        result.map_err(|problem| (problem, Some(deployment)))
+    }
+
+    /// Whether a request may come in at all, and where to it goes at the replica.
+    async fn check(
+        &self,
+        endpoint: &Endpoint,
+        target: &str,
+        headers: &HeaderMap,
+        preflight: bool,
+    ) -> Result<PathAndQuery, Problem> {
+        let verify = &self.hooks.verify;
+        // Browsers send no key when they ask whether they may send one.
+        if !preflight && !self.verdicts.allow(&endpoint.auth, endpoint.name.as_str(), headers, verify).await {
+            return Err(Problem::Unauthenticated);
+        }
+        if headers.get(headers::REQUEST_ID).is_some_and(|id| id.len() > headers::MAX_REQUEST_ID) {
+            return Err(Problem::RequestIdTooLong);
+        }
+        PathAndQuery::try_from(target)
+            .ok()
+            .filter(|target| target.path().starts_with('/'))
+            .ok_or(Problem::BadTarget)
+    }
+
+    /// Waits for a replica and a place, and sends.
+    async fn send(
+        &self,
+        deployment: &Arc<Deployment>,
+        outgoing: Outgoing,
+        arrived: Instant,
+        preflight: bool,
+    ) -> Result<Response<Body>, Problem> {
+        let config = &self.config;
+        let mut begun = arrived;
+        let place = loop {
+            if let Some(place) = deployment.try_place() {
+                break place;
+            }
+            if !deployment.has_replica() {
+                if preflight {
+                    // Nobody knows who asks: not worth a start.
+                    return Err(Problem::NoReplica);
+                }
+                deployment.wait_for_replica(&self.hooks.wake, config).await?;
+                // The start is not the request's fault.
+                begun = Instant::now();
+                continue;
+            }
+            let live = deployment.live();
+            let deadline = begun + live.request_timeout;
+            break deployment
+                .place(&live, deadline, config.max_queue_length)
+                .await
+                .map_err(Problem::NoPlace)?;
+        };
+        let deadline = begun + deployment.live().request_timeout;
+        forward::forward(Arc::clone(deployment), place, outgoing, config, deadline).await
+    }
+}
+
+/// Whether a browser asks what it may send.
+fn is_preflight(request: &Request<Body>) -> bool {
+    request.method() == Method::OPTIONS
+        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+        && request.headers().contains_key(header::ORIGIN)
 }
