@@ -15,6 +15,8 @@ mod chaos;
 #[cfg(test)]
 mod deployments;
 #[cfg(test)]
+mod endpoints;
+#[cfg(test)]
 mod differential;
 #[cfg(test)]
 mod life_cycle;
