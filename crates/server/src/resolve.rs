@@ -194,7 +194,7 @@ impl Resolver<'_> {
                 ))
                 .hint(format!("register it here, and refer to it as `azureml:{}:VERSION`", reference.name)));
             }
-            Scope::Registry(registry) => {
+            Scope::Registry { registry, .. } => {
                 return Err(ApiError::new(
                     ErrorClass::Unsupported,
                     format!("{noun} `{reference}` is of the registry `{registry}`, which cannot be reached from here"),
