@@ -297,18 +297,18 @@ mod tests {
     #[test]
     fn refusals_name_the_override() {
         let parse = |text: &str| Override::parse(text).unwrap_err().to_string();
-        insta::assert_snapshot!(parse("name"), @"");
-        insta::assert_snapshot!(parse("=1"), @"");
-        insta::assert_snapshot!(parse("a..b=1"), @"");
-        insta::assert_snapshot!(parse("a.=1"), @"");
-        insta::assert_snapshot!(parse("a[x]=1"), @"");
-        insta::assert_snapshot!(parse("a[99999999999]=1"), @"");
-        insta::assert_snapshot!(parse("a[0=1"), @"");
+        insta::assert_snapshot!(parse("name"), @"`--set name` has no `=`; the form is `key=value`");
+        insta::assert_snapshot!(parse("=1"), @"`--set =1` has an empty key");
+        insta::assert_snapshot!(parse("a..b=1"), @"`--set a..b=1` has an empty key");
+        insta::assert_snapshot!(parse("a.=1"), @"`--set a.=1` ends with a point");
+        insta::assert_snapshot!(parse("a[x]=1"), @"`--set a[x]=1` has the index `x`; an index is a number up to 1000");
+        insta::assert_snapshot!(parse("a[99999999999]=1"), @"`--set a[99999999999]=1` has the index `99999999999`; an index is a number up to 1000");
+        insta::assert_snapshot!(parse("a[0=1"), @"`--set a[0=1` has a `[` without its `]`");
         let put = |value: Value, text: &str| {
             set(&mut value.clone(), &Override::parse(text).unwrap()).unwrap_err().to_string()
         };
-        insta::assert_snapshot!(put(json!({"a": "azureml:m:1"}), "a.path=x"), @"");
-        insta::assert_snapshot!(put(json!({"a": []}), "a[3]=x"), @"");
-        insta::assert_snapshot!(put(json!({"a": {}}), "a[0]=x"), @"");
+        insta::assert_snapshot!(put(json!({"a": "azureml:m:1"}), "a.path=x"), @"`--set a.path=x` looks for `path` where no object is");
+        insta::assert_snapshot!(put(json!({"a": []}), "a[3]=x"), @"`--set a[3]=x` has the index 3; the list has 0 items");
+        insta::assert_snapshot!(put(json!({"a": {}}), "a[0]=x"), @"`--set a[0]=x` uses an index where no list is");
     }
 }

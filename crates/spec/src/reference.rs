@@ -270,11 +270,11 @@ mod tests {
         insta::assert_snapshot!(refusal("m:1"), @"`m:1` is not a reference: it does not begin with `azureml:`");
         insta::assert_snapshot!(refusal("azureml:m:"), @"`azureml:m:` is not a reference: it has an empty version");
         insta::assert_snapshot!(refusal("azureml:m@"), @"`azureml:m@` is not a reference: it has an empty label");
-        insta::assert_snapshot!(refusal("azureml:../m:1"), @"");
-        insta::assert_snapshot!(refusal("azureml:m:../1"), @"");
-        insta::assert_snapshot!(refusal("azureml://datastores/d/paths/p"), @"");
-        insta::assert_snapshot!(refusal("azureml:/subscriptions/s/resourceGroups/g"), @"");
-        insta::assert_snapshot!(refusal("azureml://registries/r/models"), @"");
-        insta::assert_snapshot!(refusal("azureml://registries/r/models/m/version/1"), @"");
+        insta::assert_snapshot!(refusal("azureml:../m:1"), @"`azureml:../m:1` is not a reference: `../m` is not a name; names are 1 to 255 letters, digits, `-`, `_` and `.`, and begin with a letter, a digit or `_`");
+        insta::assert_snapshot!(refusal("azureml:m:../1"), @"`azureml:m:../1` is not a reference: `../1` is not a version: letters, digits, `-`, `_` and `.`");
+        insta::assert_snapshot!(refusal("azureml://datastores/d/paths/p"), @"`azureml://datastores/d/paths/p` is not a reference: of `azureml://` paths only `azureml://registries/…` are assets");
+        insta::assert_snapshot!(refusal("azureml:/subscriptions/s/resourceGroups/g"), @"`azureml:/subscriptions/s/resourceGroups/g` is not a reference: an ARM id is `/subscriptions/…/workspaces/WORKSPACE/models/NAME/versions/VERSION`");
+        insta::assert_snapshot!(refusal("azureml://registries/r/models"), @"`azureml://registries/r/models` is not a reference: the form is `azureml://registries/REGISTRY/models/NAME/versions/VERSION`");
+        insta::assert_snapshot!(refusal("azureml://registries/r/models/m/version/1"), @"`azureml://registries/r/models/m/version/1` is not a reference: `version` stands where `versions` or `labels` is expected");
     }
 }

@@ -168,12 +168,12 @@ mod tests {
             let text = expand(line, Some(folder.path())).unwrap_err().to_string();
             text.replace(&folder.path().display().to_string(), "DIR")
         };
-        insta::assert_snapshot!(refusal("-r absent.txt"), @"");
-        insta::assert_snapshot!(refusal("-r loop.txt"), @"");
-        insta::assert_snapshot!(refusal("-r path.txt"), @"");
-        insta::assert_snapshot!(refusal("-c constraints.txt"), @"");
-        insta::assert_snapshot!(refusal("-e ."), @"");
-        insta::assert_snapshot!(expand("-r a.txt", None).unwrap_err().to_string(), @"");
+        insta::assert_snapshot!(refusal("-r absent.txt"), @"`DIR/absent.txt` does not exist");
+        insta::assert_snapshot!(refusal("-r loop.txt"), @"requirement files include one another more than 8 deep");
+        insta::assert_snapshot!(refusal("-r path.txt"), @"`./wheels/x.whl` (DIR/path.txt:2) is a path, and an environment travels without its folder");
+        insta::assert_snapshot!(refusal("-c constraints.txt"), @"`-c constraints.txt` names a constraints file, which an environment cannot carry");
+        insta::assert_snapshot!(refusal("-e ."), @"`-e .` is a path, and an environment travels without its folder");
+        insta::assert_snapshot!(expand("-r a.txt", None).unwrap_err().to_string(), @"`-r a.txt` includes a file, and the folder of the conda file is not here");
         assert_eq!(expand("-e git+https://h/x", None).unwrap().lines, ["-e git+https://h/x"]);
         assert_eq!(expand("--pre", None).unwrap().lines, ["--pre"]);
     }

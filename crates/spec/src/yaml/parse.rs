@@ -127,7 +127,7 @@ impl Builder {
                 if anchor > 0 {
                     self.anchors.insert(anchor, Anchored { node: node.clone(), cost });
                 }
-                self.add(node, cost, merge.then_some(()).is_some(), &text)
+                self.add(node, cost, merge, &text)
             }
             Event::SequenceStart(anchor, tag) => {
                 known_tag(tag.as_deref(), "seq", place)?;
@@ -145,7 +145,7 @@ impl Builder {
 
     fn begin(&mut self, place: Place, anchor: usize, kind: Kind) -> Result<(), Finding> {
         if self.open.len() >= MAX_DEPTH {
-            return Err(Finding::error(place, format!("more than {MAX_DEPTH} levels of nesting")));
+            return Err(Finding::error(place, too_deep()));
         }
         let cost = Cost { nodes: 1, bytes: 0, depth: 1 };
         self.charge(cost, place)?;
@@ -178,7 +178,7 @@ impl Builder {
         let cost = anchored.cost;
         self.charge(cost, place)?;
         if self.open.len() + cost.depth > MAX_DEPTH {
-            return Err(Finding::error(place, format!("more than {MAX_DEPTH} levels of nesting")));
+            return Err(Finding::error(place, too_deep()));
         }
         // Charged first: a copy that would exceed the bounds is never made.
         let node = self.anchors[&id].node.clone();
@@ -315,22 +315,31 @@ fn unknown_tag(tag: &Tag, place: Place) -> Finding {
 /// The parser's own words, or better ones where the cause is known.
 fn scan_error(text: &str, source: u16, marker: &Marker, info: &str) -> Finding {
     let place = place(source, marker);
-    let line = |number: u32| text.lines().nth((number as usize).saturating_sub(1)).unwrap_or_default();
-    // The line before it, where the error was only noticed at the next token.
-    for number in [place.line, place.line.saturating_sub(1)] {
-        let tab = line(number)
-            .chars()
-            .position(|c| !matches!(c, ' ' | '-'))
-            .filter(|at| line(number).chars().nth(*at) == Some('\t'));
-        if let Some(at) = tab.filter(|_| number > 0) {
+    if info.contains("recursion limit") {
+        return Finding::error(place, too_deep());
+    }
+    // The parser may have stopped a line before the tab, or noticed it a line behind.
+    let first = place.line.saturating_sub(1).max(1);
+    for (number, line) in (first..=place.line + 1).zip(text.lines().skip(first as usize - 1)) {
+        if let Some(at) = tab_in_indent(line) {
             let place = Place { source, line: number, column: at as u32 + 1 };
             return Finding::error(place, "a tab where only spaces can be").hint("indent with spaces");
         }
     }
-    if line(place.line).trim_start().starts_with(['@', '`', '%']) {
-        return Finding::error(place, format!("this is not YAML: {info}")).hint("put the value in quotes");
+    let finding = Finding::error(place, format!("this is not YAML: {info}"));
+    if info.contains("unexpected character") {
+        return finding.hint("put the value in quotes");
     }
-    Finding::error(place, format!("this is not YAML: {info}"))
+    finding
+}
+
+fn tab_in_indent(line: &str) -> Option<usize> {
+    let at = line.find(|c| !matches!(c, ' ' | '-'))?;
+    line[at..].starts_with('\t').then_some(at)
+}
+
+fn too_deep() -> String {
+    format!("more than {MAX_DEPTH} levels of nesting")
 }
 
 fn place(source: u16, marker: &Marker) -> Place {
