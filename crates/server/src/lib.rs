@@ -1,1 +1,29 @@
 //! The control plane: API, operations, reconciler, roles.
+//!
+//! [`Server::start`] opens a home and serves it; [`Running`] is what it gives. Requests of the API change what is
+//! desired and answer with an operation; the reconciler makes it true. Requests to endpoints go to the gateway.
+
+mod api;
+mod auth;
+mod autoscale;
+mod config;
+mod control;
+mod front;
+mod home;
+mod openapi;
+mod operations;
+mod problem;
+mod reconcile;
+mod release;
+mod resolve;
+mod route_settings;
+mod secrets;
+mod server;
+mod status;
+mod targets;
+
+pub use config::{Bounds, ServerConfig};
+pub use home::Announcement;
+pub use openapi::document;
+pub use problem::{DiagnosticBody, Problem};
+pub use server::{Running, Server, StartError};

@@ -1,0 +1,160 @@
+//! Operations: polled, and followed as server-sent events.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    Json,
+    extract::State,
+    response::{
+        Sse,
+        sse::{Event as SseEvent, KeepAlive},
+    },
+};
+use futures_util::{Stream, StreamExt, stream};
+use jiff::Timestamp;
+use moorline_core::Name;
+use moorline_store::{Operation, OperationState};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{Refusals, extract::At};
+use crate::{
+    control::Control,
+    operations::{Event, Following},
+    problem::ApiError,
+};
+
+/// A silent stream says that it lives this often, so that nothing on the way takes it for dead.
+const ALIVE: Duration = Duration::from_secs(15);
+
+pub(super) fn routes() -> OpenApiRouter<Control> {
+    OpenApiRouter::new().routes(routes!(get)).routes(routes!(events))
+}
+
+/// An operation.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+struct AtOperation {
+    /// The workspace's name.
+    #[param(value_type = String)]
+    workspace: Name,
+    #[param(value_type = String)]
+    id: Name,
+}
+
+/// An operation as it is now.
+#[derive(Serialize, ToSchema)]
+struct OperationShown {
+    id: String,
+    workspace: String,
+    /// `create_deployment`, `update_deployment`, `delete_deployment` or `delete_endpoint`.
+    kind: String,
+    /// `endpoint` or `endpoint/deployment`.
+    subject: String,
+    /// `Running`, `Succeeded`, `Failed` or `Cancelled`.
+    state: &'static str,
+    /// How far it is: `resolve`, `environment`, `start`, `ready`, `drain`.
+    phase: Option<String>,
+    /// The last lines, oldest first.
+    log: Vec<String>,
+    /// Why it did not succeed: `class`, `message` and the last lines of what failed in `log`.
+    #[schema(value_type = Option<Object>)]
+    error: Option<Value>,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    finished_at: Option<Timestamp>,
+}
+
+impl From<Operation> for OperationShown {
+    fn from(operation: Operation) -> Self {
+        Self {
+            id: operation.id,
+            workspace: operation.workspace.into(),
+            kind: operation.kind,
+            subject: operation.subject,
+            state: operation.state.as_str(),
+            phase: operation.phase,
+            log: operation.log,
+            error: operation.error,
+            created_at: operation.created_at,
+            finished_at: operation.finished_at,
+        }
+    }
+}
+
+/// An operation as it is now. The newest thousand that have ended are kept.
+#[utoipa::path(get, path = "/workspaces/{workspace}/operations/{id}", params(AtOperation),
+    responses((status = 200, body = OperationShown), Refusals))]
+async fn get(
+    State(control): State<Control>,
+    At(at): At<AtOperation>,
+) -> Result<Json<OperationShown>, ApiError> {
+    Ok(Json(follow(&control, &at).await?.operation.into()))
+}
+
+/// An operation from its beginning on: `phase` (`{"phase"}`), `log` (`{"line"}`), and at last `done` (the operation).
+#[utoipa::path(get, path = "/workspaces/{workspace}/operations/{id}/events", params(AtOperation),
+    responses((status = 200, description = "Server-sent events.", body = String, content_type = "text/event-stream"),
+        Refusals))]
+async fn events(
+    State(control): State<Control>,
+    At(at): At<AtOperation>,
+) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>> + use<>>, ApiError> {
+    let Following { operation, events } = follow(&control, &at).await?;
+    let mut past: Vec<SseEvent> = operation.phase.as_deref().map(phase).into_iter().collect();
+    past.extend(operation.log.iter().map(|text| line(text)));
+    if operation.state != OperationState::Running {
+        past.push(done(operation));
+    }
+    let coming = match events {
+        Some(events) => coming(events).boxed(),
+        None => stream::empty().boxed(),
+    };
+    let all = stream::iter(past).chain(coming).map(Ok).take_until(control.stopping.clone().cancelled_owned());
+    Ok(Sse::new(all).keep_alive(KeepAlive::new().interval(ALIVE)))
+}
+
+async fn follow(control: &Control, at: &AtOperation) -> Result<Following, ApiError> {
+    let following = control.operations.follow(at.id.as_str()).await?;
+    if !following.operation.workspace.as_str().eq_ignore_ascii_case(at.workspace.as_str()) {
+        return Err(ApiError::not_found(format!("operation `{}` does not exist", at.id)));
+    }
+    Ok(following)
+}
+
+/// Every event up to the last one.
+fn coming(events: Receiver<Event>) -> impl Stream<Item = SseEvent> + Send {
+    stream::unfold(Some(events), |events| async {
+        let mut events = events?;
+        match events.recv().await {
+            Ok(Event::Phase(name)) => Some((phase(&name), Some(events))),
+            Ok(Event::Log(text)) => Some((line(&text), Some(events))),
+            Ok(Event::Done(operation)) => Some((done(*operation), None)),
+            Err(RecvError::Lagged(missed)) => {
+                Some((line(&format!("… {missed} lines left out")), Some(events)))
+            }
+            Err(RecvError::Closed) => None,
+        }
+    })
+}
+
+fn phase(name: &str) -> SseEvent {
+    event("phase", &json!({ "phase": name }))
+}
+
+fn line(text: &str) -> SseEvent {
+    event("log", &json!({ "line": text }))
+}
+
+fn done(operation: Operation) -> SseEvent {
+    event("done", &json!(OperationShown::from(operation)))
+}
+
+/// JSON has no line breaks of its own, so that it always fits into one line of data.
+fn event(name: &str, data: &Value) -> SseEvent {
+    SseEvent::default().event(name).data(data.to_string())
+}

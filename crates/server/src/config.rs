@@ -1,0 +1,61 @@
+//! What a server is told at its start. It reads no environment variable and no file of settings itself.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use moorline_core::Name;
+use moorline_store::StoreConfig;
+
+/// The settings of a server.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// `$MOORLINE_HOME`: what the server keeps beside its store lies below it.
+    pub home: PathBuf,
+    pub listen: SocketAddr,
+    pub store: StoreConfig,
+    /// The scorer's binary, which local replicas run.
+    pub scorer: PathBuf,
+    /// The `uv` that makes environments; found on the machine where it is left out.
+    pub uv: Option<PathBuf>,
+    /// The environment of this process; what is run is given a few of its variables.
+    pub environment: BTreeMap<String, String>,
+    /// Made at the start if there is none of that name; clients use it where they are told no other.
+    pub default_workspace: Name,
+    /// What comes before `/endpoints/…` in a scoring URI, where the server is behind a proxy: `https://ml.example.org`.
+    /// Left out: what the request was sent to.
+    pub public_url: Option<String>,
+    pub bounds: Bounds,
+}
+
+/// The bounds of the server's own work.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    pub connections: usize,
+    /// Of one request's head.
+    pub header_bytes: usize,
+    pub header_timeout: Duration,
+    /// How long an upload or a reader may stand still.
+    pub body_timeout: Duration,
+    /// From the head of a request to the head of its answer; uploads are bounded by `body_timeout` alone.
+    pub request_timeout: Duration,
+    /// How long requests in flight have at the end.
+    pub drain_timeout: Duration,
+    /// Of a JSON body.
+    pub json_bytes: usize,
+    /// Of a JSON body with a list of files.
+    pub file_list_bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            header_bytes: 64 * 1024,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(60),
+            request_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(30),
+            json_bytes: 1024 * 1024,
+            file_list_bytes: 16 * 1024 * 1024,
+        }
+    }
+}

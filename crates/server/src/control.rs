@@ -1,0 +1,31 @@
+//! The control plane's parts in one place: what handlers and the reconciler are given.
+
+use std::sync::Arc;
+
+use moorline_gateway::Gateway;
+use moorline_store::Store;
+use prometheus::Registry;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    auth::Doorkeeper, config::ServerConfig, operations::Operations, reconcile::Reconciler, release::Releases,
+    targets::Targets,
+};
+
+/// A running server's parts. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Control {
+    pub(crate) store: Store,
+    pub(crate) gateway: Gateway,
+    pub(crate) operations: Operations,
+    pub(crate) reconciler: Reconciler,
+    pub(crate) targets: Targets,
+    pub(crate) releases: Releases,
+    pub(crate) config: Arc<ServerConfig>,
+    pub(crate) doorkeeper: Arc<Doorkeeper>,
+    pub(crate) metrics: Registry,
+    /// Done when the server ends: streams that would go on for ever end with it.
+    pub(crate) stopping: CancellationToken,
+    /// Changes that were begun, and are finished whether their caller waits or not.
+    pub(crate) changes: TaskTracker,
+}

@@ -1,0 +1,313 @@
+//! A server's life: what it needs before it begins, serving, and its end.
+
+use std::{
+    error::Error,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+use axum::{Router, body::Body};
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use moorline_deploy::{
+    environment::{EnvironmentConfig, Environments},
+    local::{LocalConfig, LocalTarget, OnChange},
+};
+use moorline_gateway::{Gateway, GatewayConfig, Hooks, Verify};
+use moorline_listen::{Door, ListenConfig};
+use moorline_store::{NewWorkspace, Store, StoreError};
+use prometheus::Registry;
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
+use serde_json::json;
+use thiserror::Error;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    api,
+    auth::{Access, Doorkeeper},
+    config::ServerConfig,
+    control::Control,
+    front,
+    home::{Announcement, HomeLock, LockFailure},
+    operations::Operations,
+    problem::chain,
+    reconcile::{Parts, Reconciler},
+    release::Releases,
+    targets::Targets,
+};
+
+/// Why a server did not start. Nothing is left of one that did not.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("another server{} has the home folder `{}`", by(*pid), home.display())]
+    AlreadyRunning { home: PathBuf, pid: Option<u32>, address: Option<SocketAddr> },
+    #[error("port {} of {} is in use by another program", address.port(), address.ip())]
+    PortTaken { address: SocketAddr },
+    #[error("could not listen on {address}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("{address} can be reached from other machines, and nobody has a token for this server")]
+    NoTokens { address: SocketAddr },
+    #[error("could not use the home folder `{}`", home.display())]
+    Home { home: PathBuf, source: io::Error },
+    #[error("could not open the workspace's store")]
+    Store { source: StoreError },
+    #[error("could not begin {part}")]
+    Part { part: &'static str, source: Box<dyn Error + Send + Sync> },
+}
+
+fn by(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+impl StartError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::AlreadyRunning { address: Some(address), .. } => {
+                Some(format!("it answers at http://{address}: use it, or stop it first"))
+            }
+            Self::AlreadyRunning { .. } => Some("stop it first, or choose another MOORLINE_HOME".to_owned()),
+            Self::PortTaken { address } => Some(format!(
+                "choose another address, or see with `ss -ltnp 'sport = :{}'` who has it",
+                address.port()
+            )),
+            Self::NoTokens { .. } => {
+                Some("make one with `moorline token create`, or listen on 127.0.0.1".to_owned())
+            }
+            Self::Listen { .. } | Self::Home { .. } | Self::Store { .. } | Self::Part { .. } => None,
+        }
+    }
+}
+
+/// The server of one home.
+#[derive(Debug)]
+pub struct Server;
+
+impl Server {
+    /// Opens the home, takes up what the last server left, and serves.
+    pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
+        let lock = take_lock(&config)?;
+        let store = Store::open(config.store.clone()).await.map_err(|source| StartError::Store { source })?;
+        ensure_default_workspace(&store, &config).await?;
+        let access = if config.listen.ip().is_loopback() {
+            Access::Loopback
+        } else if store.tokens().await.map_err(|source| StartError::Store { source })?.is_empty() {
+            return Err(StartError::NoTokens { address: config.listen });
+        } else {
+            Access::Tokens
+        };
+        let listener = bind(config.listen).await?;
+        let address =
+            listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
+
+        let control = wire(store, access, config).await?;
+        let announcement =
+            Announcement { address, pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() };
+        lock.announce(&announcement)
+            .map_err(|source| StartError::Home { home: control.config.home.clone(), source })?;
+        tracing::info!(%address, home = %control.config.home.display(), "serving");
+        let door = tokio::spawn(serve(control.clone(), listener));
+        Ok(Running { address, control, door, lock })
+    }
+}
+
+/// A server that serves. One that is dropped goes on until the runtime ends; [`Running::stop`] ends it in order.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    control: Control,
+    door: JoinHandle<Door>,
+    lock: HomeLock,
+}
+
+impl Running {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// No new connection, an end to streams and kept connections, and as long for requests in flight as the
+    /// configuration says, or until `cut` is done. With `keep`, what was deployed on this machine runs on and is taken
+    /// up by the next server; without, it ends too.
+    pub async fn stop(self, keep: bool, cut: impl Future<Output = ()>) {
+        let Self { control, door, lock, .. } = self;
+        control.stopping.cancel();
+        let limit = control.config.bounds.drain_timeout;
+        let finish = async {
+            match door.await {
+                Ok(door) => {
+                    tracing::info!(connections = door.connections(), "draining");
+                    door.drain().await;
+                }
+                Err(error) => tracing::error!(error = chain(&error), "the accept loop had ended"),
+            }
+            control.changes.close();
+            control.changes.wait().await;
+            control.reconciler.shutdown().await;
+            control.targets.shutdown(keep).await;
+        };
+        tokio::select! {
+            () = finish => {}
+            () = cut => tracing::warn!("requests in flight were cut"),
+            () = tokio::time::sleep(limit) => {
+                tracing::warn!(seconds = limit.as_secs(), "requests were cut at the end of the drain timeout");
+            }
+        }
+        if let Err(error) = lock.withdraw() {
+            tracing::warn!(error = chain(&error), "could not remove server.json");
+        }
+    }
+}
+
+fn take_lock(config: &ServerConfig) -> Result<HomeLock, StartError> {
+    HomeLock::take(&config.home).map_err(|failure| match failure {
+        LockFailure::Held { pid } => {
+            let announced = Announcement::read(&config.home).ok().flatten();
+            let address =
+                announced.filter(|announced| Some(announced.pid) == pid).map(|announced| announced.address);
+            StartError::AlreadyRunning { home: config.home.clone(), pid, address }
+        }
+        LockFailure::Io(source) => StartError::Home { home: config.home.clone(), source },
+    })
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            StartError::PortTaken { address }
+        } else {
+            StartError::Listen { address, source }
+        }
+    })
+}
+
+async fn ensure_default_workspace(store: &Store, config: &ServerConfig) -> Result<(), StartError> {
+    let name = config.default_workspace.clone();
+    match store.create_workspace(NewWorkspace { name, body: json!({}) }).await {
+        Ok(_) | Err(StoreError::Exists { .. }) => Ok(()),
+        Err(source) => Err(StartError::Store { source }),
+    }
+}
+
+/// Makes the parts and puts them together. The gateway and the targets tell the reconciler what they see, and are made
+/// before it: what they say until then is lost, and the reconciler looks at everything when it starts.
+async fn wire(store: Store, access: Access, config: ServerConfig) -> Result<Control, StartError> {
+    let part =
+        |part: &'static str| move |source: Box<dyn Error + Send + Sync>| StartError::Part { part, source };
+    let metrics = Registry::new();
+    let reconciler: Arc<OnceLock<Reconciler>> = Arc::default();
+    let doorkeeper = Arc::new(Doorkeeper::new(store.clone(), access, config.public_url.as_deref()));
+
+    let hooks = Hooks {
+        wake: {
+            let reconciler = Arc::clone(&reconciler);
+            Arc::new(move |id| {
+                if let Some(reconciler) = reconciler.get() {
+                    reconciler.wake(id);
+                }
+            })
+        },
+        verify: verify(Arc::clone(&doorkeeper)),
+    };
+    let gateway = Gateway::new(GatewayConfig::default(), hooks, &metrics)
+        .map_err(|source| part("the gateway")(source.into()))?;
+    #[cfg(target_os = "linux")]
+    metrics
+        .register(Box::new(ProcessCollector::for_self()))
+        .map_err(|source| part("the metrics")(source.into()))?;
+
+    let on_change: OnChange = {
+        let reconciler = Arc::clone(&reconciler);
+        Arc::new(move |id| {
+            if let Some(reconciler) = reconciler.get() {
+                reconciler.observed(&id);
+            }
+        })
+    };
+    let local =
+        LocalConfig::new(config.home.join("local"), config.scorer.clone(), config.environment.clone());
+    let local = LocalTarget::open(local, on_change)
+        .await
+        .map_err(|source| part("the local target")(source.into()))?;
+    let environments = EnvironmentConfig {
+        uv: config.uv.clone(),
+        ..EnvironmentConfig::new(
+            config.home.join("environments"),
+            config.home.join("tools"),
+            config.environment.clone(),
+        )
+    };
+    let environments =
+        Environments::open(environments).map_err(|source| part("the environments")(source.into()))?;
+    let releases = Releases::open(config.home.join("releases"), store.blobs().clone())
+        .map_err(|source| StartError::Home { home: config.home.clone(), source })?;
+    let targets = Targets::new(local, environments);
+    let operations = Operations::open(store.clone()).await.map_err(|source| StartError::Store { source })?;
+
+    let parts = Parts {
+        store: store.clone(),
+        gateway: gateway.clone(),
+        targets: targets.clone(),
+        releases: releases.clone(),
+        operations: operations.clone(),
+    };
+    let reconciler = reconciler.get_or_init(|| Reconciler::new(parts)).clone();
+    let control = Control {
+        store,
+        gateway,
+        operations,
+        reconciler,
+        targets,
+        releases,
+        config: Arc::new(config),
+        doorkeeper,
+        metrics,
+        stopping: CancellationToken::new(),
+        changes: TaskTracker::new(),
+    };
+    api::recover(&control).await.map_err(|source| part("where the last server ended")(source.into()))?;
+    control.reconciler.start().await.map_err(|source| StartError::Store { source })?;
+    Ok(control)
+}
+
+/// Whether a token lets its holder send requests to an endpoint; one that cannot be looked up does not.
+fn verify(doorkeeper: Arc<Doorkeeper>) -> Verify {
+    Arc::new(move |token, endpoint| {
+        let (doorkeeper, token, endpoint) = (Arc::clone(&doorkeeper), token.to_owned(), endpoint.to_owned());
+        Box::pin(async move {
+            match doorkeeper.may_score(&token, &endpoint).await {
+                Ok(allowed) => allowed,
+                Err(error) => {
+                    tracing::warn!(endpoint, error = chain(&error), "could not look up a token");
+                    false
+                }
+            }
+        })
+    })
+}
+
+/// Accepts until the server stops; the door with its connections.
+async fn serve(control: Control, listener: TcpListener) -> Door {
+    let bounds = &control.config.bounds;
+    let door = Door::new(&ListenConfig {
+        max_connections: bounds.connections,
+        max_header_bytes: bounds.header_bytes,
+        header_timeout: bounds.header_timeout,
+        write_timeout: bounds.body_timeout,
+    });
+    let router: Router = api::router(control.clone());
+    let stopping = control.stopping.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = front::answer(control.clone(), router.clone(), request.map(Body::new));
+        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+    });
+    tokio::select! {
+        () = door.accept(&listener, service) => {}
+        () = stopping.cancelled() => {}
+    }
+    door
+}
