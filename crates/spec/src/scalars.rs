@@ -118,7 +118,7 @@ pub(crate) fn fraction(reader: &mut Reader, node: &Node) -> Option<f64> {
 /// A version: text, or a number that becomes text as Python writes it.
 pub(crate) fn version(reader: &mut Reader, node: &Node) -> Option<String> {
     let text = match &node.content {
-        Content::Int(..) | Content::Float(..) => number_text(reader, node)?,
+        Content::Int(..) | Content::Float(..) => plain_text(reader, node)?,
         _ => text(reader, node)?,
     };
     if text.parse::<Name>().is_err() {
@@ -128,13 +128,17 @@ pub(crate) fn version(reader: &mut Reader, node: &Node) -> Option<String> {
     Some(text)
 }
 
-/// The text that Azure ML makes of a number, with a warning where that is not what was written.
-fn number_text(reader: &mut Reader, node: &Node) -> Option<String> {
+/// The text that a number or a boolean becomes, with a warning where that is not what was written.
+fn plain_text(reader: &mut Reader, node: &Node) -> Option<String> {
     let text = node.scalar_text()?;
-    if let Content::Int(_, raw) | Content::Float(_, raw) = &node.content
-        && **raw != *text
-    {
-        let message = format!("{} is the number {raw} and becomes the text `{text}`", reader.subject());
+    let (kind, raw) = match &node.content {
+        Content::Bool(_, raw) => ("boolean", raw),
+        Content::Int(_, raw) | Content::Float(_, raw) => ("number", raw),
+        _ => return Some(text),
+    };
+    // `True` is what Python writes; nobody reads more into it.
+    if !raw.eq_ignore_ascii_case(&text) {
+        let message = format!("{} is the {kind} {raw} and becomes the text `{text}`", reader.subject());
         let hint = format!("put it in quotes to keep it: \"{raw}\"");
         reader.report(Finding::warning(node.place, message).hint(hint));
     }
@@ -273,23 +277,10 @@ pub(crate) fn map<T>(
     read.into_iter().collect()
 }
 
-/// `tags`, `properties` and variables: texts by name. Numbers and booleans become what Azure ML sends for them.
+/// `tags`, `properties` and variables: texts by name. Numbers and booleans become their text.
 pub(crate) fn tags(reader: &mut Reader, node: &Node) -> Option<Tags> {
     map(reader, node, |reader, node| match &node.content {
-        Content::Int(..) | Content::Float(..) => number_text(reader, node),
-        Content::Bool(flag, raw) => {
-            let text = node.scalar_text();
-            if !raw.eq_ignore_ascii_case(if *flag { "true" } else { "false" }) {
-                let message = format!(
-                    "{} is the boolean `{raw}` and becomes the text `{}`",
-                    reader.subject(),
-                    text.as_deref().unwrap_or_default()
-                );
-                let hint = format!("put it in quotes to keep it: \"{raw}\"");
-                reader.report(Finding::warning(node.place, message).hint(hint));
-            }
-            text
-        }
+        Content::Bool(..) | Content::Int(..) | Content::Float(..) => plain_text(reader, node),
         Content::Text(text) => Some(text.clone()),
         Content::Loose(_, raw) => Some(raw.to_string()),
         Content::Null | Content::List(_) | Content::Map(_) => {

@@ -23,5 +23,5 @@ pub use model::Model;
 pub use runtime::RuntimeSettings;
 pub use workspace::Workspace;
 
-/// `tags` and `properties`: texts by name; numbers and booleans become the text that Azure ML sends for them.
+/// `tags` and `properties`: texts by name; numbers and booleans become their text.
 pub type Tags = BTreeMap<String, String>;

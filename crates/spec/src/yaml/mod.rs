@@ -102,12 +102,12 @@ impl Node {
         }
     }
 
-    /// The text that Azure ML sends for a scalar where it needs text (Python's `str`); `None` for what is no scalar.
+    /// The text of a scalar where text is needed, as in the JSON that Azure ML sends; `None` for what is no scalar.
     pub(crate) fn scalar_text(&self) -> Option<String> {
         match &self.content {
             Content::Text(text) => Some(text.clone()),
             Content::Loose(_, raw) => Some(raw.to_string()),
-            Content::Bool(flag, _) => Some(if *flag { "True" } else { "False" }.to_owned()),
+            Content::Bool(flag, _) => Some(flag.to_string()),
             Content::Int(integer, _) => Some(integer.to_string()),
             Content::Float(number, _) => Some(scalar::float_text(*number)),
             Content::Null | Content::List(_) | Content::Map(_) => None,

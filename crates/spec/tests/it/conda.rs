@@ -86,9 +86,13 @@ dependencies:
     conda.yml:7:3: `dependencies[4]` is the number 5; expected text; put it in quotes: "5"
     conda.yml:8:8: `pip` is the text `text`; expected a list
     conda.yml:9:3: a second `pip:` list; one is enough
-    conda.yml:10:3: a second `pip:` list; one is enough
     "#);
-    insta::assert_snapshot!(refusal("dependencies:\n- pip: [numpy, -c c.txt, ./x.whl, 5]\n  pipp: [b]\n"), @"");
+    insta::assert_snapshot!(refusal("dependencies:\n- pip: [numpy, -c c.txt, ./x.whl, 5]\n  pipp: [b]\n"), @r#"
+    conda.yml:2:16: `-c c.txt` names a constraints file, which an environment cannot carry; write the constraints into the requirements themselves
+    conda.yml:2:26: `./x.whl` is a path, and an environment travels without its folder; put the package on an index, or its source beside the scoring script
+    conda.yml:2:35: `dependencies[0].pip[3]` is the number 5; expected text; put it in quotes: "5"
+    conda.yml:3:3: unknown key `pipp` in dependency; did you mean `pip`?
+    "#);
     insta::assert_snapshot!(refusal("- a\n"), @"conda.yml:1:1: the document is a list; expected an object with keys");
     insta::assert_snapshot!(said::<Environment>("name: e\nimage: i\nconda_file: {dependencies: {a: b}}\n"), @"doc.yml:3:28: `dependencies` is an object; expected a list");
     insta::assert_snapshot!(said::<Environment>("name: e\nimage: i\nconda_file: {dependencies: [a], extra: 1}\n"), @"doc.yml:3:33: warning: conda knows no key `extra`; it is not looked at");

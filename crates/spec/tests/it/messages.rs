@@ -247,11 +247,11 @@ code_configuration: {code: model/model.onnx, scoring_script: score.py}
 
 #[test]
 fn what_is_not_yaml_is_refused_with_its_place() {
-    insta::assert_snapshot!(said::<OnlineEndpoint>("name: diabetes\n\ttags: {}\n"), @"doc.yml:1:7: this is not YAML: while scanning a plain scalar, found a tab");
+    insta::assert_snapshot!(said::<OnlineEndpoint>("name: diabetes\n\ttags: {}\n"), @"doc.yml:2:1: a tab where only spaces can be; indent with spaces");
     insta::assert_snapshot!(said::<OnlineEndpoint>("name: diabetes\ntags:\n\ta: b\n"), @"doc.yml:3:1: a tab where only spaces can be; indent with spaces");
     insta::assert_snapshot!(said::<OnlineEndpoint>("name: diabetes\ntags: {a: b\n"), @"doc.yml:3:1: this is not YAML: while parsing a flow mapping, did not find expected ',' or '}'");
     insta::assert_snapshot!(said::<OnlineEndpoint>("name: 'diabetes\n"), @"doc.yml:1:7: this is not YAML: while scanning a quoted scalar, found unexpected end of stream");
-    insta::assert_snapshot!(said::<OnlineEndpoint>("name: @diabetes\n"), @"doc.yml:1:7: this is not YAML: unexpected character: `@'");
+    insta::assert_snapshot!(said::<OnlineEndpoint>("name: @diabetes\n"), @"doc.yml:1:7: this is not YAML: unexpected character: `@'; put the value in quotes");
     insta::assert_snapshot!(said::<OnlineEndpoint>("name: a: b\n"), @"doc.yml:1:8: this is not YAML: mapping values are not allowed in this context");
     insta::assert_snapshot!(said::<OnlineEndpoint>("name: *diabetes\n"), @"doc.yml:1:7: this is not YAML: while parsing node, found unknown anchor");
     insta::assert_snapshot!(said::<OnlineEndpoint>("name: !env diabetes\n"), @"doc.yml:1:7: the tag `!env` means nothing here");

@@ -123,7 +123,7 @@ scale_settings: {type: target_utilization, min_instances: 0, max_instances: 3}
     let Some(AssetRef::Inline(environment)) = &deployment.environment else { panic!() };
     assert_eq!(environment.conda_file.as_deref(), Some(super::CONDA));
     assert_eq!(deployment.code_configuration.as_ref().unwrap().scoring_script, "score.py");
-    assert_eq!(deployment.environment_variables["DEBUG"], "True");
+    assert_eq!(deployment.environment_variables["DEBUG"], "true");
     assert_eq!(deployment.environment_variables["RATE"], "0.5");
     assert_eq!(deployment.liveness_probe, Some(Probe { initial_delay: 5, ..Probe::default() }));
     let runtime = deployment.runtime();
