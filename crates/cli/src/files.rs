@@ -1,4 +1,5 @@
-//! Taking files into a release: what lies in a folder, in a fixed order, copied and hashed in one pass.
+//! The files of a model, of code or of a build context: what lies in a folder, in a fixed order, without what an ignore
+//! file leaves out; for a release, copied and hashed in one pass.
 
 use std::{
     io::{self, Read},
@@ -8,70 +9,124 @@ use std::{
 use anyhow::{Context, bail};
 use moorline_core::{Digest, FileEntry};
 
+use crate::ignore::Ignore;
+
 /// What never belongs to a release.
 const LEFT_OUT: [&str; 4] = ["__pycache__", ".git", ".ipynb_checkpoints", ".DS_Store"];
 /// Folders within folders; deeper is a loop or a mistake.
 const MAX_DEPTH: usize = 64;
+/// A folder with more files is most likely not the one that was meant.
+const MAX_FILES: usize = 100_000;
 
 /// One file to take: where it is, and its path in the release.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Source {
     pub(crate) from: PathBuf,
     pub(crate) path: String,
 }
 
+/// The files of a model: one file, or a folder, which keeps its own name below the model directory.
+pub(crate) fn of_model(path: &Path) -> anyhow::Result<Vec<Source>> {
+    let real = real_path(path)?;
+    let name = real.file_name().and_then(|name| name.to_str());
+    let Some(name) = name else {
+        bail!("the name of `{}` is not text that a release can have", real.display())
+    };
+    let kind = fs_err::metadata(&real)?.file_type();
+    if kind.is_dir() {
+        let found = of_folder(&real, name)?;
+        if found.is_empty() {
+            bail!("the folder `{}` has no files", path.display());
+        }
+        return Ok(found);
+    }
+    if !kind.is_file() {
+        bail!("`{}` is neither a file nor a folder", path.display());
+    }
+    Ok(vec![Source { from: real.clone(), path: name.to_owned() }])
+}
+
 /// Every file of the folder `root`, its path below `prefix`, sorted by path.
 pub(crate) fn of_folder(root: &Path, prefix: &str) -> anyhow::Result<Vec<Source>> {
-    let real_root = fs_err::canonicalize(root)?;
-    let mut found = Vec::new();
-    collect(&real_root, root, prefix, MAX_DEPTH, &mut found)?;
+    let real_root = real_path(root)?;
+    if !real_root.is_dir() {
+        bail!("`{}` is not a folder", root.display());
+    }
+    let ignore = Ignore::of_folder(&real_root)?;
+    let mut walk = Walk { real_root: &real_root, ignore: &ignore, prefix, found: Vec::new() };
+    walk.folder(root, "", MAX_DEPTH)?;
+    let mut found = walk.found;
     found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
 
-fn collect(
-    real_root: &Path,
-    folder: &Path,
-    prefix: &str,
-    depth: usize,
-    found: &mut Vec<Source>,
-) -> anyhow::Result<()> {
-    let Some(depth) = depth.checked_sub(1) else {
-        bail!("`{}` lies more than {MAX_DEPTH} folders deep", folder.display());
-    };
-    for entry in fs_err::read_dir(folder)? {
-        let entry = entry?;
-        let from = entry.path();
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else {
-            bail!("the name of `{}` is not UTF-8; a release's paths are text", from.display());
-        };
-        if LEFT_OUT.contains(&name) {
-            continue;
+fn real_path(path: &Path) -> anyhow::Result<PathBuf> {
+    match fs_err::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            bail!("`{}` does not exist", path.display())
         }
-        if name.contains('\\') {
-            bail!("`{}` has a backslash in its name, which a release's paths cannot have", from.display());
-        }
-        // A link is followed only inside the folder: a release must not take in what its author did not see.
-        let real = fs_err::canonicalize(&from)?;
-        if !real.starts_with(real_root) {
-            bail!(
-                "`{}` is a link out of `{}`; copy the file there instead",
-                from.display(),
-                real_root.display()
-            );
-        }
-        let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
-        let kind = fs_err::metadata(&from)?.file_type();
-        if kind.is_dir() {
-            collect(real_root, &from, &path, depth, found)?;
-        } else if kind.is_file() {
-            found.push(Source { from, path });
-        } else {
-            bail!("`{}` is neither a file nor a folder", from.display());
-        }
+        result => Ok(result?),
     }
-    Ok(())
+}
+
+struct Walk<'a> {
+    real_root: &'a Path,
+    ignore: &'a Ignore,
+    prefix: &'a str,
+    found: Vec<Source>,
+}
+
+impl Walk<'_> {
+    /// Takes what is in `folder`, whose path from the root is `below`.
+    fn folder(&mut self, folder: &Path, below: &str, depth: usize) -> anyhow::Result<()> {
+        let Some(depth) = depth.checked_sub(1) else {
+            bail!("`{}` lies more than {MAX_DEPTH} folders deep", folder.display());
+        };
+        for entry in fs_err::read_dir(folder)? {
+            let entry = entry?;
+            let from = entry.path();
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else {
+                bail!("the name of `{}` is not UTF-8; a release's paths are text", from.display());
+            };
+            if LEFT_OUT.contains(&name) {
+                continue;
+            }
+            let below = if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") };
+            // Of a link that leads nowhere, the error comes after the ignore file had its say.
+            let is_folder = from.is_dir();
+            if self.ignore.leaves_out(&below, is_folder) {
+                continue;
+            }
+            if name.contains('\\') {
+                bail!(
+                    "`{}` has a backslash in its name, which a release's paths cannot have",
+                    from.display()
+                );
+            }
+            // A link is followed only inside the folder: a release must not take in what its author did not see.
+            let real = fs_err::canonicalize(&from)?;
+            if !real.starts_with(self.real_root) {
+                bail!(
+                    "`{}` is a link out of `{}`; copy the file there instead",
+                    from.display(),
+                    self.real_root.display()
+                );
+            }
+            if is_folder {
+                self.folder(&from, &below, depth)?;
+            } else if fs_err::metadata(&from)?.is_file() {
+                if self.found.len() == MAX_FILES {
+                    bail!("`{}` has more than {MAX_FILES} files", self.real_root.display());
+                }
+                let path = if self.prefix.is_empty() { below } else { format!("{}/{below}", self.prefix) };
+                self.found.push(Source { from, path });
+            } else {
+                bail!("`{}` is neither a file nor a folder", from.display());
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Copies `sources` below `folder` and returns their entries. The bytes that are hashed are those that are written.
@@ -134,5 +189,12 @@ mod tests {
         fs_err::remove_file(source.join("link")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(source.join("socket")).unwrap();
         assert!(of_folder(&source, "").unwrap_err().to_string().contains("neither a file nor a folder"));
+        assert!(of_model(&source.join("socket")).unwrap_err().to_string().contains("neither a file nor"));
+        fs_err::write(source.join(".amlignore"), "socket\n.amlignore\n").unwrap();
+        assert_eq!(of_folder(&source, "").unwrap(), []);
+        assert!(of_model(&source).unwrap_err().to_string().contains("has no files"));
+        assert!(
+            of_folder(&dir.path().join("absent"), "").unwrap_err().to_string().contains("does not exist")
+        );
     }
 }

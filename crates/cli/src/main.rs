@@ -1,64 +1,113 @@
 //! `moorline`: the one command people type.
 
+mod arguments;
+mod assets;
+mod client;
+mod confirm;
+mod doctor;
+mod document;
+mod download;
+mod edits;
+mod events;
+mod exit;
 mod files;
+mod ignore;
+mod local_server;
+mod operation;
+mod output;
 mod release;
+mod screen;
+mod session;
+mod up;
+mod upload;
+mod verbs;
 
-use std::{io::Write, process::ExitCode};
+use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
-use clap_complete::Shell;
+use anyhow::Context;
+use clap::{CommandFactory, Parser};
+use tracing_subscriber::EnvFilter;
 
-/// Deploy models and scoring scripts on machines you own.
-#[derive(Debug, Parser)]
-#[command(
-    name = "moorline",
-    version,
-    arg_required_else_help = true,
-    after_help = "Examples:\n  moorline release create --name iris --model iris.onnx --output ./iris\n  \
-                  moorline-scorer --release ./iris"
-)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Make and look at releases: what a scorer serves
-    #[command(subcommand)]
-    Release(release::Command),
-    /// Print the completions of a shell
-    #[command(after_help = "Example:\n  moorline completion bash > /etc/bash_completion.d/moorline")]
-    Completion {
-        /// The shell
-        shell: Shell,
-    },
-}
+use crate::{
+    arguments::{Cli, Command},
+    screen::Screen,
+    session::{Session, Variables},
+};
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Release(command) => release::run(command),
-        Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "moorline", &mut std::io::stdout());
-            Ok(())
-        }
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // A standard error that is closed leaves the exit code to speak.
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
+    let cli = Cli::parse_from(arguments::without_ml(std::env::args_os()));
+    let variables = Variables::of(&session::environment_of_process());
+    let screen = Screen::new(cli.globals.only_show_errors, variables.no_colour);
+    let session = Session { globals: cli.globals, screen, variables };
+    log(&session, matches!(cli.command, Command::Up(_)));
+    install_crypto();
+    match run(&session, cli.command) {
+        Ok(()) => ExitCode::from(exit::SUCCESS),
+        Err(error) => exit::report(&error, &session.screen),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn run(session: &Session, command: Command) -> anyhow::Result<()> {
+    let asynchronous = async {
+        match command {
+            Command::Workspace(verb) => verbs::workspace::run(session, verb).await,
+            Command::Model(verb) => verbs::model::run(session, verb).await,
+            Command::Environment(verb) => verbs::environment::run(session, verb).await,
+            Command::Compute(verb) => verbs::compute::run(session, verb).await,
+            Command::OnlineEndpoint(verb) => verbs::online_endpoint::run(session, verb).await,
+            Command::OnlineDeployment(verb) => verbs::online_deployment::run(session, verb).await,
+            Command::Secret(verb) => verbs::secret::run(session, verb).await,
+            Command::Token(verb) => verbs::token::run(session, verb).await,
+            Command::Up(up) => Box::pin(up::run(session, *up)).await,
+            Command::Down(down) => up::down(session, down).await,
+            Command::Doctor(doctor) => doctor::run(session, doctor).await,
+            Command::Release(command) => release::run(command),
+            Command::Completion { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "moorline", &mut script);
+                output::write(&String::from_utf8_lossy(&script))
+            }
+            Command::Man { output } => {
+                fs_err::create_dir_all(&output)?;
+                clap_mangen::generate_to(Cli::command(), &output)
+                    .with_context(|| format!("could not write the manual to `{}`", output.display()))
+            }
+        }
+    };
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("could not start the async runtime")?
+        .block_on(asynchronous)
+}
 
-    #[test]
-    fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
-    }
+/// Logs to standard error: a server what it does, every other verb only what it was asked for.
+fn log(session: &Session, server: bool) {
+    let level = match (session.globals.debug, session.globals.verbose || server) {
+        (true, _) => "debug",
+        (false, true) => "info",
+        (false, false) => "off",
+    };
+    let libraries = if session.globals.debug { "info" } else { "warn" };
+    let libraries = if level == "off" { "off" } else { libraries };
+    let ours = [
+        "moorline",
+        "moorline_server",
+        "moorline_store",
+        "moorline_gateway",
+        "moorline_deploy",
+        "moorline_listen",
+    ];
+    let directives = ours.iter().fold(libraries.to_owned(), |all, target| format!("{all},{target}={level}"));
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(directives))
+        .with_writer(std::io::stderr)
+        .with_ansi(session.screen.interactive() && !session.variables.no_colour)
+        .init();
+}
+
+/// One provider of cryptography for everything in this process that speaks TLS.
+pub(crate) fn install_crypto() {
+    // It fails only where one is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }

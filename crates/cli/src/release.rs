@@ -136,7 +136,7 @@ fn create(create: Create) -> anyhow::Result<()> {
 
 fn build(create: Create, folder: &Path) -> anyhow::Result<Release> {
     let model = create.model.as_deref().map(|path| {
-        let sources = model_sources(path)?;
+        let sources = files::of_model(path)?;
         let files = files::take(&sources, &folder.join(Release::MODEL_DIR))?;
         let model_type = model_type(&sources);
         let name = create.model_name.clone().unwrap_or_else(|| create.name.clone());
@@ -180,18 +180,6 @@ fn build(create: Create, folder: &Path) -> anyhow::Result<Release> {
             preferred_sizes: create.preferred_batch_sizes,
         }),
     })
-}
-
-fn model_sources(path: &Path) -> anyhow::Result<Vec<Source>> {
-    let real = fs_err::canonicalize(path)?;
-    let name = real.file_name().and_then(|name| name.to_str());
-    let Some(name) = name else {
-        bail!("the name of `{}` is not text that a release can have", real.display())
-    };
-    if real.is_dir() {
-        return files::of_folder(&real, name);
-    }
-    Ok(vec![Source { from: real.clone(), path: name.to_owned() }])
 }
 
 /// Found by looking: an MLmodel file makes it MLflow's, an .onnx file ONNX.

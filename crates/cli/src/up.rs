@@ -1,0 +1,260 @@
+//! `moorline up`: the server in this process, until it is told to end. `moorline down` tells it.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use moorline_core::Secret;
+use moorline_server::{Announcement, Bounds, Server, ServerConfig, StartError};
+use moorline_store::{Blobs, Database, StoreConfig};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    doctor,
+    exit::Explained,
+    output,
+    session::{Session, environment_of_process},
+};
+
+pub(crate) const EXAMPLE: &str = "Examples:\n  moorline up\n  \
+    moorline up --listen 0.0.0.0:7440 --database postgres://ml@db/moorline --blobs s3://models/moorline\n\n\
+    An address that other machines can reach needs a token first: `moorline token create`.\n\
+    A database's password belongs into MOORLINE_DATABASE or PGPASSWORD, not into a flag.\n\
+    An S3 store takes AWS_ENDPOINT, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their relatives.";
+
+/// How long `down` waits: the server's own drain, and a little.
+const END: Duration = Duration::from_secs(45);
+const POLL: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// The address to listen on; port 0 is any free one
+    #[arg(
+        long,
+        env = "MOORLINE_LISTEN",
+        default_value = "127.0.0.1:7440",
+        value_name = "ADDRESS",
+        hide_env_values = true
+    )]
+    listen: SocketAddr,
+    /// Where metadata is kept: a SQLite file, or a postgres:// URL [default: workspace.db in the home folder]
+    #[arg(long, env = "MOORLINE_DATABASE", value_name = "FILE|URL", hide_env_values = true)]
+    database: Option<String>,
+    /// Where files are kept: a folder, or s3://BUCKET/PREFIX [default: blobs in the home folder]
+    #[arg(long, env = "MOORLINE_BLOBS", value_name = "DIR|URL", hide_env_values = true)]
+    blobs: Option<String>,
+    /// The scorer that runs releases [default: moorline-scorer beside this program, or in PATH]
+    #[arg(long, env = "MOORLINE_SCORER", value_name = "FILE", hide_env_values = true)]
+    scorer: Option<PathBuf>,
+    /// The uv that makes Python environments [default: found on this machine]
+    #[arg(long, env = "MOORLINE_UV", value_name = "FILE", hide_env_values = true)]
+    uv: Option<PathBuf>,
+    /// What scoring URIs begin with, behind a proxy: https://ml.example.org
+    #[arg(long, env = "MOORLINE_PUBLIC_URL", value_name = "URL", hide_env_values = true)]
+    public_url: Option<String>,
+    /// Leave the terminal's session first: what a server that is started in the background does
+    #[arg(long, hide = true)]
+    detached: bool,
+}
+
+pub(crate) async fn run(session: &Session, up: Up) -> anyhow::Result<()> {
+    if up.detached {
+        // It fails only where the process leads a group already, and then there is no session to leave.
+        let _ = rustix::process::setsid();
+    }
+    let home = session.home()?;
+    fs_err::create_dir_all(&home)?;
+    let home = fs_err::canonicalize(&home)?;
+    warn_of_password(session, &up);
+    let config = config(session, up, home.clone())?;
+    // Before anything is opened, so that a signal during the start is not the death of it.
+    let mut ends = Ends::listen()?;
+    let workspace = config.default_workspace.clone();
+    let running = Box::pin(Server::start(config)).await.map_err(start_error)?;
+    output::write(&format!(
+        "moorline {} serves the workspace `{workspace}` at http://{}\n\
+         its home is {}\n\
+         next: moorline online-endpoint create -n NAME; moorline --help\n\
+         end it with Ctrl-C or `moorline down`; what was deployed goes on running\n",
+        env!("CARGO_PKG_VERSION"),
+        running.address(),
+        home.display(),
+    ))?;
+    let keep = ends.next().await;
+    session.screen.note("finishing the requests in flight; a second signal cuts them");
+    let cut = async {
+        ends.next().await;
+    };
+    running.stop(keep, cut).await;
+    Ok(())
+}
+
+/// The signals that end a server.
+struct Ends {
+    interrupted: tokio::signal::unix::Signal,
+    terminated: tokio::signal::unix::Signal,
+    everything: tokio::signal::unix::Signal,
+}
+
+impl Ends {
+    fn listen() -> anyhow::Result<Self> {
+        let on = |kind| signal(kind).context("could not listen for signals");
+        Ok(Self {
+            interrupted: on(SignalKind::interrupt())?,
+            terminated: on(SignalKind::terminate())?,
+            everything: on(SignalKind::quit())?,
+        })
+    }
+
+    /// Waits for one; whether what was deployed goes on running.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            _ = self.interrupted.recv() => true,
+            _ = self.terminated.recv() => true,
+            _ = self.everything.recv() => false,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// End what was deployed too; the next server starts it again
+    #[arg(long)]
+    everything: bool,
+}
+
+fn start_error(error: StartError) -> anyhow::Error {
+    let hint = error.hint();
+    let error = anyhow::Error::from(error);
+    match hint {
+        // The message is the error's own; what is wrapped around it carries the hint.
+        Some(hint) => error.context(Explained::new("the server did not start").hint(hint)),
+        None => error.context("the server did not start"),
+    }
+}
+
+fn config(session: &Session, up: Up, home: PathBuf) -> anyhow::Result<ServerConfig> {
+    let scorer = match up.scorer {
+        Some(given) => given,
+        None => doctor::find_beside("moorline-scorer", &session.variables.search_path).ok_or_else(|| {
+            Explained::new("there is no moorline-scorer beside this program or in PATH")
+                .hint("it runs what is deployed; say where it is with --scorer")
+        })?,
+    };
+    let scorer = fs_err::canonicalize(scorer)?;
+    let mut store = StoreConfig::in_folder(&home);
+    if let Some(database) = up.database {
+        store.database = database_of(database);
+    }
+    if let Some(blobs) = up.blobs {
+        store.blobs = blobs_of(&blobs, &session.variables.object_store)?;
+    }
+    Ok(ServerConfig {
+        home,
+        listen: up.listen,
+        store,
+        scorer,
+        uv: up.uv,
+        environment: environment_of_process(),
+        default_workspace: session.workspace().clone(),
+        public_url: up.public_url,
+        bounds: Bounds::default(),
+    })
+}
+
+fn database_of(text: String) -> Database {
+    if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        return Database::Postgres(Secret::new(text));
+    }
+    Database::Sqlite(text.strip_prefix("sqlite://").unwrap_or(&text).into())
+}
+
+fn blobs_of(text: &str, options: &BTreeMap<String, Secret>) -> anyhow::Result<Blobs> {
+    let Some(rest) = text.strip_prefix("s3://") else {
+        if text.contains("://") {
+            bail!("`{text}` is no place for files; it is a folder or s3://BUCKET/PREFIX");
+        }
+        return Ok(Blobs::Folder(text.into()));
+    };
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if bucket.is_empty() {
+        bail!("`{text}` names no bucket; it is s3://BUCKET/PREFIX");
+    }
+    Ok(Blobs::S3 {
+        bucket: bucket.to_owned(),
+        prefix: prefix.trim_end_matches('/').to_owned(),
+        options: options.clone(),
+    })
+}
+
+/// A flag can be seen by everybody on the machine.
+fn warn_of_password(session: &Session, up: &Up) {
+    let secret = up.database.as_deref().filter(|url| {
+        let authority = url.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or(""));
+        authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+    });
+    if secret.is_some_and(|url| std::env::args().any(|word| word.contains(url))) {
+        session.screen.warn(
+            "everybody on this machine can see the password in --database; put the URL into MOORLINE_DATABASE",
+        );
+    }
+}
+
+/// Tells the home's server to end, and waits until it has.
+pub(crate) async fn down(session: &Session, down: Down) -> anyhow::Result<()> {
+    let home = session.home()?;
+    let Some(announced) = Announcement::read(&home)? else {
+        session.screen.note("no server runs here");
+        return Ok(());
+    };
+    // The number of a process that ended may be another program's by now.
+    if crate::local_server::find(&home).await.is_none() {
+        session.screen.note("no server runs here");
+        return Ok(());
+    }
+    let pid = i32::try_from(announced.pid).ok().and_then(Pid::from_raw);
+    let pid = pid.context("the server's process number is none")?;
+    let how = if down.everything { Signal::QUIT } else { Signal::TERM };
+    kill_process(pid, how).with_context(|| format!("could not end process {}", announced.pid))?;
+    let deadline = Instant::now() + END;
+    while test_kill_process(pid).is_ok() && still_announced(&home, announced.pid) {
+        if Instant::now() > deadline {
+            bail!("process {} has not ended within {} s", announced.pid, END.as_secs());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    let rest = if down.everything { "" } else { "; what was deployed goes on running" };
+    session.screen.note(format_args!("the server at http://{} has ended{rest}", announced.address));
+    Ok(())
+}
+
+fn still_announced(home: &Path, pid: u32) -> bool {
+    Announcement::read(home).ok().flatten().is_some_and(|announced| announced.pid == pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_told_apart() {
+        assert!(matches!(database_of("postgres://u@h/d".to_owned()), Database::Postgres(_)));
+        assert!(
+            matches!(database_of("/var/ml.db".to_owned()), Database::Sqlite(path) if path == Path::new("/var/ml.db"))
+        );
+        let none = BTreeMap::new();
+        assert!(matches!(blobs_of("/srv/blobs", &none).unwrap(), Blobs::Folder(_)));
+        let Blobs::S3 { bucket, prefix, .. } = blobs_of("s3://models/a/b/", &none).unwrap() else {
+            panic!("not S3")
+        };
+        assert_eq!((bucket.as_str(), prefix.as_str()), ("models", "a/b"));
+        assert!(blobs_of("s3://", &none).is_err());
+        assert!(blobs_of("ftp://x", &none).is_err());
+    }
+}

@@ -1,0 +1,12 @@
+//! The verbs of `az ml` and their relatives: one file a noun, its flags beside what they do.
+
+pub(crate) mod compute;
+pub(crate) mod environment;
+mod invoke;
+pub(crate) mod model;
+pub(crate) mod online_deployment;
+pub(crate) mod online_endpoint;
+pub(crate) mod secret;
+pub(crate) mod token;
+mod versions;
+pub(crate) mod workspace;
