@@ -123,7 +123,9 @@ mod tests {
                 for _ in 0..100 {
                     let Plan { start, mut stop } = plan(wanted, false, &replicas);
                     stop.sort_unstable();
-                    stop.iter().rev().for_each(|index| drop(replicas.remove(*index)));
+                    for index in stop.iter().rev() {
+                        replicas.remove(*index);
+                    }
                     let serving = replicas.iter().filter(|seen| seen.state == Ready).count();
                     assert!(serving >= old.min(wanted), "{old} → {wanted}: {serving} serve");
                     replicas.iter_mut().for_each(|seen| seen.state = Ready);

@@ -1,0 +1,10 @@
+//! The targets and environments as they are used: with real scorers, real processes and a real `uv`.
+
+mod adoption;
+mod conformance;
+mod failures;
+mod http;
+mod logs;
+mod place;
+mod rollout;
+mod secrets;

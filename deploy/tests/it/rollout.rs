@@ -1,0 +1,77 @@
+//! Updates and scaling under load: no request that was sent to a ready replica is lost.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use moorline_core::{DeploymentId, Observation, Phase, Placement, ReplicaState, Target};
+use moorline_deploy::local::LocalTarget;
+use moorline_testkit::{TestRelease, deployment, observed};
+
+use crate::{http::infer, place::{Home, scorers}};
+
+/// Sends one request after another to replicas that are ready when it is sent.
+async fn load(target: Arc<LocalTarget>, id: DeploymentId, stop: Arc<AtomicBool>, sent: Arc<AtomicUsize>) {
+    let mut turn = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let seen = target.observe(&id).await.expect("observing does not fail");
+        let ready: Vec<_> =
+            seen.replicas.iter().filter(|replica| replica.state == ReplicaState::Ready).collect();
+        assert!(!ready.is_empty(), "some replica is ready at any time: {seen:#?}");
+        turn += 1;
+        let replica = ready[turn % ready.len()];
+        let address = replica.address.expect("a ready replica has an address");
+        infer(address.data).await.unwrap_or_else(|error| panic!("request {turn} was lost: {error}"));
+        sent.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn reach(target: &LocalTarget, placement: &Placement) -> Observation {
+    target.apply(placement).await.expect("it is accepted");
+    let revision = placement.revision();
+    let reached = |seen: &Observation| {
+        seen.phase == Phase::Ready
+            && seen.revision == Some(revision)
+            && seen.replicas.len() == placement.replicas as usize
+    };
+    observed(target, &placement.id, "the placement", reached).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn updates_and_scaling_lose_no_request() {
+    let Some(home) = Home::open(|_| {}).await else { return };
+    let id = deployment("rolled", "blue");
+    let releases = [TestRelease::double(1), TestRelease::double(2), TestRelease::double(3)];
+    reach(&home.target, &releases[0].placement(&id, 2)).await;
+    let (stop, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (target, stop, sent) = (Arc::clone(&home.target), Arc::clone(&stop), Arc::clone(&sent));
+            tokio::spawn(load(target, id.clone(), stop, sent))
+        })
+        .collect();
+    for (release, replicas) in [(1, 2), (2, 1), (2, 3), (0, 2)] {
+        reach(&home.target, &releases[release].placement(&id, replicas)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.expect("no request was lost");
+    }
+    assert!(sent.load(Ordering::Relaxed) > 100, "the load was one");
+    home.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_lead_groups_of_their_own() {
+    let Some(home) = Home::open(|_| {}).await else { return };
+    let release = TestRelease::double(1);
+    reach(&home.target, &release.placement(&deployment("grouped", "blue"), 1)).await;
+    let (pid, _) = scorers(home.folder.path())[0];
+    let stat = fs_err::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let group = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(2)).unwrap();
+    assert_eq!(group, pid.to_string(), "what a terminal sends to the server does not reach a replica");
+    home.close().await;
+}
