@@ -2,6 +2,7 @@
 
 mod adoption;
 mod conformance;
+mod environments;
 mod failures;
 mod http;
 mod logs;
