@@ -116,16 +116,9 @@ fn read(reader: &mut Reader, root: &Node) -> Option<Read> {
     fields.optional(reader, "variables", scalars::object);
     for entry in fields.rest() {
         let message = format!("conda knows no key `{}`; it is not looked at", shown(&entry.key));
-        let known = ["name", "channels", "dependencies"];
-        let finding = match crate::fields::nearest(&entry.key, &known) {
-            Some(near) => {
-                Finding::error(entry.place, format!("unknown key `{}` in conda file", shown(&entry.key)))
-                    .hint(format!("did you mean `{near}`?"))
-            }
-            None => Finding::warning(entry.place, message),
-        };
-        reader.report(finding);
+        reader.report(Finding::warning(entry.place, message));
     }
+    fields.close(reader);
     Some(read)
 }
 

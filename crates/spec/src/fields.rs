@@ -50,7 +50,15 @@ impl<'n> Fields<'n> {
     ) -> Option<T> {
         self.known.push(key);
         let entry = self.take(key)?;
-        reader.at_key(key, |reader| read(reader, &entry.value))
+        reader.at_key(key, |reader| {
+            let before = reader.errors();
+            let value = read(reader, &entry.value);
+            // What cannot be read is never dropped without a word.
+            if value.is_none() && reader.errors() == before {
+                reader.mismatch(&entry.value, "something else");
+            }
+            value
+        })
     }
 
     /// A key that has to be there.
@@ -74,6 +82,7 @@ impl<'n> Fields<'n> {
     /// Keys that Azure ML writes and nobody sets: dropped.
     pub(crate) fn read_only(&mut self, keys: &[&'static str]) {
         for key in keys {
+            self.known.push(key);
             self.take(key);
         }
     }
@@ -94,9 +103,13 @@ impl<'n> Fields<'n> {
         }
     }
 
-    /// Everything that was not asked for.
+    /// Everything that was not asked for and is nearly nothing that is known; that is left for [`Fields::close`].
     pub(crate) fn rest(&mut self) -> Vec<&'n Entry> {
-        let rest = self.entries.iter().zip(&mut self.taken).filter(|(_, taken)| !**taken);
+        let Self { entries, taken, known, .. } = self;
+        let rest = entries
+            .iter()
+            .zip(taken)
+            .filter(|(entry, taken)| !**taken && nearest(&entry.key, known).is_none());
         rest.map(|(entry, taken)| {
             *taken = true;
             entry

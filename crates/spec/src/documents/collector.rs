@@ -14,7 +14,6 @@ use crate::{
 /// Which requests and answers are kept.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct DataCollector {
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub collections: BTreeMap<String, Collection>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rolling_rate: Option<RollingRate>,
@@ -82,7 +81,7 @@ fn as_text<S: serde::Serializer>(enabled: &bool, serializer: S) -> Result<S::Ok,
 pub(super) fn read(reader: &mut Reader, node: &Node) -> Option<DataCollector> {
     let mut fields = Fields::open(reader, node, "data collector")?;
     let collections =
-        fields.optional(reader, "collections", |reader, node| scalars::map(reader, node, collection));
+        fields.required(reader, "collections", |reader, node| scalars::map(reader, node, collection));
     let rates = [("minute", RollingRate::Minute), ("day", RollingRate::Day), ("hour", RollingRate::Hour)];
     let rolling_rate = fields.optional(reader, "rolling_rate", scalars::choice(&rates));
     let sampling_rate = fields.optional(reader, "sampling_rate", scalars::fraction);

@@ -6,7 +6,7 @@ use moorline_core::{Name, Resources, TargetKind};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::Tags;
+use super::{Tags, azure};
 use crate::{
     document::{Document, sealed::Read},
     fields::Fields,
@@ -72,7 +72,7 @@ impl Read for Compute {
         let instance_types = fields
             .optional(reader, "instance_types", |reader, node| scalars::map(reader, node, instance_type));
         fields.azure_only(reader, "location", "a compute is where its machines are", scalars::text);
-        fields.azure_only(reader, "identity", "there are no managed identities", scalars::object);
+        fields.azure_only(reader, "identity", "there are no managed identities", azure::identity);
         fields.azure_only(reader, "resource_id", "it names a thing in Azure", scalars::text);
         let settings = match kind {
             // What else there is to say of this machine has flags of its own.
@@ -80,7 +80,8 @@ impl Read for Compute {
             Some(TargetKind::Kubernetes) => kubernetes(reader, &mut fields),
             Some(TargetKind::Container | TargetKind::Fpga | TargetKind::Edge) => free(&mut fields),
         };
-        if kind.is_some() {
+        // Which keys there are is not known before the kind is; one that was meant to be `type` is.
+        if kind.is_some() || fields.peek("type").is_none() {
             fields.close(reader);
         }
         Some(Self {

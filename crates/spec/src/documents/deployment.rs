@@ -6,7 +6,7 @@ use moorline_core::{Name, Probe, RequestSettings, Resources};
 use serde::Serialize;
 
 use super::{
-    DataCollector, Environment, Model, RuntimeSettings, Tags, collector, environment, model, runtime,
+    DataCollector, Environment, Model, RuntimeSettings, Tags, azure, collector, environment, model, runtime,
 };
 use crate::{
     document::{Document, sealed::Read},
@@ -210,8 +210,7 @@ impl Read for OnlineDeployment {
         match kind {
             DeploymentType::Managed => {
                 let access = "a deployment reaches what its machine reaches";
-                let enabled = scalars::choice(&[("enabled", ()), ("disabled", ())]);
-                fields.azure_only(reader, "egress_public_network_access", access, enabled);
+                fields.azure_only(reader, "egress_public_network_access", access, azure::access);
                 fields.azure_only(reader, "private_network_connection", access, scalars::boolean);
             }
             DeploymentType::Kubernetes => {
@@ -306,8 +305,8 @@ fn variables(reader: &mut Reader, node: &Node) -> Option<BTreeMap<String, String
 fn scale_settings(reader: &mut Reader, node: &Node) -> Option<ScaleSettings> {
     let mut fields = Fields::open(reader, node, "scale settings")?;
     let types = [("default", false), ("target_utilization", true)];
-    let by_utilization = fields.required(reader, "type", scalars::choice(&types))?;
-    if !by_utilization {
+    let by_utilization = fields.required(reader, "type", scalars::choice(&types));
+    if by_utilization == Some(false) {
         fields.close_with(reader, |_| Some("it needs `type: target_utilization`".to_owned()));
         return Some(ScaleSettings::Default);
     }
@@ -322,6 +321,7 @@ fn scale_settings(reader: &mut Reader, node: &Node) -> Option<ScaleSettings> {
     let place =
         fields.peek("min_instances").or_else(|| fields.peek("max_instances")).map(|entry| entry.place);
     fields.close(reader);
+    by_utilization?;
     if let Some(place) = place
         && min_instances > max_instances
     {

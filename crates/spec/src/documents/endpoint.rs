@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use moorline_core::Name;
 use serde::{Serialize, Serializer};
 
-use super::Tags;
+use super::{Tags, azure};
 use crate::{
     document::{Document, sealed::Read},
     fields::Fields,
@@ -80,9 +80,8 @@ impl Read for OnlineEndpoint {
         let mirror_traffic = fields.optional(reader, "mirror_traffic", mirror_traffic);
         let compute = fields.optional(reader, "compute", paths::compute);
         let access = "the address that the server listens on decides";
-        let enabled = scalars::choice(&[("enabled", ()), ("disabled", ())]);
-        fields.azure_only(reader, "public_network_access", access, enabled);
-        fields.azure_only(reader, "identity", "there are no managed identities", scalars::object);
+        fields.azure_only(reader, "public_network_access", access, azure::access);
+        fields.azure_only(reader, "identity", "there are no managed identities", azure::identity);
         fields.azure_only(reader, "location", "an endpoint is where its server is", scalars::text);
         fields.close_with(reader, |key| {
             let deployments =

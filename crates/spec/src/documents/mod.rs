@@ -1,5 +1,6 @@
 //! The documents themselves, one kind a file: their fields, and the rules between them.
 
+mod azure;
 mod collector;
 mod compute;
 mod deployment;

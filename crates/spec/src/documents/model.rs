@@ -101,6 +101,15 @@ fn read(reader: &mut Reader, node: &Node, named: bool) -> Option<Model> {
     } else {
         path = fields.required(reader, "path", paths::local_path);
     }
+    if !named
+        && fields.peek("name").is_none()
+        && let Some(entry) = fields.peek("version")
+    {
+        reader.at_key("version", |reader| {
+            let finding = Finding::error(entry.place, "`version` needs a `name` that it is a version of");
+            reader.report(finding.hint("without both, the content is the version"));
+        });
+    }
     fields.close(reader);
     Some(Model {
         name: name.flatten(),

@@ -3,7 +3,7 @@
 use moorline_core::Name;
 use serde::Serialize;
 
-use super::Tags;
+use super::{Tags, azure};
 use crate::{
     document::{Document, sealed::Read},
     fields::Fields,
@@ -39,10 +39,10 @@ const AZURE: [(&str, &str, Check); 20] = [
     ("application_insights", "metrics are Prometheus's", text),
     ("customer_managed_key", "secrets are encrypted with the server's own key", object),
     ("image_build_compute", "environments are built by the server", text),
-    ("public_network_access", "the address that the server listens on decides", text),
+    ("public_network_access", "the address that the server listens on decides", azure::access),
     ("network_acls", "the address that the server listens on decides", object),
     ("system_datastores_auth_mode", "there are no datastores in Azure's sense", text),
-    ("identity", "there are no managed identities", object),
+    ("identity", "there are no managed identities", azure::identity),
     ("primary_user_assigned_identity", "there are no managed identities", text),
     ("managed_network", "there is no managed network", object),
     ("provision_network_now", "there is no managed network", boolean),

@@ -17,6 +17,10 @@ const MAX_BYTES: usize = 32 * 1024 * 1024;
 /// Reads the one document in `text`. What is wrong goes to `reader`; `None` where there is no tree, `Null` where the
 /// text holds no document.
 pub(crate) fn parse(reader: &mut Reader, source: u16, text: &str) -> Option<Node> {
+    if let Some(finding) = unprintable(source, text) {
+        reader.report(finding);
+        return None;
+    }
     let mut builder = Builder::new(source);
     let mut parser = Parser::new_from_str(text);
     let result = loop {
@@ -331,6 +335,23 @@ fn scan_error(text: &str, source: u16, marker: &Marker, info: &str) -> Finding {
         return finding.hint("put the value in quotes");
     }
     finding
+}
+
+/// Characters that YAML forbids outside of escapes; a terminal or a log would choke on them.
+fn unprintable(source: u16, text: &str) -> Option<Finding> {
+    let forbidden = |c: char| match c {
+        '\t' | '\n' | '\r' | '\u{85}' => false,
+        '\u{fffe}' | '\u{ffff}' => true,
+        _ => c.is_control(),
+    };
+    let at = text.find(forbidden)?;
+    let before = &text[..at];
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let c = text[at..].chars().next()?;
+    let place = Place { source, line: line as u32, column: column as u32 };
+    let finding = Finding::error(place, format!("the control character U+{:04X}", u32::from(c)));
+    Some(finding.hint("remove it, or write it as an escape in double quotes"))
 }
 
 fn tab_in_indent(line: &str) -> Option<usize> {

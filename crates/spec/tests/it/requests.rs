@@ -30,6 +30,7 @@ fn refusals_name_the_key_by_its_path() {
     insta::assert_snapshot!(refusal::<OnlineEndpoint>(json!([])), @"a list stands where an online endpoint is expected; expected an object with keys");
     insta::assert_snapshot!(refusal::<Model>(json!({"name": "m", "files": [{"path": "../x", "size": -1, "sha256": "x"}]})), @r"
     files[0].path: `path` is the text `../x`; expected a relative path with `/` between its parts, and neither `.` nor `..` among them
+    files[0].size: `size` is the number -1; expected something else
     files[0].sha256: `sha256` is the text `x`; expected a digest, `sha256:` and 64 digits of `0-9a-f`
     ");
     insta::assert_snapshot!(refusal::<Environment>(json!({"name": "e", "image": "i", "conda_file": "conda.yml"})), @"conda_file: `conda_file` is the text `conda.yml`; expected an object with keys");

@@ -77,7 +77,7 @@ environment_variables: {A: 0777, B: 1_000, C: 12:30, D: on, E: true, F: 5, G: 1.
     doc.yml:4:28: warning: `A` is the number 0777 and becomes the text `511`; put it in quotes to keep it: "0777"
     doc.yml:4:37: warning: `B` is the number 1_000 and becomes the text `1000`; put it in quotes to keep it: "1_000"
     doc.yml:4:47: warning: `C` is the number 12:30 and becomes the text `750`; put it in quotes to keep it: "12:30"
-    doc.yml:4:57: warning: `D` is the boolean `on` and becomes the text `True`; put it in quotes to keep it: "on"
+    doc.yml:4:57: warning: `D` is the boolean on and becomes the text `true`; put it in quotes to keep it: "on"
     doc.yml:4:79: warning: `G` is the number 1.50 and becomes the text `1.5`; put it in quotes to keep it: "1.50"
     "#);
     insta::assert_snapshot!(said::<Model>("name: m\nversion: 1.10\npath: model\n"), @r#"doc.yml:2:10: warning: `version` is the number 1.10 and becomes the text `1.1`; put it in quotes to keep it: "1.10""#);
