@@ -15,9 +15,11 @@ mod chaos;
 #[cfg(test)]
 mod deployments;
 #[cfg(test)]
-mod endpoints;
-#[cfg(test)]
 mod differential;
+#[cfg(test)]
+mod documents;
+#[cfg(test)]
+mod endpoints;
 #[cfg(test)]
 mod life_cycle;
 #[cfg(test)]

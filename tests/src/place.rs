@@ -40,7 +40,7 @@ impl Venv {
     }
 }
 
-/// The environment `oracle`, `tools` or `mlflow`, below `MOORLINE_TEST_VENVS` or the workspace's `target/venvs`.
+/// The environment `oracle`, `tools`, `mlflow` or `azure-ml`, below `MOORLINE_TEST_VENVS` or the workspace's `target/venvs`.
 /// `None` (and `SKIPPED` in the output) where it was not made.
 pub fn venv(name: &str) -> Option<Venv> {
     let folder = venvs().join(name);

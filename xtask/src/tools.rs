@@ -31,6 +31,8 @@ pub enum Tool {
     Tools,
     /// Python environment: what an MLflow model needs.
     Mlflow,
+    /// Python environment: Azure ML's loader of documents, which ours is compared with.
+    AzureMl,
     /// Python environment: an S3-compatible server, for the blob store.
     S3,
     /// A PostgreSQL server, for the metadata database.
@@ -44,8 +46,8 @@ pub enum Tool {
 }
 
 impl Tool {
-    pub const FOR_TESTS: [Self; 6] =
-        [Self::Oracle, Self::Tools, Self::Mlflow, Self::S3, Self::Postgres, Self::OnnxRuntime];
+    pub const FOR_TESTS: [Self; 7] =
+        [Self::Oracle, Self::Tools, Self::Mlflow, Self::AzureMl, Self::S3, Self::Postgres, Self::OnnxRuntime];
 }
 
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
@@ -64,6 +66,7 @@ pub fn install(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
                 &[Requirements::all("tools.txt"), Requirements::alone("models.txt")],
             )?,
             Tool::Mlflow => python::install(workspace, "mlflow", &[Requirements::all("mlflow.txt")])?,
+            Tool::AzureMl => python::install(workspace, "azure-ml", &[Requirements::all("azure-ml.txt")])?,
             Tool::S3 => python::install(workspace, "s3", &[Requirements::all("s3.txt")])?,
             Tool::Postgres => postgres()?,
             Tool::OnnxRuntime => onnx_runtime(workspace)?,
