@@ -36,6 +36,8 @@ const AGAIN: [Duration; 6] = [
     Duration::from_secs(5),
     Duration::from_secs(10),
 ];
+/// Of them, those after an answer.
+const ANSWERED_AGAIN: usize = 3;
 /// Where less is sent, nobody needs to be told where nobody looks.
 const WORTH_A_LINE: u64 = 64 << 20;
 const OFFSET: &str = "upload-offset";
@@ -107,8 +109,17 @@ fn entry(source: Source) -> anyhow::Result<(PathBuf, FileEntry)> {
 
 /// How much of a blob the server has; `None` if all of it.
 async fn offset(client: &Client, digest: Digest) -> anyhow::Result<Option<u64>> {
-    let request = client.request(Method::HEAD, client.at(&["blobs", &digest.to_string()])).timeout(PATIENCE);
-    let response = client.send_raw(request).await?;
+    let url = client.at(&["blobs", &digest.to_string()]);
+    let mut waits = AGAIN.iter().take(ANSWERED_AGAIN);
+    let response = loop {
+        match client.send_raw(client.request(Method::HEAD, url.clone()).timeout(PATIENCE)).await {
+            Ok(response) => break response,
+            Err(error) => match waits.next() {
+                Some(wait) => tokio::time::sleep(*wait).await,
+                None => return Err(error),
+            },
+        }
+    };
     match response.status() {
         StatusCode::OK | StatusCode::NO_CONTENT => Ok(None),
         // An answer without an offset is about the workspace, or from something else than our server.
@@ -151,7 +162,10 @@ async fn send(client: &Client, blob: Blob<'_>, bar: &ProgressBar) -> anyhow::Res
                 offset = now;
             }
             Err(error) if may_pass(&error) => {
-                let Some(wait) = waits.next() else {
+                // A server that answers is asked less often than one that cannot be reached: its disk may be full.
+                let answered = client::status_of(&error).is_some();
+                let spent = AGAIN.len() - waits.len();
+                let Some(wait) = waits.next().filter(|_| !answered || spent < ANSWERED_AGAIN) else {
                     return Err(error.context(format!("could not upload `{}`", blob.from.display())));
                 };
                 tracing::info!(%error, file = %blob.from.display(), offset, "an upload broke off, trying again");
@@ -219,3 +233,7 @@ fn may_pass(error: &anyhow::Error) -> bool {
         None => error.chain().any(<dyn std::error::Error>::is::<reqwest::Error>),
     }
 }
+
+#[cfg(test)]
+#[path = "upload_tests.rs"]
+mod tests;
