@@ -16,7 +16,7 @@ use object_store::{ObjectStore, local::LocalFileSystem};
 use tokio::sync::OwnedRwLockWriteGuard;
 use uuid::Uuid;
 
-use super::{BlobStream, CHUNK, blocking, bucket, hex, require, staging};
+use super::{BlobStream, CHUNK, blocking, bucket, require, staging};
 use crate::StoreError;
 
 /// What is full when the disk is.
@@ -44,7 +44,7 @@ impl Folder {
     }
 
     pub(super) fn path(&self, digest: &Digest) -> PathBuf {
-        let hex = hex(digest);
+        let hex = digest.hex();
         self.root.join("sha256").join(&hex[..2]).join(hex)
     }
 

@@ -241,7 +241,7 @@ impl BlobStore {
 
 /// The name of a blob below the folder or the prefix.
 fn key(digest: &Digest) -> Key {
-    let hex = hex(digest);
+    let hex = digest.hex();
     Key::from_iter(["sha256", &hex[..2], &hex])
 }
 
@@ -249,10 +249,6 @@ fn key(digest: &Digest) -> Key {
 fn digest_of(key: &Key) -> Option<Digest> {
     let digest: Digest = format!("sha256:{}", key.filename()?).parse().ok()?;
     (self::key(&digest) == *key).then_some(digest)
-}
-
-fn hex(digest: &Digest) -> String {
-    digest.to_string().split_off("sha256:".len())
 }
 
 fn require(file: &FileEntry, size: Option<u64>) -> Result<(), StoreError> {

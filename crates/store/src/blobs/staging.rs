@@ -16,7 +16,7 @@ use moorline_core::Digest;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use uuid::Uuid;
 
-use super::{CHUNK, blocking, hex};
+use super::{CHUNK, blocking};
 use crate::{Cause, StoreError};
 
 /// What is full when the disk is.
@@ -53,7 +53,7 @@ impl Staging {
     }
 
     fn part(&self, digest: &Digest) -> PathBuf {
-        self.folder.join(format!("{}.part", hex(digest)))
+        self.folder.join(format!("{}.part", digest.hex()))
     }
 
     /// Waits until nobody else works on the upload of this blob.

@@ -29,7 +29,7 @@ use crate::StoreError;
 pub(crate) use query::{Query, Row};
 
 /// How long a statement waits for a connection, or for another process that holds the database.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// SQLite's connections for reading.
 const READERS: u32 = 4;
 /// PostgreSQL's connections.
