@@ -86,11 +86,11 @@ impl Override {
         if node.content == Content::Null {
             node.content = empty(last);
         }
-        if self.value.is_null() {
-            if let (Step::Key(key), Content::Map(entries)) = (last, &mut node.content) {
-                entries.retain(|entry| entry.key != *key);
-                return Ok(());
-            }
+        if self.value.is_null()
+            && let (Step::Key(key), Content::Map(entries)) = (last, &mut node.content)
+        {
+            entries.retain(|entry| entry.key != *key);
+            return Ok(());
         }
         let missing = Node { place, content: Content::Null };
         *self.step(node, last, place, missing)? = self.node(place);

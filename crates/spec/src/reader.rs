@@ -154,7 +154,11 @@ impl Reader {
         let mut text = String::new();
         for step in &self.path {
             match step {
-                Step::Index(index) => text.push_str(&format!("[{index}]")),
+                Step::Index(index) => {
+                    text.push('[');
+                    text.push_str(&index.to_string());
+                    text.push(']');
+                }
                 Step::Key(key) => {
                     if !text.is_empty() {
                         text.push('.');

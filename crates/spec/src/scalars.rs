@@ -59,18 +59,16 @@ pub(crate) fn integer(reader: &mut Reader, node: &Node) -> Option<i128> {
 pub(crate) fn between(least: u32, most: u32) -> impl Fn(&mut Reader, &Node) -> Option<u32> {
     move |reader, node| {
         let value = integer(reader, node)?;
-        match u32::try_from(value).ok().filter(|value| (least..=most).contains(value)) {
-            Some(value) => Some(value),
-            None => {
-                let expected = if most == u32::MAX {
-                    format!("an integer of at least {least}")
-                } else {
-                    format!("an integer from {least} to {most}")
-                };
-                reader.mismatch(node, &expected);
-                None
-            }
+        let value = u32::try_from(value).ok().filter(|value| (least..=most).contains(value));
+        if value.is_none() {
+            let expected = if most == u32::MAX {
+                format!("an integer of at least {least}")
+            } else {
+                format!("an integer from {least} to {most}")
+            };
+            reader.mismatch(node, &expected);
         }
+        value
     }
 }
 

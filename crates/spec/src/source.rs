@@ -87,7 +87,7 @@ pub fn read_file(path: &Path) -> Result<SourceFile, SourceError> {
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = error.as_bytes()[..offset].split(|byte| *byte == b'\n').count();
         SourceError::NotText { path: own(), offset, line }
     })?;
     Ok(SourceFile { name: own(), text: text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned) })

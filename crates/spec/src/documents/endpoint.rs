@@ -48,6 +48,7 @@ pub enum AuthMode {
     AadToken,
 }
 
+#[expect(clippy::ref_option, reason = "serde gives references to fields")]
 fn as_reference<S: Serializer>(name: &Option<Name>, serializer: S) -> Result<S::Ok, S::Error> {
     match name {
         Some(name) => serializer.collect_str(&format_args!("azureml:{name}")),

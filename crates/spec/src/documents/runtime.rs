@@ -55,7 +55,7 @@ impl Draft {
         let count = || value.trim().parse::<NonZeroUsize>().map(Some).map_err(|_| COUNT);
         match key {
             "moorline.compute" => {
-                self.settings.compute = Some(value.parse().map_err(|_| "a compute's name")?)
+                self.settings.compute = Some(value.parse().map_err(|_| "a compute's name")?);
             }
             "moorline.engine" => {
                 self.settings.engine.name = Some(match value {

@@ -6,7 +6,7 @@ use moorline_core::ErrorClass;
 use moorline_spec::{OnlineEndpoint, SourceError, read_file};
 use proptest::prelude::*;
 
-use super::{folder, load_in, said};
+use crate::sample::{folder, load_in, said};
 
 #[test]
 fn a_bomb_of_aliases_is_refused_before_it_is_built() {

@@ -5,7 +5,7 @@ use moorline_spec::{
     conda::{self, CondaFile},
 };
 
-use super::{folder, load_in, said};
+use crate::sample::{folder, load_in, said};
 
 fn parse(text: &str) -> Result<CondaFile, String> {
     conda::parse(&SourceFile::new("conda.yml", text)).map_err(|refusal| refusal.to_string())
@@ -105,7 +105,7 @@ fn an_environment_carries_the_text_of_its_conda_file() {
         let loaded = load_in::<Environment>(folder.path(), document, &[]).unwrap();
         loaded.document.conda_file.unwrap()
     };
-    assert_eq!(text("name: e\nimage: i\nconda_file: conda.yml\n"), super::CONDA);
+    assert_eq!(text("name: e\nimage: i\nconda_file: conda.yml\n"), crate::sample::CONDA);
     insta::assert_snapshot!(text("
 name: e
 image: i

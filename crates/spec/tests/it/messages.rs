@@ -2,7 +2,7 @@
 
 use moorline_spec::{Compute, Environment, Model, OnlineDeployment, OnlineEndpoint, Workspace};
 
-use super::{folder, load_in, said, said_with};
+use crate::sample::{folder, load_in, said, said_with};
 
 #[test]
 fn unknown_keys_name_the_nearest_known_one() {

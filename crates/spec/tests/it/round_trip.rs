@@ -11,7 +11,7 @@ use moorline_spec::{
 };
 use proptest::{collection::btree_map, option, prelude::*};
 
-use super::{folder, load_in};
+use crate::sample::{folder, load_in};
 
 fn host_name() -> impl Strategy<Value = Name> {
     "[a-z][a-z0-9-]{1,20}[a-z0-9]".prop_map(|text| text.parse().unwrap())
@@ -73,7 +73,7 @@ fn model(folder: &Path) -> impl Strategy<Value = Model> + use<> {
 
 fn environment() -> impl Strategy<Value = Environment> {
     let os = option::of(Just(OsType::Linux));
-    let conda = option::of(Just(super::CONDA.to_owned()));
+    let conda = option::of(Just(crate::sample::CONDA.to_owned()));
     (name(), option::of(text()), tags(), "[a-z/.:]{1,20}", conda, os).prop_map(
         |(name, description, tags, image, conda_file, os_type)| Environment {
             name: Some(name),

@@ -5,7 +5,7 @@ use moorline_spec::{
     AssetRef, Compute, Environment, Model, OnlineDeployment, OnlineEndpoint, Reference, VersionRef, Workspace,
 };
 
-use super::{folder, load_in, said};
+use crate::sample::{folder, load_in, said};
 
 #[test]
 fn keys_of_azure_are_accepted_with_a_warning() {
@@ -121,7 +121,7 @@ scale_settings: {type: target_utilization, min_instances: 0, max_instances: 3}
     assert_eq!(model.model_type, ModelType::MlflowModel);
     assert_eq!(model.path.as_ref().unwrap().resolve(), folder.path().join("model/"));
     let Some(AssetRef::Inline(environment)) = &deployment.environment else { panic!() };
-    assert_eq!(environment.conda_file.as_deref(), Some(super::CONDA));
+    assert_eq!(environment.conda_file.as_deref(), Some(crate::sample::CONDA));
     assert_eq!(deployment.code_configuration.as_ref().unwrap().scoring_script, "score.py");
     assert_eq!(deployment.environment_variables["DEBUG"], "true");
     assert_eq!(deployment.environment_variables["RATE"], "0.5");
@@ -159,5 +159,5 @@ fn a_document_can_be_made_of_flags_alone() {
     assert_eq!(endpoint.description.as_deref(), Some("5"));
     let environment =
         load_in::<Environment>(folder().path(), "", &["name=e", "image=i", "conda_file=conda.yml"]);
-    assert_eq!(environment.unwrap().document.conda_file.as_deref(), Some(super::CONDA));
+    assert_eq!(environment.unwrap().document.conda_file.as_deref(), Some(crate::sample::CONDA));
 }
