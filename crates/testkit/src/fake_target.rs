@@ -74,7 +74,9 @@ impl FakeTarget {
             state.held = false;
             state.deployments.keys().cloned().collect()
         };
-        ids.iter().for_each(|id| self.go_on(id));
+        for id in &ids {
+            self.go_on(id);
+        }
     }
 
     /// How often a deployment was applied since it was made.
@@ -129,7 +131,9 @@ impl Deployment {
         let current = self.replicas.iter().filter(|replica| replica.revision == revision).count();
         let phase = match &self.failure {
             Some(_) => Phase::Failed,
-            None if current == self.placement.replicas as usize && current == self.replicas.len() => Phase::Ready,
+            None if current == self.placement.replicas as usize && current == self.replicas.len() => {
+                Phase::Ready
+            }
             None => Phase::Progressing,
         };
         Observation {

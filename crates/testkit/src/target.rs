@@ -1,6 +1,7 @@
 //! The laws of the target seam, on releases of the fixture `double.onnx`.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write,
     path::Path,
     sync::Arc,
@@ -9,9 +10,9 @@ use std::{
 
 use futures_util::StreamExt;
 use moorline_core::{
-    DeploymentId, Desired, Digest, ErrorClass, FileEntry, LogOptions, ModelType, Name, Observation, Phase,
-    Placement, Probe, Release, ReleaseModel, Replica, ReplicaState, Resources, Scale, Secret, Source, Target,
-    TargetKind, Variable,
+    DeploymentId, Desired, Digest, EngineSettings, ErrorClass, FileEntry, LogOptions, ModelType, Name,
+    Observation, Phase, Placement, Probe, Release, ReleaseModel, Replica, ReplicaState, RequestSettings,
+    Resources, Scale, Secret, Source, Target, TargetKind, Variable,
 };
 use tempfile::TempDir;
 
@@ -45,16 +46,17 @@ impl TestRelease {
             }),
             code: None,
             environment: None,
-            environment_variables: Default::default(),
-            request_settings: Default::default(),
-            engine: Default::default(),
+            environment_variables: BTreeMap::new(),
+            request_settings: RequestSettings::default(),
+            engine: EngineSettings::default(),
             batching: None,
         };
         let folder = tempfile::tempdir().expect("a temporary folder");
         let models = folder.path().join(Release::MODEL_DIR);
         fs_err::create_dir_all(&models).expect("a folder can be made");
         fs_err::write(models.join("model.onnx"), model).expect("a model can be written");
-        fs_err::write(folder.path().join(Release::FILE), release.to_json()).expect("a release can be written");
+        fs_err::write(folder.path().join(Release::FILE), release.to_json())
+            .expect("a release can be written");
         Self { folder, release }
     }
 
@@ -80,7 +82,7 @@ impl TestRelease {
             resources: Resources::default(),
             liveness: probe(),
             readiness: probe(),
-            variables: Default::default(),
+            variables: BTreeMap::new(),
         }
     }
 }
@@ -109,7 +111,8 @@ pub async fn observed(
 ) -> Observation {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let seen = target.observe(id).await.unwrap_or_else(|error| panic!("observing does not fail: {error}"));
+        let seen =
+            target.observe(id).await.unwrap_or_else(|error| panic!("observing does not fail: {error}"));
         if expected(&seen) {
             return seen;
         }
@@ -191,7 +194,10 @@ fn rendering_is_pure_and_tells_no_secret(target: &dyn Target) {
         write!(text, "{document}").expect("a document is text");
     }
     assert!(!text.contains(SECRET), "a manifest tells no secret");
-    assert!(text.contains("COLOUR") && text.contains("teal") && text.contains("TOKEN"), "variables are shown: {text}");
+    assert!(
+        text.contains("COLOUR") && text.contains("teal") && text.contains("TOKEN"),
+        "variables are shown: {text}"
+    );
     let mut other = placement.clone();
     other.replicas = 3;
     assert_ne!(manifest, render(&other), "what differs is seen in the manifest");
@@ -314,7 +320,10 @@ async fn what_is_removed_is_absent(target: &dyn Target) {
     let placement = release.placement(&deployment("removed", "blue"), 1);
     apply(target, &placement).await;
     for round in ["while it starts", "again"] {
-        target.remove(&placement.id).await.unwrap_or_else(|error| panic!("it can be removed {round}: {error}"));
+        target
+            .remove(&placement.id)
+            .await
+            .unwrap_or_else(|error| panic!("it can be removed {round}: {error}"));
         let seen = target.observe(&placement.id).await.expect("observing does not fail");
         assert_eq!(seen, Observation::absent(), "removed {round}");
     }

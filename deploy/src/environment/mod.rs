@@ -115,8 +115,8 @@ struct Inner {
 
 /// What is to be made, and by what.
 enum Recipe {
-    /// Nothing but the interpreter: the worker of scoring scripts needs no package.
-    Bare,
+    /// Nothing but the Python asked for: the worker of scoring scripts needs no package.
+    Bare { python: String },
     /// Lines for `uv pip install`, and the Python asked for.
     Pip { python: String, lines: Vec<String> },
     /// What only conda has.
@@ -184,7 +184,7 @@ fn key(environment: &Environment) -> String {
 }
 
 fn recipe(config: &EnvironmentConfig, environment: &Environment) -> Result<Recipe, EnvironmentError> {
-    let Some(text) = &environment.conda_file else { return Ok(Recipe::Bare) };
+    let Some(text) = &environment.conda_file else { return Ok(Recipe::Bare { python: String::new() }) };
     // What such a file includes is a file of whoever wrote it, and not of this machine.
     let source = SourceFile::new("conda_file/conda.yaml", text.clone());
     let file: CondaFile = conda::parse(&source).map_err(|problems| {
@@ -196,10 +196,13 @@ fn recipe(config: &EnvironmentConfig, environment: &Environment) -> Result<Recip
         if Constraint::parse(&python).is_none() {
             return Err(EnvironmentError::new(
                 ErrorClass::InvalidInput,
-                format!("`python {python}` is no version that can be chosen; write `python=3.12` or `python>=3.10,<3.13`"),
+                format!(
+                    "`python {python}` is no version that can be chosen; write `python=3.12` or `python>=3.10,<3.13`"
+                ),
             ));
         }
-        return Ok(Recipe::Pip { python, lines: wanted.lines });
+        let lines = wanted.lines;
+        return Ok(if lines.is_empty() { Recipe::Bare { python } } else { Recipe::Pip { python, lines } });
     }
     match tools::find(config, "micromamba") {
         Some(micromamba) => Ok(Recipe::Conda { text: text.clone(), micromamba }),
@@ -232,14 +235,14 @@ struct Making<'a> {
 impl Making<'_> {
     async fn make(&self, recipe: Recipe, log: &mut BuildLog<'_>) -> Result<(), EnvironmentError> {
         match recipe {
-            Recipe::Bare => self.bare(log).await,
+            Recipe::Bare { python } => self.bare(&python, log).await,
             Recipe::Pip { python, lines } => self.pip(&python, &lines, log).await,
             Recipe::Conda { text, micromamba } => self.conda(&text, &micromamba, log).await,
         }
     }
 
-    async fn bare(&self, log: &mut BuildLog<'_>) -> Result<(), EnvironmentError> {
-        let python = self.choose("", None).await?;
+    async fn bare(&self, python: &str, log: &mut BuildLog<'_>) -> Result<(), EnvironmentError> {
+        let python = self.choose(python, self.uv()?.as_deref()).await?;
         log.line(&format!("Python {} at {}", python.version, python.path.display()));
         let workshop = Workshop(self.folder.workshop(self.key));
         let mut command = Command::new(&python.path);
@@ -248,16 +251,13 @@ impl Making<'_> {
         self.finish(&workshop.0, &python)
     }
 
-    async fn pip(&self, python: &str, lines: &[String], log: &mut BuildLog<'_>) -> Result<(), EnvironmentError> {
-        let uv = match &self.config.uv {
-            Some(uv) if !tools::is_program(uv) => {
-                let message = format!("`{}`, which is configured as uv, is no program", uv.display());
-                return Err(EnvironmentError::new(ErrorClass::Unavailable, message));
-            }
-            Some(uv) => Some(uv.clone()),
-            None => tools::find(self.config, "uv"),
-        };
-        let uv = uv.ok_or_else(|| {
+    async fn pip(
+        &self,
+        python: &str,
+        lines: &[String],
+        log: &mut BuildLog<'_>,
+    ) -> Result<(), EnvironmentError> {
+        let uv = self.uv()?.ok_or_else(|| {
             EnvironmentError::new(
                 ErrorClass::Unavailable,
                 format!(
@@ -271,25 +271,46 @@ impl Making<'_> {
         let workshop = Workshop(self.folder.workshop(self.key));
         let mut command = Command::new(&uv);
         // Relocatable, since it is moved into place.
-        command.args(["venv", "--relocatable", "--no-project", "--python"]).arg(&python.path).arg(&workshop.0);
+        command
+            .args(["venv", "--relocatable", "--no-project", "--python"])
+            .arg(&python.path)
+            .arg(&workshop.0);
         self.run(command, "could not make a virtual environment", log).await?;
         let requirements = workshop.0.join("moorline-requirements.txt");
         fs_err::write(&requirements, lines.join("\n") + "\n")
             .map_err(|error| EnvironmentError::io("could not write the requirements", error))?;
         let interpreter = workshop.0.join("bin/python");
-        if !lines.is_empty() {
-            let mut command = Command::new(&uv);
-            command.args(["pip", "install", "--requirements"]).arg(&requirements).arg("--python").arg(&interpreter);
-            self.run(command, "could not install the packages of the environment", log).await?;
-        }
+        let mut command = Command::new(&uv);
+        command
+            .args(["pip", "install", "--requirements"])
+            .arg(&requirements)
+            .arg("--python")
+            .arg(&interpreter);
+        self.run(command, "could not install the packages of the environment", log).await?;
         let mut command = Command::new(&uv);
         command.args(["pip", "freeze", "--python"]).arg(&interpreter);
         self.freeze(command, &workshop.0).await?;
         self.finish(&workshop.0, &python)
     }
 
+    fn uv(&self) -> Result<Option<PathBuf>, EnvironmentError> {
+        match &self.config.uv {
+            Some(uv) if tools::is_program(uv) => Ok(Some(uv.clone())),
+            Some(uv) => {
+                let message = format!("`{}`, which is configured as uv, is no program", uv.display());
+                Err(EnvironmentError::new(ErrorClass::Unavailable, message))
+            }
+            None => Ok(tools::find(self.config, "uv")),
+        }
+    }
+
     /// What micromamba makes knows its own path, so it is made in its place, and the mark says whether it is whole.
-    async fn conda(&self, text: &str, micromamba: &Path, log: &mut BuildLog<'_>) -> Result<(), EnvironmentError> {
+    async fn conda(
+        &self,
+        text: &str,
+        micromamba: &Path,
+        log: &mut BuildLog<'_>,
+    ) -> Result<(), EnvironmentError> {
         let failed = |error| EnvironmentError::io("could not make room for the environment", error);
         self.folder.clear(self.key).map_err(failed)?;
         let place = self.folder.place(self.key);
@@ -332,7 +353,12 @@ impl Making<'_> {
         })
     }
 
-    async fn run(&self, command: Command, failure: &str, log: &mut BuildLog<'_>) -> Result<(), EnvironmentError> {
+    async fn run(
+        &self,
+        command: Command,
+        failure: &str,
+        log: &mut BuildLog<'_>,
+    ) -> Result<(), EnvironmentError> {
         let program = command.as_std().get_program().to_owned();
         let status = build::run(command, &self.variables, log).await.map_err(|error| {
             EnvironmentError::io(&format!("could not run `{}`", program.display()), error)

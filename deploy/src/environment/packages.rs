@@ -6,30 +6,179 @@ use moorline_spec::conda::{CondaFile, CondaPackage};
 
 /// Channels whose packages are those of the projects themselves.
 const CHANNELS: [&str; 9] = [
-    "anaconda", "conda-forge", "defaults", "huggingface", "main", "microsoft", "nodefaults", "pytorch", "plotly",
+    "anaconda",
+    "conda-forge",
+    "defaults",
+    "huggingface",
+    "main",
+    "microsoft",
+    "nodefaults",
+    "pytorch",
+    "plotly",
 ];
 
 /// Packages that have one name in both places.
 const SAME: &[&str] = &[
-    "absl-py", "accelerate", "aiohttp", "altair", "anyio", "applicationinsights", "azure-ai-ml", "azure-core",
-    "azure-identity", "azure-keyvault-secrets", "azure-storage-blob", "beautifulsoup4", "bokeh", "boto3", "botocore",
-    "catboost", "category_encoders", "certifi", "cffi", "click", "cloudpickle", "cryptography", "cycler", "cython",
-    "datasets", "decorator", "dill", "diskcache", "evaluate", "fastapi", "fastparquet", "filelock", "flask", "fsspec",
-    "gensim", "gitpython", "grpcio", "gunicorn", "h5py", "httpx", "huggingface_hub", "hyperopt", "idna",
-    "imbalanced-learn", "inference-schema", "interpret", "ipykernel", "ipython", "jinja2", "joblib", "jsonschema",
-    "keras", "kiwisolver", "lightgbm", "lime", "llvmlite", "lxml", "markupsafe", "marshmallow", "matplotlib", "mlflow",
-    "mlflow-skinny", "more-itertools", "multidict", "networkx", "nltk", "notebook", "numba", "numexpr", "numpy",
-    "onnx", "onnxmltools", "onnxruntime", "openpyxl", "opt_einsum", "optuna", "orjson", "packaging", "pandas",
-    "patsy", "peft", "pillow", "platformdirs", "plotly", "polars", "prometheus_client", "protobuf", "psutil",
-    "psycopg2", "pyarrow", "pycparser", "pydantic", "pyjwt", "pymongo", "pyodbc", "pyparsing", "pytest",
-    "python-dateutil", "python-dotenv", "python-multipart", "pytorch-lightning", "pytz", "pywavelets", "pyyaml",
-    "pyzmq", "redis", "regex", "requests", "rich", "ruamel.yaml", "s3fs", "safetensors", "scikit-image",
-    "scikit-learn", "scipy", "seaborn", "sentence-transformers", "sentencepiece", "setuptools", "shap", "shapely",
-    "six", "skl2onnx", "skops", "soupsieve", "spacy", "sqlalchemy", "statsmodels", "sympy", "tabulate", "tenacity",
-    "tensorboard", "tensorflow", "tensorflow-cpu", "threadpoolctl", "tiktoken", "timm", "tokenizers", "torchaudio",
-    "torchmetrics", "torchvision", "tornado", "tqdm", "transformers", "typing_extensions", "typing-extensions",
-    "tzdata", "ujson", "umap-learn", "urllib3", "uvicorn", "uvloop", "werkzeug", "wheel", "wrapt", "xarray",
-    "xgboost", "xlrd", "yarl", "zstandard",
+    "absl-py",
+    "accelerate",
+    "aiohttp",
+    "altair",
+    "anyio",
+    "applicationinsights",
+    "azure-ai-ml",
+    "azure-core",
+    "azure-identity",
+    "azure-keyvault-secrets",
+    "azure-storage-blob",
+    "beautifulsoup4",
+    "bokeh",
+    "boto3",
+    "botocore",
+    "catboost",
+    "category_encoders",
+    "certifi",
+    "cffi",
+    "click",
+    "cloudpickle",
+    "cryptography",
+    "cycler",
+    "cython",
+    "datasets",
+    "decorator",
+    "dill",
+    "diskcache",
+    "evaluate",
+    "fastapi",
+    "fastparquet",
+    "filelock",
+    "flask",
+    "fsspec",
+    "gensim",
+    "gitpython",
+    "grpcio",
+    "gunicorn",
+    "h5py",
+    "httpx",
+    "huggingface_hub",
+    "hyperopt",
+    "idna",
+    "imbalanced-learn",
+    "inference-schema",
+    "interpret",
+    "ipykernel",
+    "ipython",
+    "jinja2",
+    "joblib",
+    "jsonschema",
+    "keras",
+    "kiwisolver",
+    "lightgbm",
+    "lime",
+    "llvmlite",
+    "lxml",
+    "markupsafe",
+    "marshmallow",
+    "matplotlib",
+    "mlflow",
+    "mlflow-skinny",
+    "more-itertools",
+    "multidict",
+    "networkx",
+    "nltk",
+    "notebook",
+    "numba",
+    "numexpr",
+    "numpy",
+    "onnx",
+    "onnxmltools",
+    "onnxruntime",
+    "openpyxl",
+    "opt_einsum",
+    "optuna",
+    "orjson",
+    "packaging",
+    "pandas",
+    "patsy",
+    "peft",
+    "pillow",
+    "platformdirs",
+    "plotly",
+    "polars",
+    "prometheus_client",
+    "protobuf",
+    "psutil",
+    "psycopg2",
+    "pyarrow",
+    "pycparser",
+    "pydantic",
+    "pyjwt",
+    "pymongo",
+    "pyodbc",
+    "pyparsing",
+    "pytest",
+    "python-dateutil",
+    "python-dotenv",
+    "python-multipart",
+    "pytorch-lightning",
+    "pytz",
+    "pywavelets",
+    "pyyaml",
+    "pyzmq",
+    "redis",
+    "regex",
+    "requests",
+    "rich",
+    "ruamel.yaml",
+    "s3fs",
+    "safetensors",
+    "scikit-image",
+    "scikit-learn",
+    "scipy",
+    "seaborn",
+    "sentence-transformers",
+    "sentencepiece",
+    "setuptools",
+    "shap",
+    "shapely",
+    "six",
+    "skl2onnx",
+    "skops",
+    "soupsieve",
+    "spacy",
+    "sqlalchemy",
+    "statsmodels",
+    "sympy",
+    "tabulate",
+    "tenacity",
+    "tensorboard",
+    "tensorflow",
+    "tensorflow-cpu",
+    "threadpoolctl",
+    "tiktoken",
+    "timm",
+    "tokenizers",
+    "torchaudio",
+    "torchmetrics",
+    "torchvision",
+    "tornado",
+    "tqdm",
+    "transformers",
+    "typing_extensions",
+    "typing-extensions",
+    "tzdata",
+    "ujson",
+    "umap-learn",
+    "urllib3",
+    "uvicorn",
+    "uvloop",
+    "werkzeug",
+    "wheel",
+    "wrapt",
+    "xarray",
+    "xgboost",
+    "xlrd",
+    "yarl",
+    "zstandard",
 ];
 
 /// Packages that have another name on PyPI.
@@ -76,9 +225,11 @@ pub(crate) fn requirements(file: &CondaFile) -> Requirements {
     if any {
         // A package that is not of a known channel may be another one than the project's.
         let foreign = file.channels.iter().filter(|channel| !is_known(channel));
-        found.obstacles.extend(foreign.map(|channel| {
-            format!("channel `{channel}` is none of those whose packages are also on PyPI")
-        }));
+        found.obstacles.extend(
+            foreign.map(|channel| {
+                format!("channel `{channel}` is none of those whose packages are also on PyPI")
+            }),
+        );
     }
     found.lines.extend(file.pip.iter().cloned());
     found
@@ -123,7 +274,10 @@ fn specifier(constraint: &str) -> Option<String> {
             let compared = ["==", ">=", "<=", "!=", "~=", ">", "<"].iter().any(|sign| part.starts_with(sign));
             let version = part.trim_start_matches(['=', '>', '<', '!', '~']).trim();
             let sound = |text: &str| {
-                !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '*' | '+' | '!' | '_'))
+                !text.is_empty()
+                    && text
+                        .chars()
+                        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '*' | '+' | '!' | '_'))
             };
             if compared {
                 let (version, build) = version.split_once('=').unwrap_or((version, ""));
@@ -148,7 +302,8 @@ mod tests {
     fn file(channels: &[&str], packages: &[(&str, &str)], pip: &[&str]) -> CondaFile {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let package = |(name, constraint): &(&str, &str)| {
-            let (channel, name) = name.split_once("::").map_or((None, *name), |(channel, name)| (Some(channel), name));
+            let (channel, name) =
+                name.split_once("::").map_or((None, *name), |(channel, name)| (Some(channel), name));
             CondaPackage {
                 channel: channel.map(str::to_owned),
                 name: name.to_owned(),
@@ -166,8 +321,10 @@ mod tests {
 
     #[test]
     fn the_same_projects_are_asked_for_by_their_names_on_pypi() {
-        let packages = [("pip", "=24.0"), ("numpy", "=1.26"), ("pytorch", "==2.3.1"), ("scikit-learn", ">=1.2,<2")];
-        let found = requirements(&file(&["conda-forge", "pytorch"], &packages, &["-f https://x/y", "mlflow==3.0"]));
+        let packages =
+            [("pip", "=24.0"), ("numpy", "=1.26"), ("pytorch", "==2.3.1"), ("scikit-learn", ">=1.2,<2")];
+        let found =
+            requirements(&file(&["conda-forge", "pytorch"], &packages, &["-f https://x/y", "mlflow==3.0"]));
         assert_eq!(
             found.lines,
             ["numpy==1.26.*", "torch==2.3.1", "scikit-learn>=1.2,<2", "-f https://x/y", "mlflow==3.0"]

@@ -155,7 +155,7 @@ fn on_path(environment: &BTreeMap<String, String>) -> Vec<PathBuf> {
             .filter_map(|(path, _)| path.to_str().map(str::to_owned))
             .collect();
         // `python3` before `python3.12`: the default comes first.
-        names.sort_unstable_by_key(|name| name.len());
+        names.sort_unstable_by_key(String::len);
         candidates.extend(names.into_iter().map(PathBuf::from));
     }
     candidates
@@ -164,7 +164,8 @@ fn on_path(environment: &BTreeMap<String, String>) -> Vec<PathBuf> {
 /// `python3` or `python3.12`, and not `python3-config` or `python2`.
 fn is_python(name: &str) -> bool {
     name.strip_prefix("python3").is_some_and(|rest| {
-        rest.is_empty() || rest.strip_prefix('.').is_some_and(|minor| minor.bytes().all(|byte| byte.is_ascii_digit()))
+        rest.is_empty()
+            || rest.strip_prefix('.').is_some_and(|minor| minor.bytes().all(|byte| byte.is_ascii_digit()))
     })
 }
 
@@ -173,8 +174,10 @@ fn of_pyenv(environment: &BTreeMap<String, String>) -> Vec<PathBuf> {
         .get("PYENV_ROOT")
         .map(PathBuf::from)
         .or_else(|| Some(Path::new(environment.get("HOME")?).join(".pyenv")));
-    let versions = root.into_iter().flat_map(|root| fs_err::read_dir(root.join("versions")).into_iter().flatten());
-    let mut paths: Vec<PathBuf> = versions.flatten().map(|version| version.path().join("bin/python3")).collect();
+    let versions =
+        root.into_iter().flat_map(|root| fs_err::read_dir(root.join("versions")).into_iter().flatten());
+    let mut paths: Vec<PathBuf> =
+        versions.flatten().map(|version| version.path().join("bin/python3")).collect();
     paths.retain(|path| path.is_file());
     paths.sort_unstable();
     paths
@@ -242,7 +245,9 @@ mod tests {
 
     #[test]
     fn only_interpreters_are_looked_at() {
-        for (name, is) in [("python3", true), ("python3.12", true), ("python3-config", false), ("python", false)] {
+        for (name, is) in
+            [("python3", true), ("python3.12", true), ("python3-config", false), ("python", false)]
+        {
             assert_eq!(is_python(name), is, "{name}");
         }
     }

@@ -32,7 +32,8 @@ impl Folder {
         let folder = Self(fs_err::canonicalize(path)?);
         for entry in fs_err::read_dir(&folder.0)?.flatten() {
             let name = entry.file_name();
-            let Some(key) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_hexdigit())) else {
+            let Some(key) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            else {
                 continue;
             };
             // Another process may be at it.

@@ -9,9 +9,28 @@ use super::EnvironmentConfig;
 
 /// Variables that a program needs to find its way, and those that say how the network is to be used.
 const PASSED_ON: [&str; 22] = [
-    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR",
-    "NETRC", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
-    "http_proxy", "https_proxy", "no_proxy", "all_proxy",
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "NETRC",
+    "XDG_CACHE_HOME",
+    "XDG_DATA_HOME",
+    "XDG_CONFIG_HOME",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
 ];
 
 /// Settings of pip that uv has under names of its own: who has set pip up need not set uv up as well.
@@ -44,8 +63,11 @@ pub(crate) fn variables(environment: &BTreeMap<String, String>) -> BTreeMap<Stri
         PASSED_ON.contains(&name)
             || ["UV_", "PIP_", "MAMBA_", "CONDA_PKGS_"].iter().any(|prefix| name.starts_with(prefix))
     };
-    let mut variables: BTreeMap<String, String> =
-        environment.iter().filter(|(name, _)| own(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut variables: BTreeMap<String, String> = environment
+        .iter()
+        .filter(|(name, _)| own(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
     for (pip, uv) in OF_PIP {
         if let Some(value) = environment.get(pip).filter(|value| !value.is_empty()) {
             // pip separates several by spaces, uv takes them so as well, but for links.

@@ -1,17 +1,12 @@
 //! What a replica is started with: described once, purely, from a placement. `render` prints the description and
 //! `apply` spawns it, so that they cannot differ.
 
-use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    io,
-    path::PathBuf,
-    process::Stdio,
-};
+use std::{collections::BTreeMap, ffi::OsString, io, path::PathBuf, process::Stdio};
 
 use fs_err::OpenOptions;
 use moorline_core::{
-    Desired, ErrorClass, ModelType, Placement, Probe, Release, Resources, Source, TargetError, TargetKind, Variable,
+    Desired, ErrorClass, ModelType, Placement, Probe, Release, Resources, Source, TargetError, TargetKind,
+    Variable,
 };
 use serde_json::{Value, json};
 
@@ -69,7 +64,9 @@ impl ReplicaCommand {
         }
         let mut environment: BTreeMap<String, Variable> = INHERITED
             .iter()
-            .filter_map(|name| Some(((*name).to_owned(), Variable::Plain(config.environment.get(*name)?.clone()))))
+            .filter_map(|name| {
+                Some(((*name).to_owned(), Variable::Plain(config.environment.get(*name)?.clone())))
+            })
             .collect();
         environment.extend(placement.variables.iter().map(|(name, value)| (name.clone(), value.clone())));
         environment.insert(IDENTITY.to_owned(), Variable::Plain(identity.to_string()));
@@ -231,16 +228,18 @@ fn check_release(release: &Release) -> Result<(), TargetError> {
 
 fn check_replicas(replicas: u32) -> Result<(), TargetError> {
     if replicas > MAX_REPLICAS {
-        return refuse(format!("{replicas} instances are more than the {MAX_REPLICAS} that one machine is asked to run"));
+        return refuse(format!(
+            "{replicas} instances are more than the {MAX_REPLICAS} that one machine is asked to run"
+        ));
     }
     Ok(())
 }
 
 fn check_resources(resources: &Resources) -> Result<(), TargetError> {
     match *resources {
-        Resources { cpu_millis: Some(millis), .. } if millis < LEAST_CPU_MILLIS => {
-            refuse(format!("a limit of {millis}m cpu is below {LEAST_CPU_MILLIS}m, the least that can be set"))
-        }
+        Resources { cpu_millis: Some(millis), .. } if millis < LEAST_CPU_MILLIS => refuse(format!(
+            "a limit of {millis}m cpu is below {LEAST_CPU_MILLIS}m, the least that can be set"
+        )),
         Resources { memory_bytes: Some(bytes), .. } if bytes < LEAST_MEMORY => refuse(format!(
             "a limit of {bytes} bytes of memory is below {} MiB, without which no scorer starts",
             LEAST_MEMORY >> 20
@@ -267,7 +266,9 @@ fn check_variable(name: &str, sound_value: bool) -> Result<(), TargetError> {
         return refuse(format!("`{}` cannot be the name of an environment variable", name.escape_debug()));
     }
     if name == IDENTITY {
-        return refuse(format!("the environment variable {IDENTITY} is set by the local target and by nobody else"));
+        return refuse(format!(
+            "the environment variable {IDENTITY} is set by the local target and by nobody else"
+        ));
     }
     if !sound_value {
         return refuse(format!("the value of the environment variable {name} has a zero byte in it"));

@@ -119,12 +119,13 @@ impl Deployment {
         }
         let same = state.placement.as_ref().is_some_and(|known| known.revision() == revision);
         if !same {
-            state.failure = None;
             state.failed_starts = 0;
             state.backoff = Backoff::default();
             state.not_before = None;
             state.completed = false;
         }
+        // Whoever asks again for what failed wants it tried again: once, and not before its pause is over.
+        state.failure = None;
         for replica in state.replicas.iter().filter(|replica| replica.revision == revision) {
             replica.place(&placement);
         }
@@ -150,7 +151,10 @@ impl Deployment {
     }
 
     fn end(&self, end: End) {
-        self.state().end = Some(end);
+        let mut state = self.state();
+        // What is being removed is removed, whatever else is asked for.
+        state.end = state.end.filter(|known| *known == End::Remove).or(Some(end));
+        drop(state);
         self.wake.notify_one();
     }
 

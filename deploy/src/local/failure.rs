@@ -4,11 +4,7 @@ use std::io::{Read, Seek, SeekFrom};
 
 use moorline_core::Failure;
 
-use super::{
-    layout::ReplicaFolder,
-    logs,
-    process::Ended,
-};
+use super::{layout::ReplicaFolder, logs, process::Ended};
 
 /// The log lines that go with a failure.
 const LINES: usize = 50;

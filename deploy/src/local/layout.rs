@@ -22,6 +22,7 @@ use uuid::Uuid;
 /// Folders of replicas that ended are kept for their logs, so many for a deployment.
 const KEPT_ENDED: usize = 5;
 const DEPLOYMENTS: &str = "deployments";
+const REPLICAS: &str = "replicas";
 const STATE: &str = "state.json";
 
 /// The folder, owned by this process.
@@ -48,7 +49,11 @@ pub(crate) struct ReplicaFolder(PathBuf);
 impl Layout {
     pub(crate) fn open(home: &Path) -> Result<Self, TargetError> {
         let failed = |error: io::Error| {
-            TargetError::caused(ErrorClass::Unavailable, "could not open the folder of the local target", error)
+            TargetError::caused(
+                ErrorClass::Unavailable,
+                "could not open the folder of the local target",
+                error,
+            )
         };
         fs_err::create_dir_all(home.join(DEPLOYMENTS)).map_err(failed)?;
         let home = fs_err::canonicalize(home).map_err(failed)?;
@@ -67,28 +72,31 @@ impl Layout {
         })?;
         let path = home.join("id");
         let known = fs_err::read_to_string(&path).ok().filter(|id| Uuid::parse_str(id).is_ok());
-        let id = match known {
-            Some(id) => id,
-            None => {
-                let id = Uuid::new_v4().simple().to_string();
-                write_whole(&path, id.as_bytes()).map_err(failed)?;
-                id
-            }
+        let id = if let Some(id) = known {
+            id
+        } else {
+            let id = Uuid::new_v4().simple().to_string();
+            write_whole(&path, id.as_bytes()).map_err(failed)?;
+            id
         };
         Ok(Self { home, id, _lock: lock })
     }
 
     fn deployment(&self, id: &DeploymentId) -> PathBuf {
-        let names = [&id.workspace, &id.endpoint, &id.deployment];
-        names.iter().fold(self.home.join(DEPLOYMENTS), |path, name| path.join(name.as_str()))
+        self.home.join(folder_of(id))
     }
 
     fn replicas(&self, id: &DeploymentId) -> PathBuf {
-        self.deployment(id).join("replicas")
+        self.deployment(id).join(REPLICAS)
     }
 
     pub(crate) fn replica(&self, id: &DeploymentId, replica: &str) -> ReplicaFolder {
         ReplicaFolder(self.replicas(id).join(replica))
+    }
+
+    /// Where below any home a replica writes its address, be it that the home was moved since.
+    pub(crate) fn address_below_home(id: &DeploymentId, replica: &str) -> PathBuf {
+        ReplicaFolder(folder_of(id).join(REPLICAS).join(replica)).address()
     }
 
     /// The ids of all replicas whose folders are there, the oldest first.
@@ -191,10 +199,14 @@ pub(crate) fn deployment_id(workspace: &str, endpoint: &str, deployment: &str) -
     })
 }
 
+fn folder_of(id: &DeploymentId) -> PathBuf {
+    let names = [&id.workspace, &id.endpoint, &id.deployment];
+    names.iter().fold(PathBuf::from(DEPLOYMENTS), |path, name| path.join(name.as_str()))
+}
+
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = fs_err::read_dir(folder).into_iter().flatten().flatten();
-    let mut names: Vec<String> =
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort_unstable();
     names
 }

@@ -33,7 +33,9 @@ impl Limits {
         };
         match prepare(&own, home) {
             Ok(groups) => Self::Groups(groups),
-            Err(error) => Self::None(format!("no control groups can be made below `{}`: {error}", own.display())),
+            Err(error) => {
+                Self::None(format!("no control groups can be made below `{}`: {error}", own.display()))
+            }
         }
     }
 
@@ -118,7 +120,8 @@ fn own_group() -> Result<PathBuf, String> {
 /// Makes the group of all replicas below `own` and hands the controllers down to it.
 fn prepare(own: &Path, home: &str) -> io::Result<PathBuf> {
     let controllers = fs_err::read_to_string(own.join("cgroup.controllers"))?;
-    let missing = ["cpu", "memory"].into_iter().find(|name| !controllers.split_whitespace().any(|own| own == *name));
+    let missing =
+        ["cpu", "memory"].into_iter().find(|name| !controllers.split_whitespace().any(|own| own == *name));
     if let Some(missing) = missing {
         return Err(io::Error::other(format!("the controller `{missing}` was not handed down to it")));
     }

@@ -123,17 +123,14 @@ impl LogSource {
         let raw = String::from_utf8_lossy(&bytes);
         let raw = raw.trim_end_matches(['\n', '\r']);
         let parsed = if self.json { humane(raw) } else { None };
-        let text = match parsed {
-            Some((time, text)) => {
-                self.time = time;
-                text
+        let text = if let Some((time, text)) = parsed {
+            self.time = time;
+            text
+        } else {
+            if let Some(written) = self.current.as_ref().filter(|_| !self.json).and_then(modified) {
+                self.time = written;
             }
-            None => {
-                if let Some(written) = self.current.as_ref().filter(|_| !self.json).and_then(modified) {
-                    self.time = written;
-                }
-                raw.to_owned()
-            }
+            raw.to_owned()
         };
         Line { time: self.time.clone(), text: format!("{}{text}", self.prefix) }
     }
@@ -186,7 +183,7 @@ fn count_lines(file: &Opened) -> usize {
     while let Ok(read) = rustix::io::pread(file.reader.get_ref(), &mut buffer[..], offset)
         && read > 0
     {
-        count += buffer[..read].iter().filter(|byte| **byte == b'\n').count();
+        count += buffer[..read].split(|byte| *byte == b'\n').count() - 1;
         offset += read as u64;
     }
     count

@@ -129,7 +129,8 @@ impl Reading {
     /// Finds replicas that were not there before.
     fn look(&mut self, tail: Option<usize>) {
         for replica in self.context.layout.replica_ids(&self.id) {
-            if self.only.as_ref().is_some_and(|only| *only != replica) || !self.known.insert(replica.clone()) {
+            if self.only.as_ref().is_some_and(|only| *only != replica) || !self.known.insert(replica.clone())
+            {
                 continue;
             }
             let folder = self.context.layout.replica(&self.id, &replica);

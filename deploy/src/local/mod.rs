@@ -141,7 +141,9 @@ impl LocalTarget {
             .filter(|(id, _)| !known.contains(id))
             .map(|(_, deployment)| Arc::clone(deployment))
             .collect();
-        others.iter().for_each(|deployment| deployment.remove());
+        for deployment in &others {
+            deployment.remove();
+        }
         join_all(others.iter().map(|deployment| deployment.gone())).await;
         self.deployments().retain(|_, deployment| !deployment.is_gone());
     }
@@ -154,7 +156,9 @@ impl LocalTarget {
         if keep {
             join_all(all.iter().map(|deployment| deployment.leave())).await;
         } else {
-            all.iter().for_each(|deployment| deployment.stop());
+            for deployment in &all {
+                deployment.stop();
+            }
             join_all(all.iter().map(|deployment| deployment.gone())).await;
         }
     }
@@ -190,7 +194,9 @@ impl LocalTarget {
 
 impl Drop for LocalTarget {
     fn drop(&mut self) {
-        self.deployments().values().for_each(|deployment| deployment.abandon());
+        for deployment in self.deployments().values() {
+            deployment.abandon();
+        }
     }
 }
 

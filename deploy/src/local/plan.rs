@@ -25,9 +25,8 @@ pub(crate) struct Plan {
 /// `seen` is in the order of starts. A `failed` revision is not started any more, and older replicas are left alone.
 pub(crate) fn plan(wanted: usize, failed: bool, seen: &[Seen]) -> Plan {
     let indices = |current: bool, ready: bool| {
-        let suits = move |seen: &Seen| {
-            seen.current == current && (seen.state == ReplicaState::Ready) == ready
-        };
+        let suits =
+            move |seen: &Seen| seen.current == current && (seen.state == ReplicaState::Ready) == ready;
         seen.iter().enumerate().filter(move |(_, seen)| suits(seen)).map(|(index, _)| index)
     };
     let (ready, unready) = (indices(true, true).count(), indices(true, false).count());
@@ -128,7 +127,9 @@ mod tests {
                     }
                     let serving = replicas.iter().filter(|seen| seen.state == Ready).count();
                     assert!(serving >= old.min(wanted), "{old} → {wanted}: {serving} serve");
-                    replicas.iter_mut().for_each(|seen| seen.state = Ready);
+                    for seen in &mut replicas {
+                        seen.state = Ready;
+                    }
                     replicas.extend(vec![Seen { current: true, state: Starting }; start]);
                 }
                 assert_eq!(replicas.len(), wanted, "{old} → {wanted}");

@@ -1,8 +1,12 @@
 //! One scorer process: started by us, or found running after a server before us was killed.
 
 use std::{
+    ffi::OsStr,
     fmt, io,
-    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt, process::ExitStatusExt},
+    },
     path::Path,
     process::ExitStatus,
 };
@@ -162,7 +166,10 @@ pub(crate) fn find(layout: &Layout) -> Vec<(Identity, Process)> {
     found
 }
 
-#[expect(deprecated, reason = "what replaces it is unsafe; an owned descriptor stays the same while it is registered")]
+#[expect(
+    deprecated,
+    reason = "what replaces it is unsafe; an owned descriptor stays the same while it is registered"
+)]
 fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(descriptor, Interest::READABLE)
 }
@@ -174,10 +181,10 @@ fn identity_of(layout: &Layout, process: &Path) -> Option<Identity> {
     let prefix = format!("{IDENTITY}={}/", layout.id);
     let entry = environment.split(|byte| *byte == 0).find(|entry| entry.starts_with(prefix.as_bytes()))?;
     let identity = Identity::parse(std::str::from_utf8(&entry[IDENTITY.len() + 1..]).ok()?)?;
-    let address = layout.replica(&identity.deployment, &identity.replica).address();
+    let address = Layout::address_below_home(&identity.deployment, &identity.replica);
     let command_line = fs_err::read(process.join("cmdline")).ok()?;
-    let argument = address.as_os_str().as_encoded_bytes();
-    command_line.split(|byte| *byte == 0).any(|own| own == argument).then_some(identity)
+    let mut arguments = command_line.split(|byte| *byte == 0).map(|own| Path::new(OsStr::from_bytes(own)));
+    arguments.any(|argument| argument.ends_with(&address)).then_some(identity)
 }
 
 #[cfg(test)]

@@ -125,8 +125,9 @@ impl Replica {
         self.told.send_if_modified(|told| !std::mem::replace(&mut told.stop, true));
     }
 
+    /// It was told to end, by us or by a server before us.
     pub(crate) fn stopping(&self) -> bool {
-        self.told.borrow().stop
+        self.told.borrow().stop || self.view().state == ReplicaState::Draining
     }
 
     /// Leaves the process alone, and is done once nothing of this replica goes on here.
@@ -259,8 +260,7 @@ impl Life {
         let process = self.prepare().and_then(|()| command.spawn()).map_err(|error| {
             failed(format!("could not start `{}`: {error}", self.context.config.scorer.display()))
         })?;
-        self.group =
-            self.context.limits.confine(&self.identity.replica, process.id(), &placement.resources);
+        self.group = self.context.limits.confine(&self.identity.replica, process.id(), &placement.resources);
         Ok(process)
     }
 
@@ -286,8 +286,8 @@ impl Life {
         let mut address = None;
         loop {
             let (_, readiness) = self.probes();
-            let patience = seconds(readiness.initial_delay)
-                + seconds(readiness.period) * readiness.failure_threshold;
+            let patience =
+                seconds(readiness.initial_delay) + seconds(readiness.period) * readiness.failure_threshold;
             let pause = (began.elapsed() / 10).clamp(Duration::from_millis(5), Duration::from_millis(250));
             let folder = &self.folder;
             let id = process.id();
@@ -352,10 +352,12 @@ impl Life {
             let ask = async {
                 let mut answers = (None, None);
                 if now >= next_live {
-                    answers.0 = Some(probe::succeeds(address.admin, "/live", seconds(liveness.timeout)).await);
+                    answers.0 =
+                        Some(probe::succeeds(address.admin, "/live", seconds(liveness.timeout)).await);
                 }
                 if now >= next_ready {
-                    answers.1 = Some(probe::succeeds(address.admin, "/ready", seconds(readiness.timeout)).await);
+                    answers.1 =
+                        Some(probe::succeeds(address.admin, "/ready", seconds(readiness.timeout)).await);
                 }
                 answers
             };
@@ -373,7 +375,8 @@ impl Life {
             }
             if let Some(ready) = ready {
                 next_ready = now + seconds(readiness.period);
-                (hits, misses) = if ready { (hits + 1, 0) } else { (0, misses + u32::from(counts(readiness))) };
+                (hits, misses) =
+                    if ready { (hits + 1, 0) } else { (0, misses + u32::from(counts(readiness))) };
                 if misses >= readiness.failure_threshold {
                     self.publish(|view| view.state = ReplicaState::Unready);
                 } else if hits >= readiness.success_threshold {

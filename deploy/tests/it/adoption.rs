@@ -86,7 +86,9 @@ async fn what_runs_is_adopted_and_serves_on() {
     let server = start_server(home, release.path());
     eventually("the start of three scorers", || {
         let bound = fs_err::read_dir(home.join("deployments/default/adopted/blue/replicas"));
-        bound.is_ok_and(|folders| folders.flatten().filter(|one| one.path().join("address.json").exists()).count() == 3)
+        bound.is_ok_and(|folders| {
+            folders.flatten().filter(|one| one.path().join("address.json").exists()).count() == 3
+        })
     })
     .await;
     let before = pids(home);

@@ -31,7 +31,8 @@ with zipfile.ZipFile(sys.argv[1] + "/moorline_probe-1.0-py3-none-any.whl", "w") 
 fn uv() -> Option<PathBuf> {
     let own = environment();
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join("target/venvs/.uv/bin/uv");
-    let on_path = std::env::split_paths(own.get("PATH")?).map(|folder| folder.join("uv")).find(|uv| uv.is_file());
+    let on_path =
+        std::env::split_paths(own.get("PATH")?).map(|folder| folder.join("uv")).find(|uv| uv.is_file());
     let found = on_path.or_else(|| installed.is_file().then_some(installed));
     if found.is_none() {
         skip("uv is not installed");
@@ -47,9 +48,9 @@ fn config(home: &Path) -> EnvironmentConfig {
 }
 
 fn wheels() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let status = Command::new("python3").args(["-c", WHEEL]).arg(folder.path()).status();
-    assert!(status.unwrap().success(), "a wheel can be made");
+    assert!(status.is_ok_and(|status| status.success()), "a wheel can be made");
     folder
 }
 
@@ -78,7 +79,8 @@ async fn without_a_conda_file_there_is_an_interpreter_and_nothing_else() {
     let environment = Environment { image: Some(image.to_owned()), ..Environment::default() };
     let lines = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&lines);
-    let place = environments.ensure(&environment, move |line| told.lock().unwrap().push(line.to_owned())).await;
+    let place =
+        environments.ensure(&environment, move |line| told.lock().unwrap().push(line.to_owned())).await;
     let place = place.unwrap();
     assert_eq!(place.python, environments.python(&environment));
     assert_eq!(run(&place.python, "import sys; print(sys.prefix != sys.base_prefix)"), "True");
@@ -150,7 +152,8 @@ async fn what_is_missing_is_named_with_what_helps() {
     let (class, text) = refusal("dependencies:\n- python=3.11\n- pip:\n  - numpy\n").await;
     assert_eq!(class, ErrorClass::Unavailable);
     assert!(text.contains("pip install uv"), "{text}");
-    let (class, text) = refusal("channels: [conda-forge]\ndependencies:\n- python=3.11\n- cudatoolkit=11.8\n").await;
+    let (class, text) =
+        refusal("channels: [conda-forge]\ndependencies:\n- python=3.11\n- cudatoolkit=11.8\n").await;
     assert_eq!(class, ErrorClass::Unsupported);
     assert!(text.contains("`cudatoolkit`") && text.contains("micromamba"), "{text}");
     let (class, text) = refusal("dependencies: 7\n").await;

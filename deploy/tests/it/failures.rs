@@ -15,15 +15,13 @@ fn failed(seen: &Observation) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_init_is_told_in_one_sentence_and_in_full() {
     let Some(home) = Home::open(|_| {}).await else { return };
-    let script = "def init():\n    raise ValueError('the weights are missing')\n\ndef run(data):\n    return data\n";
+    let script =
+        "def init():\n    raise ValueError('the weights are missing')\n\ndef run(data):\n    return data\n";
     let (release, id) = (Scripted::new(script), deployment("scripted", "blue"));
     home.target.apply(&release.placement(&id, 1)).await.unwrap();
     let seen = observed(&*home.target, &id, "the failure", failed).await;
     let failure = seen.failure.unwrap();
-    assert_eq!(
-        failure.reason,
-        "the scoring script did not start: ValueError: the weights are missing"
-    );
+    assert_eq!(failure.reason, "the scoring script did not start: ValueError: the weights are missing");
     let log = failure.log.join("\n");
     assert!(log.contains("score.py\", line 2, in init"), "{log}");
     assert_eq!(log.matches("ValueError: the weights are missing").count(), 1, "{log}");
@@ -33,7 +31,8 @@ async fn a_failing_init_is_told_in_one_sentence_and_in_full() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scorer_that_is_not_there_is_named() {
-    let Some(home) = Home::open(|config| config.scorer = PathBuf::from("/nowhere/moorline-scorer")).await else {
+    let Some(home) = Home::open(|config| config.scorer = PathBuf::from("/nowhere/moorline-scorer")).await
+    else {
         return;
     };
     let (release, id) = (TestRelease::double(1), deployment("lacking", "blue"));

@@ -6,7 +6,10 @@ use futures_util::StreamExt;
 use moorline_core::{LogOptions, Observation, Phase, Target};
 use moorline_testkit::{deployment, observed};
 
-use crate::{http::post, place::{Home, Scripted}};
+use crate::{
+    http::post,
+    place::{Home, Scripted},
+};
 
 const SCRIPT: &str = "def init():\n    pass\n\ndef run(data):\n    print('line ' + data)\n    return data\n";
 const LINES: usize = 60;
@@ -58,10 +61,16 @@ async fn logs_are_followed_over_turned_files_and_kept() {
     assert!(tail.starts_with(&format!("[{replica}] 20")), "{tail}");
 
     home.target.apply(&release.placement(&id, 0)).await.unwrap();
-    observed(&*home.target, &id, "no replica", |seen| seen.phase == Phase::Ready && seen.replicas.is_empty()).await;
+    observed(&*home.target, &id, "no replica", |seen| seen.phase == Phase::Ready && seen.replicas.is_empty())
+        .await;
     let kept = read(LogOptions { replica: Some(replica), ..LogOptions::default() }).await;
     assert!(kept.contains("line 59") && kept.contains(" stopped"), "{kept}");
-    assert!(home.target.logs(&id, LogOptions { replica: Some("0".to_owned()), ..LogOptions::default() }).await.is_err());
+    assert!(
+        home.target
+            .logs(&id, LogOptions { replica: Some("0".to_owned()), ..LogOptions::default() })
+            .await
+            .is_err()
+    );
     home.target.remove(&id).await.unwrap();
     while tokio::time::timeout(Duration::from_mins(1), followed.next())
         .await

@@ -126,7 +126,8 @@ impl Scripted {
             scoring_script: "score.py".to_owned(),
             files: vec![FileEntry { path: "score.py".to_owned(), size, sha256 }],
         });
-        fs_err::write(base.path().join(Release::FILE), base.release.to_json()).expect("a release can be written");
+        fs_err::write(base.path().join(Release::FILE), base.release.to_json())
+            .expect("a release can be written");
         Self { base }
     }
 

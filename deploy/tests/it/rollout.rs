@@ -1,17 +1,18 @@
 //! Updates and scaling under load: no request that was sent to a ready replica is lost.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use moorline_core::{DeploymentId, Observation, Phase, Placement, ReplicaState, Target};
 use moorline_deploy::local::LocalTarget;
 use moorline_testkit::{TestRelease, deployment, observed};
 
-use crate::{http::infer, place::{Home, scorers}};
+use crate::{
+    http::infer,
+    place::{Home, scorers},
+};
 
 /// Sends one request after another to replicas that are ready when it is sent.
 async fn load(target: Arc<LocalTarget>, id: DeploymentId, stop: Arc<AtomicBool>, sent: Arc<AtomicUsize>) {

@@ -18,11 +18,8 @@ async fn a_secret_is_in_the_environment_and_nowhere_else() {
     };
     let (release, id) = (TestRelease::double(1), deployment("secretive", "blue"));
     let mut placement = release.placement(&id, 1);
-    let secret = Variable::Secret {
-        reference: "token".to_owned(),
-        version: 7,
-        value: Secret::new(SECRET.to_owned()),
-    };
+    let secret =
+        Variable::Secret { reference: "token".to_owned(), version: 7, value: Secret::new(SECRET.to_owned()) };
     placement.variables.insert("TOKEN".to_owned(), secret);
     home.target.apply(&placement).await.unwrap();
     let ready = |seen: &Observation| seen.phase == Phase::Ready;
@@ -32,7 +29,10 @@ async fn a_secret_is_in_the_environment_and_nowhere_else() {
     let environment = fs_err::read(format!("/proc/{pid}/environ")).unwrap();
     let environment = String::from_utf8_lossy(&environment);
     assert!(environment.contains(&format!("TOKEN={SECRET}\0")));
-    assert!(!environment.contains("OF_THE_SERVER"), "a replica gets what it needs of the server's environment");
+    assert!(
+        !environment.contains("OF_THE_SERVER"),
+        "a replica gets what it needs of the server's environment"
+    );
     assert!(!command_line.contains(SECRET));
     for (path, content) in home.files() {
         assert!(!String::from_utf8_lossy(&content).contains(SECRET), "{} tells it", path.display());
