@@ -50,7 +50,8 @@ pub enum Blobs {
         /// May be empty.
         prefix: String,
         /// By the names of `object_store`: `aws_endpoint`, `aws_region`, `aws_access_key_id`,
-        /// `aws_secret_access_key`, `aws_allow_http`, …
+        /// `aws_secret_access_key`, `aws_allow_http`, … A name that is not known is passed over, so that all of an
+        /// environment's `AWS_*` can be given.
         options: BTreeMap<String, Secret>,
     },
 }

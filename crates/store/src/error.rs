@@ -1,6 +1,7 @@
 //! What can go wrong with the workspace's memory, said so that whoever reads it knows what to do.
 
 use moorline_core::{Digest, ErrorClass};
+use sqlx::error::DatabaseError;
 use thiserror::Error;
 
 /// Whatever a driver said.
@@ -148,10 +149,11 @@ impl From<sqlx::Error> for StoreError {
         if unreachable {
             return Self::Unreachable { source: error.into() };
         }
-        if error.as_database_error().is_some_and(|error| error.is_foreign_key_violation()) {
+        let said = error.as_database_error();
+        if said.is_some_and(DatabaseError::is_foreign_key_violation) {
             return Self::Deleted { source: error.into() };
         }
-        let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+        let code = said.and_then(DatabaseError::code).unwrap_or_default().into_owned();
         let source = error.into();
         // PostgreSQL's codes have five characters; SQLite's are numbers whose low byte is the class.
         if code.len() == 5 {

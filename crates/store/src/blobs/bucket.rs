@@ -3,14 +3,14 @@
 //! An object appears when its upload is complete, so that there is never half of one. What a crash leaves of a
 //! multi-part upload is the bucket's to collect (a lifecycle rule for incomplete uploads).
 
-use std::{collections::BTreeMap, io::Read as _, sync::Arc};
+use std::{collections::BTreeMap, io::Read as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fs_err::File;
 use futures_util::StreamExt as _;
 use moorline_core::Secret;
 use object_store::{
-    ObjectStore, ObjectStoreExt as _, PutPayload, WriteMultipart, aws::AmazonS3Builder,
+    ObjectStore, ObjectStoreExt as _, PutPayload, RetryConfig, WriteMultipart, aws::AmazonS3Builder,
     aws::AmazonS3ConfigKey, path::Path as Key, prefix::PrefixStore,
 };
 
@@ -20,6 +20,9 @@ use crate::StoreError;
 /// The size of one part, and of the largest object that is sent in one piece. S3 allows 10,000 parts, which makes
 /// 156 GiB the largest blob.
 const PART: usize = 16 * 1024 * 1024;
+/// How often and how long a request is tried again that the server could not answer.
+const RETRIES: usize = 4;
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Parts on their way at one time.
 const PARTS: usize = 4;
 
@@ -31,18 +34,21 @@ pub(super) async fn open(
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let mut builder = AmazonS3Builder::new();
     for (name, value) in options {
-        let key: AmazonS3ConfigKey = name.parse().map_err(|error: object_store::Error| {
-            StoreError::Configuration { what: "an option of the bucket is not known", source: error.into() }
-        })?;
-        builder = builder.with_config(key, value.expose());
+        // Others are for other programs that read the same environment.
+        if let Ok(key) = name.parse::<AmazonS3ConfigKey>() {
+            builder = builder.with_config(key, value.expose());
+        }
     }
-    let objects = builder.with_bucket_name(bucket).build().map_err(|error| StoreError::Configuration {
-        what: "the bucket's options do not fit together",
-        source: error.into(),
+    let retries = RetryConfig { max_retries: RETRIES, retry_timeout: PATIENCE, ..RetryConfig::default() };
+    let objects = builder.with_bucket_name(bucket).with_retry(retries).build().map_err(|error| {
+        StoreError::Configuration { what: "the bucket's options do not fit together", source: error.into() }
     })?;
     let objects: Arc<dyn ObjectStore> =
         if prefix.is_empty() { Arc::new(objects) } else { Arc::new(PrefixStore::new(objects, prefix)) };
     match objects.list(None).next().await {
+        Some(Err(error)) if error.to_string().contains("NoSuchBucket") => {
+            Err(StoreError::Configuration { what: "the bucket does not exist", source: error.into() })
+        }
         Some(Err(error)) => Err(failure(error)),
         _ => Ok(objects),
     }

@@ -112,20 +112,16 @@ impl BlobStore {
     /// Makes an upload a blob once its size and digest are right; from then on it is there after any crash. Wrong content
     /// is dropped, a part that is too short is kept. A blob that is there already is fine.
     pub async fn commit(&self, digest: &Digest, size: u64) -> Result<(), StoreError> {
-        let part = match self.inner.staging.verify(digest, size).await? {
-            Some(part) => part,
-            None => {
-                return match self.size(digest).await? {
-                    Some(actual) if actual == size => Ok(()),
-                    found => Err(StoreError::Size {
-                        digest: *digest,
-                        expected: size,
-                        actual: found.unwrap_or_default(),
-                    }),
-                };
+        if let Some(part) = self.inner.staging.verify(digest, size).await? {
+            return self.place(digest, part).await;
+        }
+        match self.size(digest).await? {
+            Some(actual) if actual == size => Ok(()),
+            found => {
+                let actual = found.unwrap_or_default();
+                Err(StoreError::Size { digest: *digest, expected: size, actual })
             }
-        };
-        self.place(digest, part).await
+        }
     }
 
     /// Stores bytes at once.
@@ -157,13 +153,11 @@ impl BlobStore {
     /// as a copy. It is checked, and not forced to disk.
     pub async fn write_to(&self, digest: &Digest, path: impl Into<PathBuf>) -> Result<(), StoreError> {
         let path = path.into();
-        match &self.inner.folder {
-            Some(folder) => folder.write_to(digest, path).await,
-            None => {
-                let (size, stream) = self.read(digest).await?;
-                folder::receive(digest, size, stream, path).await
-            }
+        if let Some(folder) = &self.inner.folder {
+            return folder.write_to(digest, path).await;
         }
+        let (size, stream) = self.read(digest).await?;
+        folder::receive(digest, size, stream, path).await
     }
 
     /// The blob as a file that can be opened and must not be changed; only where blobs lie in a folder.
@@ -269,7 +263,7 @@ fn failure(digest: &Digest, error: object_store::Error) -> StoreError {
 }
 
 /// Runs work with files on a thread that may block.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     match tokio::task::spawn_blocking(work).await {

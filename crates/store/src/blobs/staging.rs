@@ -34,8 +34,8 @@ pub(super) struct Staging {
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) path: PathBuf,
-    /// Until it is in its place, nobody else works on the same upload.
-    _turn: Option<OwnedMutexGuard<()>>,
+    /// Until it is in its place, nobody else works on the same upload or collects it.
+    _turn: OwnedMutexGuard<()>,
 }
 
 impl Drop for Part {
@@ -153,7 +153,7 @@ impl Staging {
                 return Err(StoreError::Size { digest, expected: size, actual });
             }
             // From here on it is a blob or it is nothing.
-            let part = Part { path, _turn: Some(turn) };
+            let part = Part { path, _turn: turn };
             if actual > size {
                 return Err(StoreError::Size { digest, expected: size, actual });
             }
@@ -169,9 +169,9 @@ impl Staging {
 
     /// A file of its own with these bytes.
     pub(super) async fn write(&self, content: Bytes) -> Result<(Part, Digest, u64), StoreError> {
-        let path = self.own_name();
+        let (path, turn) = self.own_name().await;
         blocking(move || {
-            let (part, mut file) = create(path)?;
+            let (part, mut file) = create(path, turn)?;
             file.write_all(&content).map_err(|error| StoreError::file(PLACE, error))?;
             Ok((part, Digest::of(&content), content.len() as u64))
         })
@@ -180,14 +180,14 @@ impl Staging {
 
     /// A file of its own with the content of another.
     pub(super) async fn copy(&self, source: PathBuf) -> Result<(Part, Digest, u64), StoreError> {
-        let path = self.own_name();
+        let (path, turn) = self.own_name().await;
         blocking(move || {
             let file_error = |error| StoreError::file(PLACE, error);
             // Before it is opened: opening a pipe would wait for its other end.
             if !fs_err::metadata(&source).map_err(file_error)?.is_file() {
                 return Err(StoreError::invalid(format!("`{}`", source.display()), "it is not a file"));
             }
-            let (part, file) = create(path)?;
+            let (part, file) = create(path, turn)?;
             let reader = Copying { from: File::open(&source).map_err(file_error)?, to: file };
             let (digest, size) = Digest::of_reader(reader).map_err(file_error)?;
             Ok((part, digest, size))
@@ -195,8 +195,11 @@ impl Staging {
         .await
     }
 
-    fn own_name(&self) -> PathBuf {
-        self.folder.join(format!("{}.whole", Uuid::new_v4().simple()))
+    /// A name that nobody else has, and a turn that keeps it from being collected.
+    async fn own_name(&self) -> (PathBuf, OwnedMutexGuard<()>) {
+        let name = Uuid::new_v4().simple().to_string();
+        let turn = self.turn(&Digest::of(name.as_bytes())).await;
+        (self.folder.join(format!("{name}.whole")), turn)
     }
 
     /// Removes what nobody has touched since `before`; how many there were.
@@ -217,10 +220,8 @@ impl Staging {
         let mut removed = 0;
         for path in stale {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let turn = match format!("sha256:{stem}").parse() {
-                Ok(digest) => Some(self.turn(&digest).await),
-                Err(_) => None,
-            };
+            let of_name = || Digest::of(stem.as_bytes());
+            let turn = self.turn(&format!("sha256:{stem}").parse().unwrap_or_else(|_| of_name())).await;
             removed += blocking(move || {
                 let _turn = turn;
                 // Again: it may have gone on while this waited.
@@ -248,13 +249,13 @@ impl io::Read for Copying {
     }
 }
 
-fn create(path: PathBuf) -> Result<(Part, File), StoreError> {
+fn create(path: PathBuf, turn: OwnedMutexGuard<()>) -> Result<(Part, File), StoreError> {
     let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .open(&path)
         .map_err(|error| StoreError::file(PLACE, error))?;
-    Ok((Part { path, _turn: None }, file))
+    Ok((Part { path, _turn: turn }, file))
 }
 
 fn part_length(path: &Path) -> Result<Option<u64>, StoreError> {

@@ -24,17 +24,19 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::StoreError;
+use crate::{StoreError, blobs::blocking};
 
 pub(crate) use query::{Query, Row};
 
-/// How long a statement waits for a connection, or for another process that holds the database.
+/// How long a statement waits for another process that holds the database, or for PostgreSQL to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a writer to SQLite waits for the writers before it.
+const QUEUE: Duration = Duration::from_secs(30);
 /// SQLite's connections for reading.
 const READERS: u32 = 4;
 /// PostgreSQL's connections.
 const CONNECTIONS: u32 = 8;
-/// What is not SQL of ours: a file that SQLite keeps open per connection, cached statements, …
+/// Prepared statements that a connection keeps.
 const CACHED_STATEMENTS: usize = 100;
 
 /// Pools of connections; a clone uses the same ones.
@@ -75,9 +77,9 @@ impl Database {
     }
 
     async fn sqlite(path: &Path) -> Result<Self, StoreError> {
-        if let Some(folder) = path.parent() {
-            fs_err::create_dir_all(folder).map_err(|source| StoreError::file("the database", source))?;
-        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // Of two that open it at once, one makes the schema: SQLite's migrations have no lock of their own.
+        let _opening = lock(folder.to_owned()).await?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -88,7 +90,7 @@ impl Database {
             .statement_cache_capacity(CACHED_STATEMENTS);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
-            .acquire_timeout(PATIENCE)
+            .acquire_timeout(QUEUE)
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
@@ -169,6 +171,19 @@ impl Database {
     }
 }
 
+/// Makes the folder and takes its lock, which goes with the file that is given.
+async fn lock(folder: PathBuf) -> Result<fs_err::File, StoreError> {
+    blocking(move || {
+        let lock = || {
+            fs_err::create_dir_all(&folder)?;
+            let folder = fs_err::File::open(&folder)?;
+            folder.lock().map(|()| folder)
+        };
+        lock().map_err(|source| StoreError::file("the database", source))
+    })
+    .await
+}
+
 /// Writes that happen together or not at all.
 #[derive(Debug)]
 pub(crate) enum Transaction {
@@ -210,5 +225,40 @@ impl Transaction {
             Self::Postgres(transaction) => transaction.commit().await?,
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_is_named_and_undoes_the_whole_transaction() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("workspace.db");
+        let database = Database::open(&crate::config::Database::Sqlite(path)).await.unwrap();
+        let Database::Sqlite { writer, .. } = &database else { unreachable!() };
+        // Of the one connection that writes: what SQLite says of a full disk, it says of this too.
+        sqlx::query("PRAGMA max_page_count = 100").execute(writer).await.unwrap();
+        let insert = |number: u32, size: usize| {
+            Query::new("INSERT INTO facts (name, value) VALUES ($1, $2)")
+                .text(format!("fact {number}"))
+                .text("x".repeat(size))
+        };
+        let mut transaction = database.write().await.unwrap();
+        let mut number = 0;
+        let error = loop {
+            number += 1;
+            if let Err(error) = transaction.execute(insert(number, 20_000)).await {
+                break error;
+            }
+        };
+        assert!(matches!(error, StoreError::Full { what: "the database", .. }), "{error:?}");
+        drop(transaction);
+        let mut transaction = database.write().await.unwrap();
+        transaction.execute(insert(0, 1)).await.unwrap();
+        transaction.commit().await.unwrap();
+        let facts = database.rows(Query::new("SELECT name FROM facts")).await.unwrap();
+        assert_eq!(facts.len(), 1);
     }
 }

@@ -227,7 +227,7 @@ pub(crate) async fn refuse_what_could_never_work(place: Place) {
     }
     for path in ["", "/etc/passwd", "../x", "a/../x", "a//b", "a/./b", "a\\b", "a\0b", "a/"] {
         let mut new = new.clone();
-        new.files[0].path = path.to_owned();
+        path.clone_into(&mut new.files[0].path);
         assert_eq!(class(new).await, ErrorClass::InvalidInput, "{path}");
     }
     let mut twice = new.clone();

@@ -65,6 +65,8 @@ impl Bucket {
             ("aws_access_key_id", "id"),
             ("aws_secret_access_key", "key"),
             ("aws_allow_http", "true"),
+            // Of another program.
+            ("aws_pager", "less"),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), Secret::new(value.to_owned())))
@@ -93,7 +95,7 @@ async fn in_a_bucket() {
     let Some(bucket) = Bucket::start() else { return };
     blobs::holds_everywhere(place(bucket.blobs(BUCKET, "work/one"))).await;
     // What another prefix holds is not this one's garbage.
-    garbage::goes_and_nothing_else(place(bucket.blobs(BUCKET, ""))).await;
+    Box::pin(garbage::goes_and_nothing_else(place(bucket.blobs(BUCKET, "")))).await;
     garbage::never_takes_what_is_being_registered(place(bucket.blobs(BUCKET, "work/two"))).await;
 }
 
@@ -101,10 +103,14 @@ async fn in_a_bucket() {
 async fn a_bucket_that_does_not_answer_is_named() {
     let Some(bucket) = Bucket::start() else { return };
     let missing = Store::open(place(bucket.blobs("no-such-bucket", "")).config()).await.unwrap_err();
-    assert!(matches!(missing, StoreError::Blobs { .. }), "{missing:?}");
+    assert!(matches!(missing, StoreError::Configuration { .. }), "{missing:?}");
     let Blobs::S3 { bucket: name, prefix, mut options } = bucket.blobs(BUCKET, "") else { unreachable!() };
-    options.insert("aws_colour".to_owned(), Secret::new("red".to_owned()));
-    let unknown = place(Blobs::S3 { bucket: name, prefix, options });
-    let unknown = Store::open(unknown.config()).await.unwrap_err();
-    assert!(matches!(unknown, StoreError::Configuration { .. }), "{unknown:?}");
+    let silent = Blobs::S3 { bucket: name.clone(), prefix: prefix.clone(), options: options.clone() };
+    let silent = place(silent);
+    drop(bucket);
+    let error = Store::open(silent.config()).await.unwrap_err();
+    assert!(matches!(error, StoreError::BlobsUnreachable { .. }), "{error:?}");
+    options.insert("aws_endpoint".to_owned(), Secret::new("not an address".to_owned()));
+    let wrong = place(Blobs::S3 { bucket: name, prefix, options });
+    assert!(Store::open(wrong.config()).await.is_err());
 }

@@ -392,7 +392,9 @@ impl Ledger {
         }
         if collected {
             // Of whoever they are: they may be collected.
-            ledgers.iter_mut().for_each(|ledger| ledger.uploads.clear());
+            for ledger in ledgers {
+                ledger.uploads.clear();
+            }
         }
     }
 
@@ -449,7 +451,7 @@ fn work_and_kill(work: &Work, random: &mut Random, ledgers: &mut [Ledger]) -> u6
     let (wanted, grace) = (random.below(LINES), random.below(GRACE));
     let mut read = Vec::new();
     // From when on it may be killed; the time until then is a machine's that is overloaded.
-    let mut deadline = Instant::now() + Duration::from_secs(60);
+    let mut deadline = Instant::now() + Duration::from_mins(1);
     let mut counting = true;
     loop {
         if counting && read.len() as u64 > wanted {
@@ -476,7 +478,9 @@ fn work_and_kill(work: &Work, random: &mut Random, ledgers: &mut [Ledger]) -> u6
         Ledger::note(ledgers, line);
     }
     if ledgers.iter().any(|ledger| matches!(ledger.open, Some(Change::CollectGarbage))) {
-        ledgers.iter_mut().for_each(|ledger| ledger.uploads.clear());
+        for ledger in ledgers.iter_mut() {
+            ledger.uploads.clear();
+        }
     }
     acknowledged
 }

@@ -32,7 +32,7 @@ pub(crate) async fn goes_and_nothing_else(place: Place) {
     let bytes = stream::iter([Ok::<_, StoreError>(Bytes::from_static(b"01234"))]);
     blobs.append(&part, 0, bytes).await.unwrap();
     // Everything is younger than an hour.
-    let collected = blobs.collect_garbage(Duration::from_secs(3600)).await.unwrap();
+    let collected = blobs.collect_garbage(Duration::from_hours(1)).await.unwrap();
     assert_eq!((collected.blobs, collected.uploads), (0, 0));
     let collected = blobs.collect_garbage(AT_ONCE).await.unwrap();
     assert_eq!((collected.blobs, collected.bytes, collected.uploads), (1, 6, 1));

@@ -1,4 +1,9 @@
 //! The store's promises, each tested on SQLite and on a real PostgreSQL, with blobs in a folder and in a real S3 server.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on says why by panicking"
+)]
 
 mod assets;
 mod blobs;

@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs::Permissions,
     os::unix::fs::{PermissionsExt as _, chown},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -33,13 +33,14 @@ impl Postgres {
             return None;
         };
         let user = match id(&["-u"]) {
-            Some(0) => match id(&["-u", "postgres"]) {
-                Some(user) => Some(user),
-                None => {
+            Some(0) => {
+                let user = id(&["-u", "postgres"]);
+                if user.is_none() {
                     skip("PostgreSQL refuses to run as root, and there is no user `postgres`");
                     return None;
                 }
-            },
+                user
+            }
             _ => None,
         };
         let folder = tempfile::tempdir().unwrap();
@@ -56,7 +57,7 @@ impl Postgres {
         Some(Self { folder, programs, user, child })
     }
 
-    fn serve(folder: &TempDir, programs: &PathBuf, user: Option<u32>) -> Child {
+    fn serve(folder: &TempDir, programs: &Path, user: Option<u32>) -> Child {
         let log =
             fs_err::OpenOptions::new().append(true).create(true).open(folder.path().join("log")).unwrap();
         command(programs, user, "postgres")
@@ -78,7 +79,7 @@ impl Postgres {
 
     /// Waits until it answers.
     async fn connect(&self) -> PgConnection {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             match PgConnection::connect(&self.address("postgres")).await {
                 Ok(connection) => return connection,
@@ -105,7 +106,7 @@ impl Postgres {
     /// Waits until no store is connected to this database.
     pub(crate) async fn wait_until_idle(&self, address: &str) {
         let mut connection = PgConnection::connect(address).await.unwrap();
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         let connected = "SELECT COUNT(*) FROM pg_stat_activity
                          WHERE datname = current_database() AND application_name = 'moorline'";
         while sqlx::query_scalar::<_, i64>(connected).fetch_one(&mut connection).await.unwrap() > 0 {
@@ -152,7 +153,7 @@ fn id(arguments: &[&str]) -> Option<u32> {
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 
-fn command(programs: &PathBuf, user: Option<u32>, program: impl AsRef<OsStr>) -> Command {
+fn command(programs: &Path, user: Option<u32>, program: impl AsRef<OsStr>) -> Command {
     let program = programs.join(program.as_ref());
     let mut command = match user {
         Some(user) => {

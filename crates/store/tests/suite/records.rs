@@ -62,7 +62,7 @@ where
 pub(crate) async fn are_created_once(place: Place) {
     let store = place.open().await;
     let create = |store: Store, index: usize| async move {
-        let name = if index % 2 == 0 { "iris" } else { "IRIS" };
+        let name = if index.is_multiple_of(2) { "iris" } else { "IRIS" };
         store.create_record(&default(), Endpoint, name, json!({"who": index})).await.map(drop)
     };
     assert_eq!(winners(&store, 16, create).await, 1);
@@ -123,12 +123,11 @@ pub(crate) async fn keep_deployments_under_endpoints(place: Place) {
             store.delete_record(&ws, Endpoint, "race"),
         );
         assert_ne!(created.is_ok(), deleted.is_ok(), "{created:?} {deleted:?}");
-        if created.is_ok() {
+        if let Err(error) = created {
+            assert!(matches!(error.class(), ErrorClass::NotFound | ErrorClass::Conflict), "{error:?}");
+        } else {
             store.delete_record(&ws, Deployment, "race/blue").await.unwrap();
             store.delete_record(&ws, Endpoint, "race").await.unwrap();
-        } else {
-            let class = created.unwrap_err().class();
-            assert!(matches!(class, ErrorClass::NotFound | ErrorClass::Conflict), "{class}");
         }
     }
 }
