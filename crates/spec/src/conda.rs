@@ -53,17 +53,13 @@ pub fn parse(file: &SourceFile) -> Result<CondaFile, Diagnostics> {
 /// `conda_file` of an environment: an object, a path, or (in a request, or with a line break in it) the text itself.
 /// Gives the text of a conda file that needs no other file.
 pub(crate) fn conda_file(reader: &mut Reader, node: &Node) -> Option<String> {
-    let written = match &node.content {
-        Content::Map(_) => {
-            let read = read(reader, node)?;
-            return Some(yaml::write(&read.without_includes(node)));
-        }
-        Content::Text(text) => text.as_str(),
-        Content::Loose(_, raw) => raw,
-        _ => {
-            reader.mismatch(node, "an object with `dependencies`, or the path of a conda file");
-            return None;
-        }
+    if let Content::Map(_) = &node.content {
+        let read = read(reader, node)?;
+        return Some(yaml::write(&read.without_includes(node)));
+    }
+    let Some(written) = node.written() else {
+        reader.mismatch(node, "an object with `dependencies`, or the path of a conda file");
+        return None;
     };
     if reader.is_request() || written.contains('\n') {
         let source = reader.add_source(None, "");

@@ -30,17 +30,13 @@ pub(crate) fn asset_ref<T>(
     word: AssetWord,
     inline: impl FnOnce(&mut Reader, &Node) -> Option<T>,
 ) -> Option<AssetRef<T>> {
-    let text = match &node.content {
-        Content::Text(text) => text.as_str(),
-        Content::Loose(_, raw) => raw,
-        Content::Map(_) => return inline(reader, node).map(|value| AssetRef::Inline(Box::new(value))),
-        _ => {
-            reader.mismatch(
-                node,
-                &format!("a reference to a registered {0}, or an object that describes one", word.one),
-            );
-            return None;
-        }
+    if let Content::Map(_) = &node.content {
+        return inline(reader, node).map(|value| AssetRef::Inline(Box::new(value)));
+    }
+    let Some(text) = node.written() else {
+        let expected = format!("a reference to a registered {}, or an object that describes one", word.one);
+        reader.mismatch(node, &expected);
+        return None;
     };
     if let Some(path) = text.strip_prefix(FILE_PREFIX) {
         let value = in_file(reader, node, path, inline)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     diagnostic::{Diagnostic, Diagnostics, Severity},
-    source::{SourceFile, read_file},
+    source::{BYTE_ORDER_MARK, SourceFile, read_file},
     yaml::{self, Content, Node, Place, shown},
 };
 
@@ -98,7 +98,7 @@ impl Reader {
     /// Adds a file and reads the tree in it.
     pub(crate) fn parse(&mut self, file: &SourceFile) -> Option<Node> {
         let source = self.add_source(Some(file.name.clone()), &file.text);
-        yaml::parse(self, source, file.text.strip_prefix('\u{feff}').unwrap_or(&file.text))
+        yaml::parse(self, source, file.text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&file.text))
     }
 
     /// Reads a file that a document names at `place`, relative to it.

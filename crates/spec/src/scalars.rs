@@ -188,11 +188,7 @@ fn is_host_name(text: &str, least: usize, most: usize) -> bool {
 /// One of some words, in whatever case Azure ML would take it (`managed`, `Managed`).
 pub(crate) fn choice<T: Copy>(words: &[(&'static str, T)]) -> impl Fn(&mut Reader, &Node) -> Option<T> {
     move |reader, node| {
-        let written = match &node.content {
-            Content::Text(text) => Some(text.as_str()),
-            Content::Loose(_, raw) => Some(&**raw),
-            _ => None,
-        };
+        let written = node.written();
         let found = written.and_then(|written| {
             let (lower, snake) = (written.to_lowercase(), snake_case(written));
             words.iter().find(|(word, _)| *word == lower || *word == snake)

@@ -11,6 +11,9 @@ use thiserror::Error;
 /// No document is larger.
 pub const MAX_FILE_BYTES: u64 = 10 * 1024 * 1024;
 
+/// Windows editors put one at the beginning of a file.
+pub(crate) const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// A document's text, and its name for messages; relative paths in it start from the folder of that name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceFile {
@@ -85,12 +88,15 @@ pub fn read_file(path: &Path) -> Result<SourceFile, SourceError> {
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(SourceError::TooLarge { path: own() });
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
+    let mut text = String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..offset].split(|byte| *byte == b'\n').count();
         SourceError::NotText { path: own(), offset, line }
     })?;
-    Ok(SourceFile { name: own(), text: text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned) })
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.remove(0);
+    }
+    Ok(SourceFile { name: own(), text })
 }
 
 /// Sockets and devices: reading one would block or never end. A pipe (`-f <(…)`) is what a shell gives.

@@ -13,7 +13,7 @@ use crate::{
     quantity::{parse_bytes, parse_millis},
     reader::{Finding, Reader},
     scalars,
-    yaml::{Content, Node},
+    yaml::Node,
 };
 
 /// A place where deployments run.
@@ -96,7 +96,7 @@ impl Read for Compute {
 }
 
 fn kind(reader: &mut Reader, node: &Node) -> Option<TargetKind> {
-    if let Content::Text(text) = &node.content
+    if let Some(text) = node.written()
         && AZURE_TYPES.contains(&text.to_lowercase().as_str())
     {
         let message = format!("`type` is `{text}`, which only Azure can make");

@@ -12,7 +12,7 @@ use crate::{
     reader::{Finding, Reader},
     reference::LocalPath,
     scalars,
-    yaml::{Content, Node},
+    yaml::Node,
 };
 
 /// A model, of a document of its own or inline in a deployment.
@@ -126,7 +126,7 @@ fn read(reader: &mut Reader, node: &Node, named: bool) -> Option<Model> {
 }
 
 fn model_type(reader: &mut Reader, node: &Node) -> Option<ModelType> {
-    if matches!(&node.content, Content::Text(text) if text.eq_ignore_ascii_case("onnx")) {
+    if node.written().is_some_and(|text| text.eq_ignore_ascii_case("onnx")) {
         let finding = Finding::error(node.place, "`type` is `onnx`, which is found by looking at the files");
         reader.report(finding.hint("leave `type` out"));
         return None;

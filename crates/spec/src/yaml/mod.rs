@@ -102,6 +102,15 @@ impl Node {
         }
     }
 
+    /// What was written where text stands, or on a command line.
+    pub(crate) fn written(&self) -> Option<&str> {
+        match &self.content {
+            Content::Text(text) => Some(text),
+            Content::Loose(_, raw) => Some(raw),
+            _ => None,
+        }
+    }
+
     /// The text of a scalar where text is needed, as in the JSON that Azure ML sends; `None` for what is no scalar.
     pub(crate) fn scalar_text(&self) -> Option<String> {
         match &self.content {

@@ -88,6 +88,49 @@ fn a_document_of_ten_mebibytes_is_read() {
 }
 
 #[test]
+fn ten_mebibytes_of_anything_are_answered() {
+    let most = moorline_spec::MAX_FILE_BYTES as usize;
+    for part in [
+        "- ",
+        "[",
+        "{",
+        "? ",
+        "a: ",
+        "\"",
+        "'",
+        "# x\n",
+        "\n",
+        " ",
+        "a\n",
+        "&a ",
+        "*a ",
+        "!a ",
+        "| ",
+        "a: b\n",
+        "- - a\n",
+        "{a: b}, ",
+        "[a, ",
+        "a: &a\n",
+        "%x\n",
+        "---\n",
+        "\\",
+        "é",
+        "x ",
+        "\"a\\\n",
+        ",",
+        ":",
+        "]",
+        "}",
+        "a: [b, c]\n",
+        "<<: ",
+    ] {
+        let text = part.repeat(most / part.len());
+        let said = said::<OnlineEndpoint>(&text);
+        assert!(said.len() < 100_000 && said != "accepted", "{part}: {said}");
+    }
+}
+
+#[test]
 fn a_byte_order_mark_is_left_out() {
     assert_eq!(said::<OnlineEndpoint>("\u{feff}name: abc\n"), "accepted");
     assert_eq!(said::<OnlineEndpoint>("name: abc\r\ntags:\r\n  a: b\r\n"), "accepted");
