@@ -1,11 +1,11 @@
 //! One request to one replica: which, over what, and what its answer or its silence means.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::{
-    HeaderValue, Request, Response, StatusCode, Uri,
+    HeaderValue, Request, Response, StatusCode, Uri, Version,
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -41,7 +41,6 @@ pub(crate) async fn forward(
     place: Place,
     outgoing: Outgoing,
     config: &Arc<GatewayConfig>,
-    deadline: Instant,
 ) -> Result<Response<Body>, Problem> {
     let Outgoing { parts, target, received: Received { body, fault, share }, grpc } = outgoing;
     let scored = !grpc && target.path() == "/score";
@@ -51,20 +50,15 @@ pub(crate) async fn forward(
         let replica = deployment.choose(tried.as_ref()).ok_or(Problem::NoReplica)?;
         let flight = InFlight::begin(replica);
         let replica = &flight.replica;
-        let sending = async {
-            if grpc {
-                *request.uri_mut() = absolute(replica, target.clone());
-                *request.version_mut() = http::Version::HTTP_2;
-                replica.call(request, config).await
-            } else {
-                *request.uri_mut() = Uri::from(target.clone());
-                *request.version_mut() = http::Version::HTTP_11;
-                replica.send(request, config).await
-            }
+        let sent = if grpc {
+            *request.uri_mut() = absolute(replica, target.clone());
+            *request.version_mut() = Version::HTTP_2;
+            replica.call(request, config).await
+        } else {
+            *request.uri_mut() = Uri::from(target.clone());
+            *request.version_mut() = Version::HTTP_11;
+            replica.send(request, config).await
         };
-        let sent = tokio::time::timeout_at(deadline.into(), sending)
-            .await
-            .map_err(|_| Problem::Timeout { millis: deployment.live().request_timeout.as_millis() })?;
         match sent {
             Ok(begun) => break (begun, flight),
             Err(SendError::NotSent(unsent)) if tried.is_none() => {
@@ -77,7 +71,7 @@ pub(crate) async fn forward(
                 if let Some(fault) = fault.as_ref().and_then(|fault| fault.get()) {
                     return Err(bad_body(*fault, config));
                 }
-                tracing::warn!(%error, deployment = %deployment.id, replica = replica.route.id, "a replica ended before it had answered");
+                tracing::warn!(error = &*error, deployment = %deployment.id, replica = replica.route.id, "a replica ended before it had answered");
                 return Err(Problem::ReplicaLost);
             }
         }
@@ -86,7 +80,7 @@ pub(crate) async fn forward(
     let (response, mut connection) = begun;
     let (mut parts, mut rest) = response.into_parts();
     headers::strip_hop_by_hop(&mut parts.headers);
-    parts.version = http::Version::HTTP_11;
+    parts.version = Version::HTTP_11;
     parts.headers.insert(headers::DEPLOYMENT, deployment.header.clone());
     if scored {
         mark_model_error(&mut parts);

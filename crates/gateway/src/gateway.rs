@@ -1,8 +1,12 @@
 //! The gateway as its owner sees it, and the way of a request through it.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::body::Body;
+use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header, uri::PathAndQuery};
 use moorline_core::{DeploymentId, Name};
 use prometheus::Registry;
@@ -114,14 +118,13 @@ impl Gateway {
     /// Answers a request to `endpoint`. `target` is the path and query that the replica sees (`/score?a=b`). A gRPC
     /// call (`content-type: application/grpc`) goes over HTTP/2 with its trailers, anything else over HTTP/1.1.
     pub async fn handle(&self, endpoint: &str, target: &str, request: Request<Body>) -> Response<Body> {
-        let (mut parts, body) = request.into_parts();
-        let id = headers::request_id(&mut parts.headers);
-        let grpc = headers::is_grpc(&parts.headers);
-        let dialect = if grpc { Dialect::Grpc } else { Dialect::of(target) };
-        let request = Request::from_parts(parts, body);
+        // A replica makes one where there is none, and says it: only an answer that has none needs one from here.
+        let id = request.headers().get(headers::REQUEST_ID).cloned();
+        let grpc = headers::is_grpc(request.headers());
         let mut response = match self.inner.answer(endpoint, target, request, grpc).await {
             Ok(response) => response,
             Err((problem, deployment)) => {
+                let dialect = if grpc { Dialect::Grpc } else { Dialect::of(target) };
                 let mut response = problem.response(dialect);
                 if let Some(deployment) = deployment {
                     response.headers_mut().insert(headers::DEPLOYMENT, deployment.header.clone());
@@ -129,8 +132,9 @@ impl Gateway {
                 response
             }
         };
-        if id.len() <= headers::MAX_REQUEST_ID {
-            response.headers_mut().entry(headers::REQUEST_ID).or_insert(id);
+        if !response.headers().contains_key(headers::REQUEST_ID) {
+            let id = id.filter(|id| id.len() <= headers::MAX_REQUEST_ID);
+            response.headers_mut().insert(headers::REQUEST_ID, id.unwrap_or_else(headers::new_id));
         }
         response
     }
@@ -182,21 +186,8 @@ impl Inner {
         if grpc {
             parts.headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
         }
-        let sending = async {
-            let received = if grpc {
-                body::pass_on(bytes::Bytes::new(), body, &self.config)
-            } else {
-                body::receive(body, &self.config, &self.buffers)
-                    .await
-                    .map_err(|fault| bad_body(fault, &self.config))?
-            };
-            let outgoing = Outgoing { parts, target, received, grpc };
-            if let Some(mirror) = mirror {
-                self.mirrors.send(mirror, &outgoing, &self.config);
-            }
-            self.send(&deployment, outgoing, arrived, preflight).await
-        };
-        let result = sending.await;
+        let result =
+            self.send(&deployment, mirror, Unsent { parts, target, body, grpc, preflight }, arrived).await;
         visit.status = match &result {
             Ok(response) => response.status(),
             Err(problem) => problem.status(),
@@ -226,40 +217,77 @@ impl Inner {
             .ok_or(Problem::BadTarget)
     }
 
-    /// Waits for a replica and a place, and sends.
+    /// Reads what is read beforehand, waits for a replica and a place, and sends.
     async fn send(
         &self,
         deployment: &Arc<Deployment>,
-        outgoing: Outgoing,
+        mirror: Option<Arc<Deployment>>,
+        unsent: Unsent,
         arrived: Instant,
-        preflight: bool,
     ) -> Result<Response<Body>, Problem> {
         let config = &self.config;
-        let mut begun = arrived;
-        let place = loop {
-            if let Some(place) = deployment.try_place() {
-                break place;
+        let limit = deployment.live().request_timeout;
+        let Unsent { parts, target, body, grpc, preflight } = unsent;
+        // Where nobody has to wait, which is the rule, one timer does for all of it.
+        let first = async {
+            let received = if grpc {
+                body::pass_on(Bytes::new(), body, config)
+            } else {
+                body::receive(body, config, &self.buffers).await.map_err(|fault| bad_body(fault, config))?
+            };
+            let outgoing = Outgoing { parts, target, received, grpc };
+            if let Some(mirror) = mirror {
+                self.mirrors.send(mirror, &outgoing, config);
             }
-            if !deployment.has_replica() {
-                if preflight {
-                    // Nobody knows who asks: not worth a start.
-                    return Err(Problem::NoReplica);
+            match deployment.try_place() {
+                Some(place) => {
+                    forward::forward(Arc::clone(deployment), place, outgoing, config).await.map(Ok)
                 }
-                deployment.wait_for_replica(&self.hooks.wake, config).await?;
-                // The start is not the request's fault.
-                begun = Instant::now();
-                continue;
+                None => Ok(Err(outgoing)),
             }
-            let live = deployment.live();
-            let deadline = begun + live.request_timeout;
-            break deployment
-                .place(&live, deadline, config.max_queue_length)
-                .await
-                .map_err(Problem::NoPlace)?;
         };
-        let deadline = begun + deployment.live().request_timeout;
-        forward::forward(Arc::clone(deployment), place, outgoing, config, deadline).await
+        let outgoing = match within(arrived + limit, limit, first).await? {
+            Ok(response) => return Ok(response),
+            Err(outgoing) => outgoing,
+        };
+        let mut begun = arrived;
+        if !deployment.has_replica() {
+            if preflight {
+                // Nobody knows who asks: not worth a start.
+                return Err(Problem::NoReplica);
+            }
+            deployment.wait_for_replica(&self.hooks.wake, config).await?;
+            // The start is not the request's fault.
+            begun = Instant::now();
+        }
+        let live = deployment.live();
+        let deadline = begun + live.request_timeout;
+        let place =
+            deployment.place(&live, deadline, config.max_queue_length).await.map_err(Problem::NoPlace)?;
+        let sending = forward::forward(Arc::clone(deployment), place, outgoing, config);
+        within(deadline, live.request_timeout, sending).await
     }
+}
+
+/// A request that was let in.
+#[derive(Debug)]
+struct Unsent {
+    parts: http::request::Parts,
+    target: PathAndQuery,
+    body: Body,
+    grpc: bool,
+    preflight: bool,
+}
+
+/// What `future` gives, or that it took longer than `limit`.
+async fn within<T>(
+    deadline: Instant,
+    limit: Duration,
+    future: impl Future<Output = Result<T, Problem>>,
+) -> Result<T, Problem> {
+    tokio::time::timeout_at(deadline.into(), future)
+        .await
+        .unwrap_or_else(|_| Err(Problem::Timeout { millis: limit.as_millis() }))
 }
 
 /// Whether a browser asks what it may send.

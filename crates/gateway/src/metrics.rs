@@ -98,7 +98,7 @@ impl Metrics {
             )?,
             queue: histogram(
                 "moorline_gateway_queue_duration_seconds",
-                "Of requests that had to wait: for a place or for a first replica, in seconds",
+                "Of requests that found no free place: how long they waited for one, in seconds",
             )?,
             in_flight,
             retries: counter(

@@ -1,9 +1,6 @@
 //! Copies of requests for a mirror deployment: sent beside the request, never in its way, their answers dropped.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::body::Body;
 use http_body_util::BodyExt;
@@ -44,12 +41,13 @@ impl Mirrors {
         let config = Arc::clone(config);
         tokio::spawn(async move {
             let limit = mirror.live().request_timeout.max(Duration::from_millis(1));
-            let deadline = Instant::now() + limit;
-            let answer = forward::forward(Arc::clone(&mirror), place, copy, &config, deadline).await;
-            let answered = match answer {
-                Ok(answer) => drained(answer.into_body(), deadline).await,
-                Err(_) => false,
+            let exchange = async {
+                match forward::forward(Arc::clone(&mirror), place, copy, &config).await {
+                    Ok(answer) => drained(answer.into_body()).await,
+                    Err(_) => false,
+                }
             };
+            let answered = tokio::time::timeout(limit, exchange).await.unwrap_or(false);
             mirror.metrics.record_mirrored(if answered { Mirrored::Answered } else { Mirrored::Failed });
             drop(slot);
         });
@@ -57,14 +55,13 @@ impl Mirrors {
 }
 
 /// Takes an answer in to its end, so that the connection can be kept.
-async fn drained(mut body: Body, deadline: Instant) -> bool {
-    let whole = async {
-        while let Some(frame) = body.frame().await {
-            frame?;
+async fn drained(mut body: Body) -> bool {
+    while let Some(frame) = body.frame().await {
+        if frame.is_err() {
+            return false;
         }
-        Ok::<_, axum::Error>(())
-    };
-    matches!(tokio::time::timeout_at(deadline.into(), whole).await, Ok(Ok(())))
+    }
+    true
 }
 
 /// Of a body that is passed on as it comes, or of a gRPC call, there is no copy.

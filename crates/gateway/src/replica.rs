@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 
 use crate::{
@@ -27,6 +27,8 @@ const SHUNNED: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) route: ReplicaRoute,
+    /// Its address, for requests that name no host: those that came over HTTP/2.
+    host: HeaderValue,
     in_flight: AtomicUsize,
     /// The longest unused first.
     idle: Mutex<VecDeque<(Box<Http1>, Instant)>>,
@@ -60,7 +62,9 @@ pub(crate) type Begun = (Response<Incoming>, Option<Box<Http1>>);
 
 impl Replica {
     pub(crate) fn new(route: ReplicaRoute) -> Arc<Self> {
+        let host = HeaderValue::from_str(&route.address.to_string());
         Arc::new(Self {
+            host: host.unwrap_or_else(|_| HeaderValue::from_static("replica")),
             route,
             in_flight: AtomicUsize::new(0),
             idle: Mutex::default(),
@@ -95,9 +99,12 @@ impl Replica {
     /// Sends a request over HTTP/1.1: over a kept connection that still stands, else over a new one.
     pub(crate) async fn send(
         &self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         config: &GatewayConfig,
     ) -> Result<Begun, SendError> {
+        if !request.headers().contains_key(header::HOST) {
+            request.headers_mut().insert(header::HOST, self.host.clone());
+        }
         let mut connection = match self.take_idle(config) {
             Some(connection) => connection,
             None => match self.connect(Http1::connect(self.route.address), config).await {

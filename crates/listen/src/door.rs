@@ -15,7 +15,6 @@ use crate::{preface::speaks_http2, service::HttpService};
 
 /// hyper refuses less.
 const MIN_HEADER_BYTES: usize = 8192;
-const MAX_HEADERS: usize = 200;
 const MAX_STREAMS: u32 = 256;
 
 /// The bounds of one listening socket.
@@ -47,8 +46,9 @@ impl Door {
         builder
             .http1()
             .timer(TokioTimer::new())
+            // hyper's own bound of 100 headers stays: it is that of Azure ML's server too, and hyper makes room for one
+            // that is set anew for each request, on the heap.
             .header_read_timeout(config.header_timeout)
-            .max_headers(MAX_HEADERS)
             .max_buf_size(config.max_header_bytes.max(MIN_HEADER_BYTES));
         builder
             .http2()
