@@ -1,6 +1,7 @@
 //! What the side-by-side harness is made of. Criterion's micro-benches lie in `benches/benches/`, one file a hot path;
 //! measured tables in `benches/results/`.
 
+pub mod gateway_rows;
 pub mod peers;
 pub mod report;
 pub mod rows;

@@ -51,7 +51,7 @@ impl Row {
 /// The table in Markdown, under what it was measured on.
 pub fn table(setup: &str, rows: &[Row]) -> String {
     let mut text = format!(
-        "{setup}\n\n| row | baseline | moorline-scorer | value | bound | |\n| --- | --- | --- | --- | --- | --- |\n"
+        "{setup}\n\n| row | baseline | ours | value | bound | |\n| --- | --- | --- | --- | --- | --- |\n"
     );
     for row in rows {
         let _ = writeln!(text, "{}", row.line());
@@ -76,13 +76,13 @@ pub fn setup(workspace: &Workspace, seconds: u64, rounds: usize) -> String {
     )
 }
 
-/// Writes the table to `benches/results/<date>-<machine>.md`.
-pub fn save(workspace: &Workspace, table: &str) -> Result<PathBuf> {
+/// Writes the table to `benches/results/<date>-<subject>-<machine>.md`.
+pub fn save(workspace: &Workspace, subject: &str, table: &str) -> Result<PathBuf> {
     let date = shell::output(Command::new("date").args(["-u", "+%F"]))?;
     let folder = workspace.root().join("benches/results");
     fs_err::create_dir_all(&folder)?;
-    let path = folder.join(format!("{}-{}x-{}.md", date.trim(), cores(), slug(&cpu())));
-    fs_err::write(&path, format!("# The scorer beside its baselines, {}\n\n{table}", date.trim()))?;
+    let path = folder.join(format!("{}-{subject}-{}x-{}.md", date.trim(), cores(), slug(&cpu())));
+    fs_err::write(&path, format!("# The {subject} beside its baselines, {}\n\n{table}", date.trim()))?;
     Ok(path)
 }
 

@@ -1,4 +1,4 @@
-//! The rows: each starts its baseline and a scorer, measures both by turns, and stops them.
+//! The scorer's rows: each starts its baseline and a scorer, measures both by turns, and stops them.
 
 use std::{thread, time::Duration};
 
@@ -30,10 +30,10 @@ pub struct Effort {
 }
 
 /// Makes one or several rows.
-type Measure = fn(&Stage<'_>, Effort) -> Result<Vec<Row>>;
+pub type Measure = fn(&Stage<'_>, Effort) -> Result<Vec<Row>>;
 
-/// Every measurement by its name, in the order of the table.
-pub const ALL: [(&str, Measure); 6] = [
+/// The scorer's measurements by name, in the order of the table.
+pub const SCORER: [(&str, Measure); 6] = [
     ("tiny-json", tiny_json),
     ("tiny-binary", tiny_binary),
     ("conv", conv),
@@ -157,7 +157,7 @@ fn start(stage: &Stage<'_>, _: Effort) -> Result<Vec<Row>> {
     }])
 }
 
-fn throughput(name: &'static str, peer: &str, theirs: f64, ours: f64, bound: f64) -> Row {
+pub(crate) fn throughput(name: &'static str, peer: &str, theirs: f64, ours: f64, bound: f64) -> Row {
     Row {
         name,
         baseline: format!("{peer}: {theirs:.0}"),
@@ -169,7 +169,7 @@ fn throughput(name: &'static str, peer: &str, theirs: f64, ours: f64, bound: f64
 }
 
 /// Measures both addresses by turns after a second of warm-up each; medians of each figure.
-fn by_turns(effort: Effort, load: &Load, theirs: &str, ours: &str) -> Result<(Sample, Sample)> {
+pub(crate) fn by_turns(effort: Effort, load: &Load, theirs: &str, ours: &str) -> Result<(Sample, Sample)> {
     load.run(theirs, 1)?;
     load.run(ours, 1)?;
     let (mut their_samples, mut our_samples) = (Vec::new(), Vec::new());
@@ -183,6 +183,7 @@ fn by_turns(effort: Effort, load: &Load, theirs: &str, ours: &str) -> Result<(Sa
 fn typical(samples: &[Sample]) -> Sample {
     Sample {
         requests_per_second: median(samples.iter().map(|sample| sample.requests_per_second).collect()),
+        p50: median(samples.iter().map(|sample| sample.p50).collect()),
         p99: median(samples.iter().map(|sample| sample.p99).collect()),
     }
 }

@@ -92,6 +92,14 @@ impl<'a> Stage<'a> {
         Load::post(&self.folder, "tiny-json", &[("content-type", "application/json")], &body, connections)
     }
 
+    /// The same with an endpoint's key, which a scorer alone does not look at.
+    pub fn tiny_json_with_key(&self, key: &str, connections: usize) -> Result<Load> {
+        let body = serde_json::to_vec(&json!({"data": [FEATURES]}))?;
+        let key = format!("Bearer {key}");
+        let headers = [("content-type", "application/json"), ("authorization", &key)];
+        Load::post(&self.folder, &format!("tiny-json-{connections}"), &headers, &body, connections)
+    }
+
     /// The same row in the Open Inference Protocol with raw bytes, in and out.
     pub fn tiny_binary(&self, connections: usize) -> Result<Load> {
         self.binary("tiny-binary", "X", &[1, FEATURES.len()], &FEATURES, connections)

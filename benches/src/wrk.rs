@@ -21,6 +21,8 @@ pub struct Load {
 pub struct Sample {
     pub requests_per_second: f64,
     /// Milliseconds.
+    pub p50: f64,
+    /// Milliseconds.
     pub p99: f64,
 }
 
@@ -44,7 +46,8 @@ impl Load {
     pub fn run(&self, url: &str, seconds: u64) -> Result<Sample> {
         let mut wrk = Command::new("wrk");
         wrk.args(["--latency", "--timeout", "10s"])
-            .args(["--threads", "2", "--connections", &self.connections.to_string()])
+            .args(["--threads", &self.connections.min(2).to_string()])
+            .args(["--connections", &self.connections.to_string()])
             .args(["--duration", &format!("{seconds}s"), "--script"])
             .arg(&self.script)
             .arg(url);
@@ -72,10 +75,10 @@ fn parse(text: &str) -> Result<Sample> {
         bail!("socket errors: {errors}");
     }
     let rate = value_of("Requests/sec:").and_then(|rate| rate.parse().ok());
-    let p99 = value_of("99%").and_then(milliseconds);
-    match (rate, p99) {
-        (Some(requests_per_second), Some(p99)) if requests_per_second > 0.0 => {
-            Ok(Sample { requests_per_second, p99 })
+    let [p50, p99] = ["50%", "99%"].map(|label| value_of(label).and_then(milliseconds));
+    match (rate, p50, p99) {
+        (Some(requests_per_second), Some(p50), Some(p99)) if requests_per_second > 0.0 => {
+            Ok(Sample { requests_per_second, p50, p99 })
         }
         _ => bail!("wrk measured nothing:\n{text}"),
     }
@@ -103,7 +106,7 @@ Transfer/sec:      1.00MB
 
     #[test]
     fn a_report_is_read() {
-        assert_eq!(parse(REPORT).unwrap(), Sample { requests_per_second: 3998.25, p99: 4.1 });
+        assert_eq!(parse(REPORT).unwrap(), Sample { requests_per_second: 3998.25, p50: 0.532, p99: 4.1 });
         assert_eq!(milliseconds("532.00us"), Some(0.532));
         assert_eq!(milliseconds("1.20s"), Some(1200.0));
     }

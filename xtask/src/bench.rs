@@ -13,18 +13,20 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum Bench {
     /// The scorer beside its baselines, one table of ratios.
-    Scorer(ScorerArguments),
+    Scorer(TableArguments),
+    /// The gateway before a scorer beside that scorer alone.
+    Gateway(TableArguments),
     /// The pieces of a request's way, alone: codecs, batches, recording.
     HotPath,
 }
 
-/// Of `cargo xtask bench scorer`.
+/// Of `cargo xtask bench scorer` and `gateway`.
 #[derive(Args, Debug)]
-pub struct ScorerArguments {
+pub struct TableArguments {
     /// A minute instead of several; the figures are rough.
     #[arg(long)]
     quick: bool,
-    /// Write the table to `benches/results/<date>-<machine>.md`.
+    /// Write the table to `benches/results/<date>-<subject>-<machine>.md`.
     #[arg(long)]
     save: bool,
     /// Only the rows whose name contains this.
@@ -33,14 +35,19 @@ pub struct ScorerArguments {
 }
 
 pub fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
-    let Bench::Scorer(arguments) = bench else {
-        let hot_path =
-            ["bench", "--profile", "release", "--package", "moorline-benches", "--bench", "hot_path"];
-        return shell::run(&mut workspace.cargo(&hot_path));
+    let (subject, arguments) = match bench {
+        Bench::Scorer(arguments) => ("scorer", arguments),
+        Bench::Gateway(arguments) => ("gateway", arguments),
+        Bench::HotPath => {
+            let hot_path =
+                ["bench", "--profile", "release", "--package", "moorline-benches", "--bench", "hot_path"];
+            return shell::run(&mut workspace.cargo(&hot_path));
+        }
     };
     tools::install(workspace, &[Tool::Oracle, Tool::Tools, Tool::OnnxRuntime, Tool::Wrk])?;
     workspace.build()?;
     let mut harness = workspace.command(workspace.binary("side-by-side"));
+    harness.arg(subject);
     if arguments.quick {
         harness.arg("--quick");
     }

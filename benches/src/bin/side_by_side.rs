@@ -1,27 +1,53 @@
-//! `cargo xtask bench scorer`: the scorer and its baselines in the same minute, under the same load, in one table.
+//! `cargo xtask bench scorer|gateway`: ours and its baselines in the same minute, under the same load, in one table.
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
 use moorline_benches::{
+    gateway_rows::GATEWAY,
     report,
-    rows::{self, Effort},
+    rows::{Effort, Measure, SCORER},
     stage::Stage,
 };
 use xtask::{Workspace, shell};
 
 #[derive(Parser)]
 struct Arguments {
+    #[arg(value_enum)]
+    subject: Subject,
     /// Short runs and few: the figures are rough.
     #[arg(long)]
     quick: bool,
     /// Write the table to `benches/results/`.
     #[arg(long)]
     save: bool,
-    /// Only the measurements whose name contains this: tiny-json, tiny-binary, conv, script, memory, start.
+    /// Only the measurements whose name contains this.
     #[arg(long)]
     only: Option<String>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Subject {
+    Scorer,
+    Gateway,
+}
+
+impl Subject {
+    fn rows(self) -> &'static [(&'static str, Measure)] {
+        match self {
+            Self::Scorer => &SCORER,
+            Self::Gateway => &GATEWAY,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Scorer => "scorer",
+            Self::Gateway => "gateway",
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -40,7 +66,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         if arguments.quick { Effort { seconds: 2, rounds: 2 } } else { Effort { seconds: 5, rounds: 5 } };
     let stage = Stage::new(&workspace)?;
     let (mut table, mut failed) = (Vec::new(), Vec::new());
-    for (name, measure) in rows::ALL {
+    for &(name, measure) in arguments.subject.rows() {
         if arguments.only.as_ref().is_some_and(|only| !name.contains(only)) {
             continue;
         }
@@ -66,7 +92,10 @@ fn run(arguments: &Arguments) -> Result<()> {
         bail!("no measurement has such a name");
     }
     if arguments.save {
-        shell::say(&format!("written to {}", report::save(&workspace, &text)?.display()));
+        shell::say(&format!(
+            "written to {}",
+            report::save(&workspace, arguments.subject.as_str(), &text)?.display()
+        ));
     }
     Ok(())
 }

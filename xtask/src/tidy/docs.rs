@@ -13,7 +13,7 @@ pub(super) struct Listing {
     pub(super) document: &'static str,
 }
 
-pub(super) const LISTINGS: [Listing; 2] = [
+pub(super) const LISTINGS: [Listing; 3] = [
     Listing {
         source: "crates/scorer/src/settings.rs",
         opening: "env = \"",
@@ -22,6 +22,12 @@ pub(super) const LISTINGS: [Listing; 2] = [
     },
     Listing {
         source: "crates/serve/src/metrics.rs",
+        opening: "\"moorline_",
+        prefix: "moorline_",
+        document: "docs/metrics.md",
+    },
+    Listing {
+        source: "crates/gateway/src/metrics.rs",
         opening: "\"moorline_",
         prefix: "moorline_",
         document: "docs/metrics.md",
