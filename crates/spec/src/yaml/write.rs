@@ -109,9 +109,50 @@ fn scalar_text(out: &mut String, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::{
+        reader::{Origin, Reader},
+        yaml::parse,
+    };
+
+    fn values() -> impl Strategy<Value = Value> {
+        let text = prop_oneof![
+            "\\PC{0,12}",
+            "[-a-z0-9.:_#'\"{}\\[\\],&*!|>%@` =~<?\n\t]{0,8}",
+            Just("on".to_owned()),
+            Just("0o7".to_owned()),
+            Just("=".to_owned()),
+            Just("<<".to_owned()),
+        ];
+        let scalar = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            prop::num::f64::NORMAL.prop_map(Value::from),
+            text.clone().prop_map(Value::from),
+        ];
+        scalar.prop_recursive(4, 32, 4, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec((text.clone(), inner), 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_as_it_was(value in values()) {
+            let text = write(&value);
+            let mut reader = Reader::new(Origin::Request);
+            let node = parse(&mut reader, 0, &text);
+            prop_assert_eq!(node.map(|node| node.to_json()), Some(value), "{}", text);
+        }
+    }
 
     #[test]
     fn conda_files_look_as_people_write_them() {
