@@ -30,6 +30,23 @@ async fn a_failing_init_is_told_in_one_sentence_and_in_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_failed_is_tried_again_when_it_is_asked_for_again() {
+    let Some(home) = Home::open(|_| {}).await else { return };
+    let weights = home.folder.path().join("weights");
+    let script = format!("def init():\n    open({weights:?})\n\ndef run(data):\n    return data\n");
+    let (release, id) = (Scripted::new(&script), deployment("mended", "blue"));
+    home.target.apply(&release.placement(&id, 1)).await.unwrap();
+    let seen = observed(&*home.target, &id, "the failure", failed).await;
+    let reason = seen.failure.unwrap().reason;
+    assert!(reason.contains("FileNotFoundError") && reason.contains("weights"), "{reason}");
+    fs_err::write(&weights, "").unwrap();
+    home.target.apply(&release.placement(&id, 1)).await.unwrap();
+    let ready = |seen: &Observation| seen.phase == Phase::Ready && seen.failure.is_none();
+    observed(&*home.target, &id, "a ready replica", ready).await;
+    home.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_scorer_that_is_not_there_is_named() {
     let Some(home) = Home::open(|config| config.scorer = PathBuf::from("/nowhere/moorline-scorer")).await
     else {

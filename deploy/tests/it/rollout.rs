@@ -1,17 +1,20 @@
 //! Updates and scaling under load: no request that was sent to a ready replica is lost.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
-use moorline_core::{DeploymentId, Observation, Phase, Placement, ReplicaState, Target};
+use moorline_core::{DeploymentId, Observation, Phase, Placement, ReplicaState, Target, Variable};
 use moorline_deploy::local::LocalTarget;
 use moorline_testkit::{TestRelease, deployment, observed};
 
 use crate::{
-    http::infer,
-    place::{Home, scorers},
+    http::{infer, post},
+    place::{Home, Scripted, config, eventually, scorer, scorers},
 };
 
 /// Sends one request after another to replicas that are ready when it is sent.
@@ -63,6 +66,45 @@ async fn updates_and_scaling_lose_no_request() {
     }
     assert!(sent.load(Ordering::Relaxed) > 100, "the load was one");
     home.close().await;
+}
+
+const SLOW: &str = "import os, time\n\ndef init():\n    pass\n\ndef run(data):\n    open(os.environ['BEGUN'], 'w').close()\n    \
+                    time.sleep(float(data))\n    return 'done'\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_in_flight_ends_before_its_replica_whoever_watches() {
+    let Some(home) = Home::open(|_| {}).await else { return };
+    let Some(scorer) = scorer() else { return };
+    let (release, id) = (Scripted::new(SLOW), deployment("drained", "blue"));
+    let begun = home.folder.path().join("begun");
+    let placement = |replicas| {
+        let mut placement = release.placement(&id, replicas);
+        placement.variables.insert("BEGUN".to_owned(), Variable::Plain(begun.display().to_string()));
+        placement
+    };
+    let seen = reach(&home.target, &placement(1)).await;
+    let address = seen.replicas[0].address.expect("a ready replica has an address");
+    let request = tokio::spawn(async move { post(address.data, "/score", "3").await });
+    eventually("the request", || begun.exists()).await;
+    home.target.apply(&placement(0)).await.unwrap();
+    let draining = |seen: &Observation| {
+        seen.replicas.first().is_some_and(|replica| replica.state == ReplicaState::Draining)
+    };
+    observed(&*home.target, &id, "a draining replica", draining).await;
+    let marked = |file: &PathBuf| file.file_name().is_some_and(|name| name == "draining");
+    eventually("the mark of draining", || home.files().iter().any(|(file, _)| marked(file))).await;
+
+    // Another server goes on with it.
+    let Home { target, folder } = home;
+    target.shutdown(true).await;
+    drop(target);
+    let target = LocalTarget::open(config(folder.path(), scorer), Arc::new(|_| {})).await.unwrap();
+    observed(&*target, &id, "a draining replica", draining).await;
+    let reply = request.await.unwrap().expect("the request is answered");
+    assert!(reply.starts_with("HTTP/1.1 200") && reply.contains("done"), "{reply}");
+    observed(&*target, &id, "no replica", |seen| seen.phase == Phase::Ready && seen.replicas.is_empty())
+        .await;
+    assert!(scorers(folder.path()).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
