@@ -244,7 +244,7 @@ impl Resolver<'_> {
         let name = asked.or(property).or(of_endpoint.as_ref());
         let Some(name) = name.filter(|name| name.as_str() != LOCAL) else { return self.local().await };
         match self.store.record(self.workspace, RecordKind::Compute, name.as_str()).await {
-            Ok(record) => compute(&record.body),
+            Ok(record) => compute(&record.name, &record.body),
             Err(error) if error.class() == ErrorClass::NotFound => Err(ApiError::not_found(format!(
                 "there is no compute `{name}`"
             ))
@@ -258,7 +258,7 @@ impl Resolver<'_> {
     /// `local` as somebody described it here, or as it is without a word.
     async fn local(&self) -> Result<Compute, ApiError> {
         match self.store.record(self.workspace, RecordKind::Compute, LOCAL).await {
-            Ok(record) => compute(&record.body),
+            Ok(record) => compute(&record.name, &record.body),
             Err(error) if error.class() == ErrorClass::NotFound => Ok(Compute {
                 name: LOCAL.parse().expect("`local` is a name"),
                 kind: TargetKind::Local,
@@ -343,16 +343,26 @@ fn python(environment: &Environment) -> Option<String> {
     Some(version.trim_start_matches(['=', '~', '>', '<', '!']).to_owned())
 }
 
+/// The document that an asset was registered with. What is stored leaves out what the asset itself says.
 fn described<T: moorline_spec::Document>(asset: &Asset) -> Result<T, ApiError> {
-    let read = from_json::<T>(&asset.body);
+    let read = from_json::<T>(&named(&asset.body, asset.name.as_str()));
     read.map(|loaded| loaded.document).map_err(|error| {
         ApiError::internal(format!("{} `{}:{}` cannot be read", T::KIND, asset.name, asset.version), error)
     })
 }
 
-fn compute(body: &serde_json::Value) -> Result<Compute, ApiError> {
-    let read = from_json::<Compute>(body);
-    read.map(|loaded| loaded.document).map_err(|error| ApiError::internal("a compute cannot be read", error))
+fn compute(name: &str, body: &serde_json::Value) -> Result<Compute, ApiError> {
+    let read = from_json::<Compute>(&named(body, name));
+    read.map(|loaded| loaded.document)
+        .map_err(|error| ApiError::internal(format!("compute `{name}` cannot be read"), error))
+}
+
+fn named(body: &serde_json::Value, name: &str) -> serde_json::Value {
+    let mut body = body.clone();
+    if let Some(keys) = body.as_object_mut() {
+        keys.insert("name".to_owned(), name.into());
+    }
+    body
 }
 
 fn uploaded_first(key: &str) -> ApiError {
