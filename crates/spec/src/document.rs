@@ -68,6 +68,10 @@ fn read<T: Document>(mut reader: Reader, root: &Node) -> Result<Loaded<T>, Diagn
         return Err(reader.refuse());
     }
     let document = T::read(&mut reader, root);
+    if document.is_none() && reader.errors() == 0 {
+        // A refusal without a reason would be a riddle.
+        reader.error(root.place, format!("this {} cannot be read", T::KIND));
+    }
     match document {
         Some(document) if reader.errors() == 0 => Ok(Loaded { document, warnings: reader.finish() }),
         _ => Err(reader.refuse()),

@@ -79,7 +79,7 @@ impl<'n> Fields<'n> {
         self.optional(reader, key, read)
     }
 
-    /// Keys that Azure ML writes and nobody sets: dropped.
+    /// Keys that servers write (Azure ML's, and ours) and nobody sets: dropped, so that what is shown can be read.
     pub(crate) fn read_only(&mut self, keys: &[&'static str]) {
         for key in keys {
             self.known.push(key);

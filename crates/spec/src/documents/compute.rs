@@ -64,7 +64,14 @@ const AZURE_TYPES: [&str; 5] = ["amlcompute", "computeinstance", "virtualmachine
 impl Read for Compute {
     fn read(reader: &mut Reader, node: &Node) -> Option<Self> {
         let mut fields = Fields::open(reader, node, Self::KIND)?;
-        fields.read_only(&["$schema", "id", "provisioning_errors", "provisioning_state", "created_on"]);
+        fields.read_only(&[
+            "$schema",
+            "id",
+            "provisioning_errors",
+            "provisioning_state",
+            "created_on",
+            "creation_context",
+        ]);
         let name = fields.required(reader, "name", scalars::name);
         let kind = fields.required(reader, "type", kind);
         let description = fields.optional(reader, "description", scalars::text);

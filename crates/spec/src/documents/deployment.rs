@@ -171,6 +171,7 @@ impl Read for OnlineDeployment {
     fn read(reader: &mut Reader, node: &Node) -> Option<Self> {
         let mut fields = Fields::open(reader, node, Self::KIND)?;
         fields.read_only(&["$schema", "id", "provisioning_state", "creation_context"]);
+        fields.read_only(&["compute_name", "replicas", "error", "generation"]);
         let name = fields.required(reader, "name", scalars::deployment_name);
         let endpoint_name = fields.required(reader, "endpoint_name", scalars::endpoint_name);
         let types = [("managed", DeploymentType::Managed), ("kubernetes", DeploymentType::Kubernetes)];

@@ -64,6 +64,7 @@ impl Read for OnlineEndpoint {
     fn read(reader: &mut Reader, node: &Node) -> Option<Self> {
         let mut fields = Fields::open(reader, node, Self::KIND)?;
         fields.read_only(&["$schema", "id", "kind", "provisioning_state", "scoring_uri", "openapi_uri"]);
+        fields.read_only(&["creation_context", "generation"]);
         let name = fields.required(reader, "name", scalars::endpoint_name);
         let description = fields.optional(reader, "description", scalars::text);
         let tags = fields.optional(reader, "tags", scalars::tags);

@@ -112,6 +112,7 @@ fn read(reader: &mut Reader, node: &Node, named: bool) -> Option<Environment> {
         return None;
     }
     fields.read_only(&["$schema", "id", "creation_context", "latest_version", "intellectual_property"]);
+    fields.read_only(&["digest", "is_anonymous", "archived"]);
     let name = if named {
         fields.required(reader, "name", scalars::name)
     } else {

@@ -72,6 +72,7 @@ fn read(reader: &mut Reader, node: &Node, named: bool) -> Option<Model> {
         "latest_version",
         "intellectual_property",
     ]);
+    fields.read_only(&["digest", "is_anonymous", "archived"]);
     let name = if named {
         Some(fields.required(reader, "name", scalars::name))
     } else {

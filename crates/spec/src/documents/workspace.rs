@@ -69,7 +69,7 @@ fn object(reader: &mut Reader, node: &Node) -> Option<()> {
 impl Read for Workspace {
     fn read(reader: &mut Reader, node: &Node) -> Option<Self> {
         let mut fields = Fields::open(reader, node, Self::KIND)?;
-        fields.read_only(&["$schema", "id", "mlflow_tracking_uri", "discovery_url"]);
+        fields.read_only(&["$schema", "id", "mlflow_tracking_uri", "discovery_url", "creation_context"]);
         let name = fields.required(reader, "name", scalars::name);
         let display_name = fields.optional(reader, "display_name", scalars::text);
         let description = fields.optional(reader, "description", scalars::text);

@@ -61,6 +61,28 @@ fn what_the_command_line_sends_is_read() {
     assert!(matches!(deployment.model, Some(AssetRef::Reference(_))));
 }
 
+/// `show -o json > x.json`, then `create -f x.json`.
+#[test]
+fn what_the_server_shows_can_be_read() {
+    let deployment = json!({
+        "name": "blue", "endpoint_name": "diabetes", "type": "managed", "instance_count": 1, "model": "azureml:m:1",
+        "provisioning_state": "Succeeded", "compute_name": "local", "generation": 3, "error": {"message": "m", "log": []},
+        "replicas": [{"id": "r", "state": "ready"}], "creation_context": {"created_at": "t"},
+    });
+    assert!(from_json::<OnlineDeployment>(&deployment).is_ok());
+    let endpoint = json!({
+        "name": "diabetes", "kind": "Managed", "auth_mode": "key", "traffic": {}, "mirror_traffic": {}, "tags": {},
+        "scoring_uri": "u", "openapi_uri": "u", "provisioning_state": "Succeeded", "generation": 1,
+        "creation_context": {"created_at": "t"},
+    });
+    assert!(from_json::<OnlineEndpoint>(&endpoint).is_ok());
+    let model = json!({
+        "id": "azureml:m:1", "name": "m", "version": "1", "digest": DIGEST, "is_anonymous": false, "archived": false,
+        "creation_context": {"created_at": "t"}, "type": "custom_model", "files": [],
+    });
+    assert!(from_json::<Model>(&model).is_ok());
+}
+
 #[test]
 fn computes_keep_what_their_kind_reads() {
     let body = json!({"name": "k", "type": "kubernetes", "namespace": "ml", "context": "prod",
