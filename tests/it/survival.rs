@@ -39,9 +39,17 @@ fn replicas_outlive_the_server_and_are_adopted() {
     assert!(eventually(Duration::from_secs(10), || workspace.call(&scoring).status == 200));
     assert_eq!(workspace.scorers().into_iter().collect::<BTreeSet<_>>(), before);
 
-    // An end that was asked for leaves nothing behind, and the next start brings everything back.
+    // So they do when it ends in order, as for a new version of it.
     assert_eq!(workspace.stop(), Some(0));
-    assert!(eventually(Duration::from_secs(10), || workspace.scorers().is_empty()));
+    assert_eq!(workspace.scorers().into_iter().collect::<BTreeSet<_>>(), before);
+    workspace.start();
+    assert!(eventually(Duration::from_secs(10), || workspace.call(&scoring).status == 200));
+    assert_eq!(workspace.scorers().into_iter().collect::<BTreeSet<_>>(), before);
+
+    // An end of everything leaves nothing behind, and the next start brings everything back.
+    workspace.moorline(&["down", "--everything"]).ok();
+    assert_eq!(workspace.ended(), Some(0));
+    assert!(workspace.scorers().is_empty());
     workspace.start();
     assert!(eventually(Duration::from_secs(20), || workspace.call(&scoring).status == 200));
     assert!(eventually(Duration::from_secs(10), || workspace.scorers().len() == 2));

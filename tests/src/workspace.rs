@@ -133,6 +133,12 @@ impl Workspace {
         server.wait().expect("a child can be waited for").code()
     }
 
+    /// Waits until a server that was told to end has, and gives its exit code.
+    pub fn ended(&mut self) -> Option<i32> {
+        let mut server = self.server.take().expect("the server ran");
+        server.wait().expect("a child can be waited for").code()
+    }
+
     pub fn server_log(&self) -> String {
         fs_err::read_to_string(self.folder.path().join(SERVER_LOG)).unwrap_or_default()
     }

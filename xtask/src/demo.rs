@@ -110,7 +110,7 @@ impl Demo<'_> {
     /// Ends the server that the first command started, and with it every replica.
     fn stop(&self) {
         // Where none was started there is nothing to end.
-        let _ = shell::output(&mut self.command(&["down"]));
+        let _ = shell::output(&mut self.command(&["down", "--everything"]));
     }
 }
 
