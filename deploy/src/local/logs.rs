@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    convert::Infallible,
     sync::Arc,
     time::Duration,
 };
@@ -32,7 +33,7 @@ type Piece = Result<Bytes, TargetError>;
 struct Left;
 
 /// The logs as they are asked for. What is not known has none.
-pub(crate) fn open(
+pub(crate) async fn open(
     context: &Arc<Context>,
     id: &DeploymentId,
     options: LogOptions,
@@ -45,33 +46,54 @@ pub(crate) fn open(
             format!("deployment `{id}` has no replica `{replica}`, or its log is not kept any more"),
         ));
     }
-    let (pieces, reader) = mpsc::channel(WAITING);
-    let reading = Reading {
+    let mut reading = Reading {
         context: Arc::clone(context),
         id: id.clone(),
         only: options.replica,
         sources: Vec::new(),
         known: HashSet::new(),
     };
-    tokio::spawn(run(reading, options.tail, options.follow, pieces));
+    let mut last = VecDeque::new();
+    let mut left = options.tail.is_none();
+    if let Some(tail) = options.tail {
+        // Which lines are the last ones is decided before this returns: whatever is written later is new.
+        let read = tokio::task::spawn_blocking(move || {
+            let last = reading.last(tail);
+            (reading, last)
+        });
+        (reading, last) = read
+            .await
+            .map_err(|error| TargetError::caused(ErrorClass::Internal, "the log could not be read", error))?;
+        left |= options.follow;
+    }
+    let (pieces, reader) = mpsc::channel(WAITING);
+    tokio::spawn(run(reading, last, left, options.follow, pieces));
     let stream = stream::unfold(reader, |mut reader: mpsc::Receiver<Piece>| async {
         reader.recv().await.map(|piece| (piece, reader))
     });
     Ok(Box::pin(stream))
 }
 
-async fn run(mut reading: Reading, tail: Option<usize>, follow: bool, pieces: mpsc::Sender<Piece>) {
-    let mut first = Some(tail);
+/// Gives `last`, and what is `left` to be read.
+async fn run(
+    mut reading: Reading,
+    last: VecDeque<Line>,
+    left: bool,
+    follow: bool,
+    pieces: mpsc::Sender<Piece>,
+) {
+    let mut last = Some(last);
     loop {
         let out = pieces.clone();
-        let tail = first.take();
-        // Files are read on a thread that may wait.
+        let first = last.take().unwrap_or_default();
+        // Files are read, and readers waited for, on a thread that may wait.
         let read = tokio::task::spawn_blocking(move || {
-            let done = match tail {
-                Some(tail) => reading.first(tail, &out),
-                None => reading.more(&out),
-            };
-            (reading, done)
+            let mut writer = Writer { out: &out, text: String::new() };
+            let mut done = first.iter().try_for_each(|line| writer.line(line));
+            if left && done.is_ok() {
+                done = reading.more(&mut writer);
+            }
+            (reading, done.and_then(|()| writer.flush()))
         });
         match read.await {
             Ok((back, Ok(()))) => reading = back,
@@ -97,33 +119,24 @@ struct Reading {
 }
 
 impl Reading {
-    fn first(&mut self, tail: Option<usize>, out: &mpsc::Sender<Piece>) -> Result<(), Left> {
-        self.look(tail);
-        let mut writer = Writer { out, text: String::new() };
-        match tail {
-            None => merge(&mut self.sources, |line| writer.line(&line))?,
-            Some(tail) => {
-                let mut last = VecDeque::with_capacity(tail.min(1024));
-                merge(&mut self.sources, |line| {
-                    if last.len() == tail {
-                        last.pop_front();
-                    }
-                    if tail > 0 {
-                        last.push_back(line);
-                    }
-                    Ok::<_, Left>(())
-                })?;
-                last.iter().try_for_each(|line| writer.line(line))?;
+    /// The last lines of those that are there now.
+    fn last(&mut self, tail: usize) -> VecDeque<Line> {
+        self.look(Some(tail));
+        let mut last = VecDeque::new();
+        let keep = |line| {
+            last.push_back(line);
+            if last.len() > tail {
+                last.pop_front();
             }
-        }
-        writer.flush()
+            Ok::<_, Infallible>(())
+        };
+        let Ok(()) = merge(&mut self.sources, keep);
+        last
     }
 
-    fn more(&mut self, out: &mpsc::Sender<Piece>) -> Result<(), Left> {
+    fn more(&mut self, writer: &mut Writer<'_>) -> Result<(), Left> {
         self.look(None);
-        let mut writer = Writer { out, text: String::new() };
-        merge(&mut self.sources, |line| writer.line(&line))?;
-        writer.flush()
+        merge(&mut self.sources, |line| writer.line(&line))
     }
 
     /// Finds replicas that were not there before.

@@ -229,7 +229,7 @@ impl Target for LocalTarget {
     }
 
     async fn logs(&self, id: &DeploymentId, options: LogOptions) -> Result<LogStream, TargetError> {
-        logs::open(&self.context, id, options)
+        logs::open(&self.context, id, options).await
     }
 
     async fn remove(&self, id: &DeploymentId) -> Result<(), TargetError> {
