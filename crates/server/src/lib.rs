@@ -25,5 +25,4 @@ mod targets;
 pub use config::{Bounds, ServerConfig};
 pub use home::Announcement;
 pub use openapi::document;
-pub use problem::{DiagnosticBody, Problem};
 pub use server::{Running, Server, StartError};

@@ -27,7 +27,7 @@ const EVENTS: usize = 1024;
 
 /// What an operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OperationKind {
+pub(crate) enum OperationKind {
     CreateDeployment,
     UpdateDeployment,
     DeleteDeployment,
@@ -35,7 +35,7 @@ pub enum OperationKind {
 }
 
 impl OperationKind {
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::CreateDeployment => "create_deployment",
             Self::UpdateDeployment => "update_deployment",
@@ -47,7 +47,7 @@ impl OperationKind {
 
 /// A change of a running operation.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub(crate) enum Event {
     Phase(String),
     Log(String),
     /// The last one.
@@ -56,7 +56,7 @@ pub enum Event {
 
 /// The operations of a server. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Operations {
+pub(crate) struct Operations {
     store: Store,
     live: Arc<Mutex<HashMap<String, Live>>>,
 }
@@ -92,7 +92,7 @@ pub(crate) struct Following {
 
 impl Operations {
     /// Goes on with the operations that ran when the last server ended: the reconciler finishes them.
-    pub async fn open(store: Store) -> Result<Self, StoreError> {
+    pub(crate) async fn open(store: Store) -> Result<Self, StoreError> {
         let mut live = HashMap::new();
         for running in store.running_operations().await? {
             // The list is without their logs.
@@ -103,7 +103,7 @@ impl Operations {
     }
 
     /// A new operation, running; its id. `subject` is `endpoint` or `endpoint/deployment`.
-    pub async fn begin(
+    pub(crate) async fn begin(
         &self,
         workspace: &Name,
         kind: OperationKind,
@@ -124,7 +124,7 @@ impl Operations {
     }
 
     /// The operation has come to `phase`.
-    pub async fn phase(&self, id: &str, phase: &str) {
+    pub(crate) async fn phase(&self, id: &str, phase: &str) {
         let changed = self.change(id, |live| {
             if live.operation.phase.as_deref() == Some(phase) {
                 return false;
@@ -139,7 +139,7 @@ impl Operations {
     }
 
     /// Adds a line to the operation's log.
-    pub async fn log(&self, id: &str, line: &str) {
+    pub(crate) async fn log(&self, id: &str, line: &str) {
         let due = self.change(id, |live| {
             let line = bounded(line);
             for lines in [&mut live.operation.log, &mut live.unsaved] {
@@ -154,18 +154,18 @@ impl Operations {
         }
     }
 
-    pub async fn succeed(&self, id: &str) {
+    pub(crate) async fn succeed(&self, id: &str) {
         self.finish(id, OperationState::Succeeded, None).await;
     }
 
     /// Ends the operation with the reason and the last lines of whatever failed.
-    pub async fn fail(&self, id: &str, class: ErrorClass, message: &str, log: &[String]) {
+    pub(crate) async fn fail(&self, id: &str, class: ErrorClass, message: &str, log: &[String]) {
         let error = json!({ "class": class.as_str(), "message": message, "log": log });
         self.finish(id, OperationState::Failed, Some(error)).await;
     }
 
     /// Ends every other running operation on this subject: a newer one has taken its place.
-    pub async fn supersede(&self, workspace: &Name, subject: &str, by: &str) {
+    pub(crate) async fn supersede(&self, workspace: &Name, subject: &str, by: &str) {
         for id in self.running(workspace, subject) {
             if id != by {
                 let error = json!({
@@ -178,7 +178,7 @@ impl Operations {
     }
 
     /// The ids of the running operations on a subject, oldest first.
-    pub fn running(&self, workspace: &Name, subject: &str) -> Vec<String> {
+    pub(crate) fn running(&self, workspace: &Name, subject: &str) -> Vec<String> {
         let live = self.lock();
         let mut found: Vec<_> = live
             .values()
@@ -202,11 +202,6 @@ impl Operations {
             .filter(|operation| operation.state == OperationState::Running)
             .cloned()
             .collect()
-    }
-
-    /// An operation as it is now.
-    pub async fn get(&self, id: &str) -> Result<Operation, StoreError> {
-        Ok(self.follow(id).await?.operation)
     }
 
     /// An operation as it is now, and every change from then on.

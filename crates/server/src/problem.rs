@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 /// Why a request of the API is refused, or what failed.
 #[derive(Debug, Error)]
 #[error("{detail}")]
-pub struct ApiError {
+pub(crate) struct ApiError {
     class: ErrorClass,
     /// For the caller, with the name of the thing.
     detail: String,
@@ -35,35 +35,38 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    pub fn new(class: ErrorClass, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(class: ErrorClass, detail: impl Into<String>) -> Self {
         Self { class, detail: detail.into(), hint: None, diagnostics: Vec::new(), status: None, source: None }
     }
 
-    pub fn invalid(detail: impl Into<String>) -> Self {
+    pub(crate) fn invalid(detail: impl Into<String>) -> Self {
         Self::new(ErrorClass::InvalidInput, detail)
     }
 
-    pub fn not_found(detail: impl Into<String>) -> Self {
+    pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(ErrorClass::NotFound, detail)
     }
 
-    pub fn conflict(detail: impl Into<String>) -> Self {
+    pub(crate) fn conflict(detail: impl Into<String>) -> Self {
         Self::new(ErrorClass::Conflict, detail)
     }
 
     /// A defect of ours: `detail` says what was being done, `source` goes to the log.
-    pub fn internal(detail: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub(crate) fn internal(
+        detail: impl Into<String>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
         Self::new(ErrorClass::Internal, detail).caused_by(source)
     }
 
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
     #[must_use]
-    pub fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub(crate) fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
@@ -74,12 +77,12 @@ impl ApiError {
         self
     }
 
-    pub fn class(&self) -> ErrorClass {
+    pub(crate) fn class(&self) -> ErrorClass {
         self.class
     }
 
     /// What the caller is told, without the hint.
-    pub fn detail(&self) -> &str {
+    pub(crate) fn detail(&self) -> &str {
         &self.detail
     }
 
@@ -122,41 +125,41 @@ impl ApiError {
 
 /// An error as RFC 9457 writes it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// `urn:moorline:problem:` and the class.
     #[serde(rename = "type")]
     #[schema(example = "urn:moorline:problem:not_found")]
-    pub problem_type: String,
-    pub title: String,
-    pub status: u16,
+    pub(crate) problem_type: String,
+    pub(crate) title: String,
+    pub(crate) status: u16,
     /// What was wrong, with the name of the thing.
-    pub detail: String,
+    pub(crate) detail: String,
     /// One of a closed set: `invalid_input`, `unauthenticated`, `forbidden`, `not_found`, `conflict`, `too_large`,
     /// `overloaded`, `timeout`, `cancelled`, `unsupported`, `unavailable`, `script`, `internal`.
-    pub class: String,
+    pub(crate) class: String,
     /// The `x-request-id` of this answer; the server's log has it too.
-    pub request_id: String,
+    pub(crate) request_id: String,
     /// What to do next.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
+    pub(crate) hint: Option<String>,
     /// Everything that was found in a document.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
-    pub diagnostics: Vec<DiagnosticBody>,
+    pub(crate) diagnostics: Vec<DiagnosticBody>,
 }
 
 /// One thing that is wrong in a document.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct DiagnosticBody {
+pub(crate) struct DiagnosticBody {
     /// `error` or `warning`.
-    pub severity: &'static str,
+    pub(crate) severity: &'static str,
     /// The path of the key, as in `code_configuration.scoring_script`; empty for the whole of the document.
-    pub path: String,
-    pub message: String,
+    pub(crate) path: String,
+    pub(crate) message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub expected: Option<String>,
+    pub(crate) expected: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
+    pub(crate) hint: Option<String>,
 }
 
 impl From<&Diagnostic> for DiagnosticBody {
@@ -208,6 +211,8 @@ pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
     };
     let body = serde_json::to_vec(&problem).unwrap_or_default();
     let headers = response.headers_mut();
+    // The empty body that carried the error had one.
+    headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

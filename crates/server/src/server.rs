@@ -147,8 +147,6 @@ impl Running {
             }
             control.changes.close();
             control.changes.wait().await;
-            control.reconciler.shutdown().await;
-            control.targets.shutdown(keep).await;
         };
         tokio::select! {
             () = finish => {}
@@ -157,6 +155,8 @@ impl Running {
                 tracing::warn!(seconds = limit.as_secs(), "requests were cut at the end of the drain timeout");
             }
         }
+        control.reconciler.shutdown().await;
+        control.targets.shutdown(keep).await;
         if let Err(error) = lock.withdraw() {
             tracing::warn!(error = chain(&error), "could not remove server.json");
         }

@@ -314,7 +314,7 @@ pub(crate) struct DeploymentShown {
     r#type: String,
     provisioning_state: ProvisioningState,
     /// The compute that it runs on.
-    compute: String,
+    compute_name: String,
     /// Not there in lists.
     replicas: Option<Vec<ReplicaShown>>,
     /// Why the newest change of it failed.

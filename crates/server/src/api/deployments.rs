@@ -442,7 +442,7 @@ async fn show(control: &Control, record: &Record) -> Result<Value, ApiError> {
     let mut shown: Object = state.body.document.as_object().cloned().unwrap_or_default();
     let desired = &state.body.desired;
     shown.insert("provisioning_state".to_owned(), json!(state.provisioning_state()));
-    shown.insert("compute".to_owned(), desired.compute.as_str().into());
+    shown.insert("compute_name".to_owned(), desired.compute.as_str().into());
     let serving = state.status.active.as_ref().unwrap_or(desired);
     match control.targets.observe(serving).await {
         Ok(observation) => {

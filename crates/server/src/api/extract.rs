@@ -74,7 +74,7 @@ impl FromRequest<Control> for Document {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, control: &Control) -> Result<Self, ApiError> {
-        object(read(request, control.config.bounds.json_bytes).await?).map(Self)
+        object(read(request, control.config.bounds.json_bytes).await?).map(without_facts).map(Self)
     }
 }
 
@@ -179,6 +179,24 @@ pub(crate) fn merge(target: &mut Value, patch: Value) {
             merge(target.entry(key).or_insert(Value::Null), value);
         }
     }
+}
+
+/// Takes away what an answer has beside the document, so that an answer can be changed and sent back.
+pub(crate) fn without_facts(mut document: Object) -> Object {
+    const FACTS: [&str; 10] = [
+        "compute_name",
+        "id",
+        "kind",
+        "provisioning_state",
+        "scoring_uri",
+        "openapi_uri",
+        "generation",
+        "creation_context",
+        "replicas",
+        "error",
+    ];
+    document.retain(|key, _| !FACTS.contains(&key.as_str()));
+    document
 }
 
 /// Writes the name that the path has into a document; one that says another is refused.

@@ -164,7 +164,7 @@ pub(crate) async fn recover(control: &Control) -> Result<(), ApiError> {
         if deletion {
             control.operations.succeed(&operation.id).await;
         } else {
-            let message = "the server ended before this had begun";
+            let message = "the server ended before this was stored, and nothing asks for it any more";
             control.operations.fail(&operation.id, moorline_core::ErrorClass::Cancelled, message, &[]).await;
         }
     }
