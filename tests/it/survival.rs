@@ -129,10 +129,11 @@ fn a_second_server_on_the_same_home_is_refused() {
 fn a_port_that_is_taken_and_an_open_address_are_refused() {
     let workspace = Workspace::down();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
-    let refused = workspace.moorline(&["up", "--listen", &address]);
+    let address = taken.local_addr().unwrap();
+    let refused = workspace.moorline(&["up", "--listen", &address.to_string()]);
     assert_eq!(refused.code, Some(1));
-    assert!(refused.stderr.contains(&address), "{}", refused.stderr);
+    let port = format!("port {}", address.port());
+    assert!(refused.stderr.contains(&port) && refused.stderr.contains("in use"), "{}", refused.stderr);
     let open = workspace.moorline(&["up", "--listen", "0.0.0.0:0"]);
     assert_eq!(open.code, Some(1));
     assert!(open.stderr.contains("moorline token create"), "{}", open.stderr);

@@ -203,7 +203,11 @@ impl Workspace {
 
     /// One request to the server.
     pub fn call(&self, request: &Request) -> Reply {
-        call(self.address, request)
+        let mut request = request.clone();
+        if !request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            request = request.header("host", &self.address.to_string());
+        }
+        call(self.address, &request)
     }
 
     /// The primary key of an endpoint.
