@@ -7,6 +7,7 @@ use crate::{
     report::{Bound, Row},
     rows::{Effort, Measure, by_turns, throughput},
     stage::Stage,
+    workspace_rows,
     wrk::Sample,
 };
 
@@ -14,7 +15,14 @@ use crate::{
 const CONNECTIONS: usize = 16;
 
 /// The gateway's measurements by name, in the order of the table.
-pub const GATEWAY: [(&str, Measure); 2] = [("hop", hop), ("through", through)];
+pub const GATEWAY: [(&str, Measure); 6] = [
+    ("hop", hop),
+    ("through", through),
+    ("create", workspace_rows::create),
+    ("cold", workspace_rows::cold),
+    ("registry", workspace_rows::registry),
+    ("restart", workspace_rows::restart),
+];
 
 fn hop(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
     let (direct, through) = measure(stage, effort, 1)?;

@@ -6,4 +6,6 @@ pub mod peers;
 pub mod report;
 pub mod rows;
 pub mod stage;
+pub mod workspace;
+mod workspace_rows;
 pub mod wrk;

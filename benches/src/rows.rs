@@ -189,13 +189,13 @@ fn typical(samples: &[Sample]) -> Sample {
 }
 
 /// The middle of an odd number, the lower middle of an even one; 0 of none.
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or_default()
 }
 
 /// Resident MiB once it no longer changes.
-fn settled_memory(process: u32) -> Result<f64> {
+pub(crate) fn settled_memory(process: u32) -> Result<f64> {
     let mut before = resident_kib(process)?;
     for _ in 0..30 {
         thread::sleep(Duration::from_millis(200));

@@ -92,6 +92,24 @@ impl<'a> Stage<'a> {
         Load::post(&self.folder, "tiny-json", &[("content-type", "application/json")], &body, connections)
     }
 
+    /// The file with that row as a body.
+    pub fn tiny_json_body(&self) -> Result<PathBuf> {
+        let file = self.folder.join("tiny-row.json");
+        fs_err::write(&file, serde_json::to_vec(&json!({"data": [FEATURES]}))?)?;
+        Ok(file)
+    }
+
+    /// A folder of the stage.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// What a script prints that is run in the environment of models and clients.
+    pub fn python(&self, script: &str, arguments: &[&str]) -> Result<String> {
+        let mut python = self.workspace.command(python::interpreter(self.workspace, "tools"));
+        shell::output(python.arg(script).args(arguments))
+    }
+
     /// The same with an endpoint's key, which a scorer alone does not look at.
     pub fn tiny_json_with_key(&self, key: &str, connections: usize) -> Result<Load> {
         let body = serde_json::to_vec(&json!({"data": [FEATURES]}))?;
