@@ -53,7 +53,7 @@ pub(crate) async fn forward(
         let sent = if grpc {
             *request.uri_mut() = absolute(replica, target.clone());
             *request.version_mut() = Version::HTTP_2;
-            replica.call(request, config).await
+            Box::pin(replica.call(request, config)).await
         } else {
             *request.uri_mut() = Uri::from(target.clone());
             *request.version_mut() = Version::HTTP_11;

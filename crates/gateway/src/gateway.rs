@@ -228,8 +228,9 @@ impl Inner {
         let config = &self.config;
         let limit = deployment.live().request_timeout;
         let Unsent { parts, target, body, grpc, preflight } = unsent;
-        // Where nobody has to wait, which is the rule, one timer does for all of it.
-        let first = async {
+        // Where nobody has to wait, which is the rule, one timer does for all of it. Pinned here: a future of this size
+        // costs something to be moved.
+        let first = std::pin::pin!(async {
             let received = if grpc {
                 body::pass_on(Bytes::new(), body, config)
             } else {
@@ -245,11 +246,22 @@ impl Inner {
                 }
                 None => Ok(Err(outgoing)),
             }
-        };
-        let outgoing = match within(arrived + limit, limit, first).await? {
-            Ok(response) => return Ok(response),
-            Err(outgoing) => outgoing,
-        };
+        });
+        match within(arrived + limit, limit, first).await? {
+            Ok(response) => Ok(response),
+            Err(outgoing) => Box::pin(self.send_later(deployment, outgoing, arrived, preflight)).await,
+        }
+    }
+
+    /// Waits for a replica and a place, and sends.
+    async fn send_later(
+        &self,
+        deployment: &Arc<Deployment>,
+        outgoing: Outgoing,
+        arrived: Instant,
+        preflight: bool,
+    ) -> Result<Response<Body>, Problem> {
+        let config = &self.config;
         let mut begun = arrived;
         if !deployment.has_replica() {
             if preflight {

@@ -107,7 +107,7 @@ impl Replica {
         }
         let mut connection = match self.take_idle(config) {
             Some(connection) => connection,
-            None => match self.connect(Http1::connect(self.route.address), config).await {
+            None => match Box::pin(self.connect(Http1::connect(self.route.address), config)).await {
                 Some(connection) => connection,
                 None => return Err(SendError::NotSent(Box::new(request))),
             },
@@ -125,7 +125,7 @@ impl Replica {
         let shared = lock(&self.http2).clone().filter(Http2::is_usable);
         let mut connection = match shared {
             Some(connection) => connection,
-            None => match self.connect(Http2::connect(self.route.address), config).await {
+            None => match Box::pin(self.connect(Http2::connect(self.route.address), config)).await {
                 Some(connection) => {
                     if !self.retired.load(Ordering::Relaxed) {
                         // Of two that were made at one time the later one stays; the other ends with its calls.
