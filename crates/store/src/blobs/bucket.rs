@@ -36,6 +36,12 @@ pub(super) async fn open(
     for (name, value) in options {
         // Others are for other programs that read the same environment.
         if let Ok(key) = name.parse::<AmazonS3ConfigKey>() {
+            if key == AmazonS3ConfigKey::Endpoint && !is_address(value.expose()) {
+                return Err(StoreError::Configuration {
+                    what: "the address of the bucket's server is not one",
+                    source: "it is written `https://host:port`".into(),
+                });
+            }
             builder = builder.with_config(key, value.expose());
         }
     }
@@ -52,6 +58,12 @@ pub(super) async fn open(
         Some(Err(error)) => Err(failure(error)),
         _ => Ok(objects),
     }
+}
+
+/// Whether the driver can send requests there; with anything else it panics.
+fn is_address(text: &str) -> bool {
+    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or_default();
+    !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]/".contains(&byte))
 }
 
 /// Sends a verified file.

@@ -80,19 +80,20 @@ impl Staging {
     ) -> Result<u64, StoreError> {
         let mut content = std::pin::pin!(content);
         let mut position = offset;
-        let mut pieces: Vec<Bytes> = Vec::new();
+        // Copied, since pieces may be as small as a byte, and each of them would keep the buffer it came in.
+        let mut chunk: Vec<u8> = Vec::new();
         loop {
             let next = content.next().await;
             let (ended, failure) = match next {
                 Some(Ok(bytes)) => {
-                    pieces.push(bytes);
+                    chunk.extend_from_slice(&bytes);
                     (false, None)
                 }
                 Some(Err(error)) => (true, Some(error)),
                 None => (true, None),
             };
-            if ended || pieces.iter().map(Bytes::len).sum::<usize>() >= CHUNK {
-                position = self.write_chunk(digest, position, std::mem::take(&mut pieces), ended).await?;
+            if ended || chunk.len() >= CHUNK {
+                position = self.write_chunk(digest, position, std::mem::take(&mut chunk), ended).await?;
             }
             if let Some(error) = failure {
                 return Err(StoreError::Interrupted { digest: *digest, source: error.into() });
@@ -107,7 +108,7 @@ impl Staging {
         &self,
         digest: &Digest,
         offset: u64,
-        pieces: Vec<Bytes>,
+        chunk: Vec<u8>,
         sync: bool,
     ) -> Result<u64, StoreError> {
         let turn = self.turn(digest).await;
@@ -121,14 +122,12 @@ impl Staging {
             }
             let write = || {
                 let mut file = OpenOptions::new().append(true).create(true).open(&path)?;
-                for piece in &pieces {
-                    file.write_all(piece)?;
-                }
+                file.write_all(&chunk)?;
                 if sync {
                     file.sync_all()?;
                     sync_folder(&folder)?;
                 }
-                Ok(offset + pieces.iter().map(|piece| piece.len() as u64).sum::<u64>())
+                Ok(offset + chunk.len() as u64)
             };
             write().map_err(|error| StoreError::file(PLACE, error))
         })

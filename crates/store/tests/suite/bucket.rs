@@ -112,5 +112,6 @@ async fn a_bucket_that_does_not_answer_is_named() {
     assert!(matches!(error, StoreError::BlobsUnreachable { .. }), "{error:?}");
     options.insert("aws_endpoint".to_owned(), Secret::new("not an address".to_owned()));
     let wrong = place(Blobs::S3 { bucket: name, prefix, options });
-    assert!(Store::open(wrong.config()).await.is_err());
+    let wrong = Store::open(wrong.config()).await.unwrap_err();
+    assert!(matches!(wrong, StoreError::Configuration { .. }), "{wrong:?}");
 }
