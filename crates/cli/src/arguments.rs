@@ -232,7 +232,7 @@ mod tests {
             "az ml model list -n m --max-results 5 --query '[].{Name:name,Version:version}' -o table",
             "az ml model show -n m --label latest",
             "az ml model show --name m --version 1 --query path -o tsv",
-            "az ml model update -n m -v 1 --set tags.stage=Prod --remove tags.old --add tags.x=y",
+            "az ml model update -n m -v 1 --set tags.stage=Prod --remove tags.old --add properties.list a=b",
             "az ml model archive -n m -v 1",
             "az ml model restore --name m",
             "az ml model download -n m -v 1 -p ./out",

@@ -1,6 +1,6 @@
 //! The server's REST API as this program calls it: addresses, the token, answers, and refusals turned into words.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, net::IpAddr, time::Duration};
 
 use anyhow::{Context, bail};
 use moorline_core::Secret;
@@ -9,7 +9,6 @@ use reqwest::{
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, IF_NONE_MATCH},
 };
 use serde_json::Value;
-use thiserror::Error;
 
 use crate::exit::Explained;
 
@@ -38,11 +37,6 @@ pub(crate) struct Reply {
     pub(crate) body: Value,
 }
 
-/// The status with which the server refused; in the chain of every error that came from an answer.
-#[derive(Clone, Copy, Debug, Error)]
-#[error("the server answered {0}")]
-pub(crate) struct Refused(pub(crate) StatusCode);
-
 /// Whether a write may meet something that is there already.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Precondition {
@@ -69,7 +63,12 @@ impl Client {
                 Ok::<_, anyhow::Error>(value)
             })
             .transpose()?;
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder();
+        if is_here(&server) {
+            // A proxy leads to other machines.
+            http = http.no_proxy();
+        }
+        let http = http
             .connect_timeout(CONNECT_PATIENCE)
             .user_agent(concat!("moorline/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -224,6 +223,15 @@ impl Client {
     }
 }
 
+/// Whether the address is one of this machine alone.
+fn is_here(server: &Url) -> bool {
+    match server.host_str() {
+        Some("localhost") => true,
+        Some(host) => host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+        None => false,
+    }
+}
+
 /// A list is an array, or an object with the items in `value` and where to go on in `next`.
 fn page_of(body: Value) -> anyhow::Result<(Vec<Value>, Option<String>)> {
     match body {
@@ -241,7 +249,8 @@ fn page_of(body: Value) -> anyhow::Result<(Vec<Value>, Option<String>)> {
 
 /// The status with which the server refused, if that is what the error is.
 pub(crate) fn status_of(error: &anyhow::Error) -> Option<StatusCode> {
-    error.chain().find_map(|cause| cause.downcast_ref::<Refused>()).map(|refused| refused.0)
+    let explained = error.chain().filter_map(|cause| cause.downcast_ref::<Explained>());
+    explained.filter_map(|explained| explained.status).find_map(|status| StatusCode::from_u16(status).ok())
 }
 
 /// The error that an answer is.
@@ -254,7 +263,7 @@ pub(crate) async fn refusal(response: Response) -> anyhow::Error {
         .is_some_and(|value| value.contains("json"));
     let text = response.text().await.unwrap_or_default();
     let problem = if json { serde_json::from_str(&text).ok() } else { None };
-    anyhow::Error::from(Refused(status)).context(explained(status, problem.as_ref(), &text))
+    Explained { status: Some(status.as_u16()), ..explained(status, problem.as_ref(), &text) }.into()
 }
 
 /// A problem document in words.

@@ -134,8 +134,7 @@ async fn tools(session: &Session, scorer: Option<&Path>, scorer_version: Option<
     scorer_finding.good = Some(scorer_version.is_some());
     let runtime = onnx_runtime(variables.onnx_runtime.as_deref(), scorer);
     let pythons = pythons(path, variables.user_home.as_deref()).await;
-    let pythons = pythons.iter().map(|(version, path)| format!("{version} ({})", path.display()));
-    let pythons: Vec<String> = pythons.collect();
+    let pythons: Vec<&str> = pythons.values().map(String::as_str).collect();
     let kubeconfig = variables
         .kubeconfig
         .clone()
@@ -235,8 +234,8 @@ async fn version(program: &Path, flags: &[&str]) -> Option<String> {
     said.status.success().then(|| text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
-/// Pythons of this machine by version: those in PATH, and those of pyenv.
-async fn pythons(path: &[PathBuf], home: Option<&Path>) -> BTreeMap<String, PathBuf> {
+/// The versions of Python on this machine: in PATH, and by pyenv.
+async fn pythons(path: &[PathBuf], home: Option<&Path>) -> BTreeMap<Vec<u32>, String> {
     let pyenv = home.map(|home| home.join(".pyenv/versions"));
     let pyenv = pyenv.and_then(|versions| fs_err::read_dir(versions).ok()).into_iter().flatten();
     let pyenv = pyenv.filter_map(Result::ok).map(|entry| entry.path().join("bin/python3"));
@@ -247,7 +246,9 @@ async fn pythons(path: &[PathBuf], home: Option<&Path>) -> BTreeMap<String, Path
         if let Some(said) = version(&candidate, &["--version"]).await
             && let Some(version) = said.strip_prefix("Python ")
         {
-            found.entry(version.to_owned()).or_insert(candidate);
+            // Ordered by number: 3.9 comes before 3.10.
+            let parts = version.split('.').map(|part| part.parse().unwrap_or_default()).collect();
+            found.insert(parts, version.to_owned());
         }
     }
     found

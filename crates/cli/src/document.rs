@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
-use moorline_spec::{Diagnostic, Document, Override, OverrideError, SourceFile, load, read_file};
+use moorline_spec::{
+    Diagnostic, Document, Override, OverrideError, SourceError, SourceFile, load, read_file,
+};
 use serde_json::Value;
 
 use crate::{exit::Explained, screen::Screen};
@@ -41,7 +43,11 @@ impl DocumentFlags {
     /// Reads the document; `flags` win over `--set`, which wins over the file.
     pub(crate) fn read<T: Document>(&self, flags: Flags, screen: &Screen) -> anyhow::Result<T> {
         let source = match &self.file {
-            Some(path) => read_file(path)?,
+            // Of a file that is not there, the operating system has nothing to add.
+            Some(path) => read_file(path).map_err(|error| match error {
+                SourceError::Missing { .. } => Explained::new(error.to_string()).into(),
+                other => anyhow::Error::from(other),
+            })?,
             // Without a file, everything comes from flags.
             None => SourceFile::new("", "{}"),
         };
@@ -63,8 +69,8 @@ impl DocumentFlags {
                 for diagnostic in found {
                     explained = explained.detail(shown(diagnostic, screen));
                 }
-                if self.file.is_none() {
-                    explained = explained.hint("a YAML file with -f can give what no flag does");
+                if found.iter().any(of_no_file) {
+                    explained = explained.hint("a flag can give it, or a YAML file with -f");
                 }
                 Err(explained.into())
             }
@@ -127,8 +133,18 @@ fn plain_warning(warning: &Diagnostic) -> String {
     warning.to_string().replacen("warning: ", "", 1)
 }
 
+/// Whether it is about the document that flags alone make.
+fn of_no_file(diagnostic: &Diagnostic) -> bool {
+    diagnostic.file.as_ref().is_some_and(|file| file.as_os_str().is_empty())
+}
+
 /// A diagnostic with the line of the file, its mark in colour.
 fn shown(diagnostic: &Diagnostic, screen: &Screen) -> String {
+    if of_no_file(diagnostic) {
+        // There is no line that could be shown.
+        return Diagnostic { file: None, excerpt: None, path: String::new(), ..diagnostic.clone() }
+            .to_string();
+    }
     let text = format!("{diagnostic:#}");
     match text.rsplit_once('^') {
         Some((before, "")) if diagnostic.excerpt.is_some() => {

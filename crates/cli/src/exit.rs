@@ -22,11 +22,13 @@ pub(crate) struct Explained {
     pub(crate) details: Vec<String>,
     pub(crate) hints: Vec<String>,
     pub(crate) code: u8,
+    /// The status with which the server refused, if it did.
+    pub(crate) status: Option<u16>,
 }
 
 impl Explained {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), details: Vec::new(), hints: Vec::new(), code: FAILURE }
+        Self { message: message.into(), details: Vec::new(), hints: Vec::new(), code: FAILURE, status: None }
     }
 
     /// A command line that clap could not know to be wrong.

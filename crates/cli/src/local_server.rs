@@ -33,6 +33,7 @@ pub(crate) async fn find_or_start(home: &Path, screen: &Screen) -> anyhow::Resul
         return Ok(address);
     }
     fs_err::create_dir_all(home)?;
+    let home = &fs_err::canonicalize(home)?;
     let lock =
         fs_err::OpenOptions::new().write(true).create(true).truncate(false).open(home.join(START_LOCK))?;
     let lock = tokio::task::spawn_blocking(move || {

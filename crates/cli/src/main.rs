@@ -99,11 +99,7 @@ fn log(session: &Session, server: bool) {
         "moorline_listen",
     ];
     let directives = ours.iter().fold(libraries.to_owned(), |all, target| format!("{all},{target}={level}"));
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(directives))
-        .with_writer(std::io::stderr)
-        .with_ansi(session.screen.interactive() && !session.variables.no_colour)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(EnvFilter::new(directives)).with_writer(std::io::stderr).init();
 }
 
 /// One provider of cryptography for everything in this process that speaks TLS.

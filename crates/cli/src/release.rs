@@ -14,7 +14,7 @@ use moorline_core::{
     RequestSettings,
 };
 
-use crate::files::{self, Source};
+use crate::files;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -138,7 +138,7 @@ fn build(create: Create, folder: &Path) -> anyhow::Result<Release> {
     let model = create.model.as_deref().map(|path| {
         let sources = files::of_model(path)?;
         let files = files::take(&sources, &folder.join(Release::MODEL_DIR))?;
-        let model_type = model_type(&sources);
+        let model_type = ModelType::by_looking(ModelType::CustomModel, &files);
         let name = create.model_name.clone().unwrap_or_else(|| create.name.clone());
         Ok::<_, anyhow::Error>(ReleaseModel {
             name,
@@ -180,21 +180,6 @@ fn build(create: Create, folder: &Path) -> anyhow::Result<Release> {
             preferred_sizes: create.preferred_batch_sizes,
         }),
     })
-}
-
-/// Found by looking: an MLmodel file makes it MLflow's, an .onnx file ONNX.
-fn model_type(sources: &[Source]) -> ModelType {
-    let ends = |end: &str| sources.iter().any(|source| source.path == end[1..] || source.path.ends_with(end));
-    if ends("/MLmodel") {
-        ModelType::MlflowModel
-    } else if sources
-        .iter()
-        .any(|source| Path::new(&source.path).extension().is_some_and(|own| own == "onnx"))
-    {
-        ModelType::Onnx
-    } else {
-        ModelType::CustomModel
-    }
 }
 
 /// A temporary folder is its maker's alone; a release is for whoever runs the scorer.

@@ -58,11 +58,10 @@ impl Screen {
     /// Draws a wheel that turns while something goes on.
     pub(crate) fn wheel(&self, label: &str) -> ProgressBar {
         let bar = self.bar(
-            ProgressBar::no_length(),
+            ProgressBar::no_length().with_prefix(label.to_owned()),
             ProgressStyle::with_template("{spinner} {prefix} {elapsed:.dim} {wide_msg:.dim}"),
             "",
         );
-        bar.set_prefix(label.to_owned());
         if self.interactive() {
             bar.enable_steady_tick(Duration::from_millis(100));
         }

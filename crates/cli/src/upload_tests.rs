@@ -74,8 +74,7 @@ async fn append(
     } else {
         StatusCode::NO_CONTENT
     };
-    let status =
-        if std::mem::take(&mut content.lose_an_answer) { StatusCode::BAD_GATEWAY } else { status };
+    let status = if std::mem::take(&mut content.lose_an_answer) { StatusCode::BAD_GATEWAY } else { status };
     (status, [(UPLOAD_OFFSET, reached.to_string())])
 }
 

@@ -171,25 +171,25 @@ mod tests {
     fn tables_show_the_columns_of_the_kind_or_what_a_query_names() {
         assert_snapshot!(text(Format::Table, None), @r"
         Name  Traffic           State
-        ----  ----------------  ---------
+        ----- ----------------- ----------
         iris  blue=90 green=10  Succeeded
         wine                    Failed
         ");
         assert_snapshot!(text(Format::Table, Some("[].{Name:name,auth:auth_mode}")), @r"
         Name  Auth
-        ----  ---------
+        ----- ----------
         iris  key
         wine  aml_token
         ");
         assert_snapshot!(text(Format::Table, Some("[].name")), @r"
         Result
-        ------
+        -------
         iris
         wine
         ");
         assert_snapshot!(text(Format::Table, Some("[].[name, auth_mode]")), @r"
         Column1  Column2
-        -------  ---------
+        -------- ----------
         iris     key
         wine     aml_token
         ");

@@ -6,16 +6,23 @@ use clap::{Args, Subcommand};
 use moorline_core::Name;
 use moorline_spec::Environment;
 
-use super::versions::{self, Archive, COLUMNS, List, Show, Update};
+use super::versions::{self, Archive, List, Show, Update};
 use crate::{
     assets,
     document::{self, DocumentFlags, Flags},
     exit::Explained,
-    output::Printing,
+    output::{Columns, Printing},
     session::Session,
 };
 
 const KIND: &str = "environments";
+pub(super) const COLUMNS: Columns = Columns(&[
+    ("Name", "name"),
+    ("Version", "version"),
+    ("Image", "image"),
+    ("Description", "description"),
+    ("Created", "creation_context.created_at"),
+]);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {

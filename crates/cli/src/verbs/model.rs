@@ -6,17 +6,24 @@ use clap::{Args, Subcommand};
 use moorline_core::{FileEntry, Name};
 use moorline_spec::Model;
 
-use super::versions::{self, Archive, COLUMNS, List, Show, Update};
+use super::versions::{self, Archive, List, Show, Update};
 use crate::{
     assets,
     document::{self, DocumentFlags, Flags},
     download,
     exit::Explained,
-    output::Printing,
+    output::{Columns, Printing},
     session::Session,
 };
 
-const KIND: &str = "models";
+pub(super) const KIND: &str = "models";
+pub(super) const COLUMNS: Columns = Columns(&[
+    ("Name", "name"),
+    ("Version", "version"),
+    ("Type", "type"),
+    ("Description", "description"),
+    ("Created", "creation_context.created_at"),
+]);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -58,7 +65,7 @@ pub(crate) struct Create {
     /// The model: a file or a folder; a folder keeps its own name below the model directory
     #[arg(short, long, value_name = "PATH")]
     path: Option<PathBuf>,
-    /// custom_model, mlflow_model or triton_model [default: what it looks like]
+    /// custom_model, mlflow_model or triton_model; ONNX is found by looking [default: custom_model]
     #[arg(short = 't', long = "type", value_name = "TYPE")]
     model_type: Option<String>,
     /// What it is, in words
@@ -108,9 +115,6 @@ async fn create(session: &Session, create: Create) -> anyhow::Result<()> {
     let Some(name) = model.name.clone() else {
         return Err(Explained::usage("the model has no name").hint("give one with -n").into());
     };
-    if model.path.is_none() && model.files.is_empty() {
-        return Err(Explained::usage("the model has no files").hint("say where they are with -p").into());
-    }
     let client = session.client().await?;
     let model = assets::upload_model(&client, &session.screen, &model).await?;
     let body = serde_json::to_value(&model)?;

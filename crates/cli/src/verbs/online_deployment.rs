@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use moorline_core::Name;
 use moorline_spec::OnlineDeployment;
 use reqwest::{Method, Url};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     arguments::{Local, NoWait, Yes},
@@ -245,7 +245,7 @@ async fn create(session: &Session, create: Create) -> anyhow::Result<()> {
     let own = url(&client, &deployment.endpoint_name, &deployment.name);
     if !create.run.dry_run {
         // Before gigabytes are sent; the server makes sure of it.
-        refuse_existing(&client, &own, &deployment).await?;
+        refuse_existing(&client, &own, &deployment, create.run.local.local).await?;
     }
     assets::register_inline(&client, &session.screen, &mut deployment).await?;
     let mut target = own.clone();
@@ -257,14 +257,25 @@ async fn create(session: &Session, create: Create) -> anyhow::Result<()> {
     done.finish(session, reply, &create.run, create.printing).await
 }
 
-async fn refuse_existing(client: &Client, own: &Url, deployment: &OnlineDeployment) -> anyhow::Result<()> {
+async fn refuse_existing(
+    client: &Client,
+    own: &Url,
+    deployment: &OnlineDeployment,
+    make_endpoint: bool,
+) -> anyhow::Result<()> {
     let (endpoint, name) = (&deployment.endpoint_name, &deployment.name);
     if client.find(own.clone()).await?.is_some() {
         return Err(Explained::new(format!("the deployment `{name}` of the endpoint `{endpoint}` exists"))
             .hint("`moorline online-deployment update` changes it")
             .into());
     }
-    if client.find(client.at(&["online-endpoints", endpoint.as_str()])).await?.is_none() {
+    let url = client.at(&["online-endpoints", endpoint.as_str()]);
+    if client.find(url.clone()).await?.is_none() {
+        if make_endpoint {
+            // As `az` does for `--local`.
+            let body = json!({ "name": endpoint });
+            return client.call(Method::PUT, url, Some(&body), Precondition::Absent).await.map(drop);
+        }
         return Err(Explained::new(format!("there is no endpoint `{endpoint}`"))
             .hint(format!("`moorline online-endpoint create -n {endpoint}` makes it"))
             .into());

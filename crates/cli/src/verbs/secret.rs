@@ -19,7 +19,7 @@ use crate::{
     confirm,
     exit::Explained,
     output::{Columns, Printing},
-    session::Session,
+    session::{Session, environment_of_process},
 };
 
 const COLUMNS: Columns = Columns(&[("Name", "name"), ("Version", "version"), ("Modified", "modified_at")]);
@@ -29,9 +29,10 @@ const MAX_BYTES: u64 = 64 << 10;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Keep a value: from standard input, from a file, or asked for
+    /// Keep a value: from standard input, a file or a variable, or asked for
     #[command(after_help = "Examples:\n  moorline secret set db-password\n  \
                       moorline secret set db-password --value-file password.txt\n  \
+                      moorline secret set db-password --value-env DB_PASSWORD\n  \
                       moorline secret set db-password < password.txt\n\n\
                       A deployment names it in its document:  environment_variables: {DB_PASSWORD: secret:db-password}")]
     Set(Set),
@@ -69,6 +70,9 @@ pub(crate) struct Set {
     /// The file with the value; one newline at its end is not part of it
     #[arg(long, value_name = "FILE")]
     value_file: Option<PathBuf>,
+    /// The environment variable with the value
+    #[arg(long, value_name = "VARIABLE", conflicts_with = "value_file")]
+    value_env: Option<String>,
 }
 
 impl Which {
@@ -84,7 +88,7 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Set(set) => {
             let name = set.which.name()?;
-            let value = value(name, set.value_file.as_deref())?;
+            let value = value(name, &set)?;
             let client = session.client().await?;
             let body = json!({ "value": value.expose() });
             let url = client.at(&[KIND, name.as_str()]);
@@ -106,11 +110,14 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
     }
 }
 
-fn value(name: &Name, file: Option<&std::path::Path>) -> anyhow::Result<Secret> {
-    let text = match file {
-        Some(path) => bounded(fs_err::File::open(path)?)?,
-        None if std::io::stdin().is_terminal() => prompt(&format!("The value of `{name}`: "))?,
-        None => bounded(std::io::stdin().lock())?,
+fn value(name: &Name, set: &Set) -> anyhow::Result<Secret> {
+    let text = match (&set.value_file, &set.value_env) {
+        (Some(path), _) => bounded(fs_err::File::open(path)?)?,
+        (None, Some(variable)) => environment_of_process()
+            .remove(variable)
+            .ok_or_else(|| Explained::new(format!("there is no variable `{variable}`, or it is not text")))?,
+        (None, None) if std::io::stdin().is_terminal() => prompt(&format!("The value of `{name}`: "))?,
+        (None, None) => bounded(std::io::stdin().lock())?,
     };
     let text = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
     if text.is_empty() {

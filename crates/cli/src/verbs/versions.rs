@@ -14,13 +14,10 @@ use crate::{
     session::Session,
 };
 
-pub(super) const COLUMNS: Columns = Columns(&[
-    ("Name", "name"),
-    ("Version", "version"),
-    ("Type", "type"),
-    ("Description", "description"),
-    ("Created", "creation_context.created_at"),
-]);
+/// The columns of a kind of assets.
+pub(super) fn columns(kind: &str) -> Columns {
+    if kind == super::model::KIND { super::model::COLUMNS } else { super::environment::COLUMNS }
+}
 
 /// Which version.
 #[derive(Clone, Debug, Args)]
@@ -114,7 +111,7 @@ pub(super) async fn list(session: &Session, kind: &str, list: List) -> anyhow::R
         items.retain(|item| item.get("archived") == Some(&Value::Bool(true)));
         items.truncate(list.max_results.unwrap_or(usize::MAX));
     }
-    list.printing.print(Value::Array(items), COLUMNS)
+    list.printing.print(Value::Array(items), columns(kind))
 }
 
 pub(super) async fn show(session: &Session, kind: &str, show: Show) -> anyhow::Result<()> {
@@ -122,7 +119,7 @@ pub(super) async fn show(session: &Session, kind: &str, show: Show) -> anyhow::R
     // `az` asks for the version or a label; the newest is what people mean without either.
     let (name, version) = show.which.resolve(&client, kind).await?;
     let found = client.get(version_url(&client, kind, &name, &version)).await?;
-    show.printing.print(found, COLUMNS)
+    show.printing.print(found, columns(kind))
 }
 
 pub(super) async fn update(session: &Session, kind: &str, update: Update) -> anyhow::Result<()> {
@@ -134,7 +131,7 @@ pub(super) async fn update(session: &Session, kind: &str, update: Update) -> any
     update.edits.apply(&mut after)?;
     let patch = merge_patch(&before, &after);
     let after = client.call(Method::PATCH, url, Some(&patch), Precondition::Any).await?.body;
-    update.printing.print(after, COLUMNS)
+    update.printing.print(after, columns(kind))
 }
 
 /// Archives a version or all of them, or restores them.
