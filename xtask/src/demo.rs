@@ -50,11 +50,11 @@ pub fn run(workspace: &Workspace) -> Result<()> {
 /// What the demo's commands are told: their home, and who makes environments.
 fn variables(workspace: &Workspace, folder: &Path) -> Result<Vec<(String, std::ffi::OsString)>> {
     let mut variables = vec![("MOORLINE_HOME".to_owned(), folder.join("home").into_os_string())];
-    if let Some((uv, settings)) = python::environment_maker(workspace)? {
-        let mut paths: Vec<PathBuf> = uv.parent().map(Path::to_owned).into_iter().collect();
+    if let Some(maker) = python::environment_maker(workspace)? {
+        let mut paths: Vec<PathBuf> = maker.uv.parent().map(Path::to_owned).into_iter().collect();
         paths.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
         variables.push(("PATH".to_owned(), std::env::join_paths(paths)?));
-        variables.extend(settings.into_iter().map(|(name, value)| (name, value.into())));
+        variables.extend(maker.settings.into_iter().map(|(name, value)| (name, value.into())));
     }
     Ok(variables)
 }

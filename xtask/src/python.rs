@@ -133,13 +133,20 @@ fn minor_version(python: &Path) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
-/// What makes environments in the tests: `uv`, and what it must be told of pip's configuration. `None` where pip cannot
-/// bring it.
-pub fn environment_maker(workspace: &Workspace) -> Result<Option<(PathBuf, Vec<(String, String)>)>> {
+/// What makes environments for deployments.
+#[derive(Debug)]
+pub struct EnvironmentMaker {
+    pub uv: PathBuf,
+    /// What uv must be told of pip's configuration, as variables.
+    pub settings: Vec<(String, String)>,
+}
+
+/// The one for tests and demo; `None` where pip cannot bring it.
+pub fn environment_maker(workspace: &Workspace) -> Result<Option<EnvironmentMaker>> {
     let base = pinned_python()?;
     let Some(uv) = uv(workspace, &base) else { return Ok(None) };
     let configuration = shell::output(Command::new(&base).args(["-m", "pip", "config", "list"]))?;
-    Ok(Some((uv, uv_settings(&configuration))))
+    Ok(Some(EnvironmentMaker { uv, settings: uv_settings(&configuration) }))
 }
 
 /// `uv`: the one on PATH, or one that pip brings once.

@@ -59,9 +59,9 @@ fn environment(workspace: &Workspace) -> Result<Vec<(String, OsString)>> {
         ("MOORLINE_TEST_MLFLOW_PYTHON".into(), python::interpreter(workspace, "mlflow").into()),
         ("MOORLINE_TEST_PYTHONS".into(), pythons),
     ];
-    if let Some((uv, settings)) = python::environment_maker(workspace)? {
-        variables.push(("MOORLINE_TEST_UV".into(), uv.into()));
-        variables.extend(settings.into_iter().map(|(name, value)| (name, value.into())));
+    if let Some(maker) = python::environment_maker(workspace)? {
+        variables.push(("MOORLINE_TEST_UV".into(), maker.uv.into()));
+        variables.extend(maker.settings.into_iter().map(|(name, value)| (name, value.into())));
     }
     Ok(variables)
 }
