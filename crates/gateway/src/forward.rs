@@ -33,6 +33,20 @@ pub(crate) struct Outgoing {
     pub(crate) grpc: bool,
 }
 
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    Problem(Problem),
+    /// There is no replica to send it to, and none can have seen it.
+    NoReplica(Box<Outgoing>),
+}
+
+impl From<Problem> for Failed {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
 /// Sends a request to a replica of `deployment` and gives its answer, whose body may still be on its way.
 ///
 /// A request that no replica can have seen is sent once more, to another replica if there is one.
@@ -41,13 +55,17 @@ pub(crate) async fn forward(
     place: Place,
     outgoing: Outgoing,
     config: &Arc<GatewayConfig>,
-) -> Result<Response<Body>, Problem> {
+) -> Result<Response<Body>, Failed> {
     let Outgoing { parts, target, received: Received { body, fault, share }, grpc } = outgoing;
     let scored = !grpc && target.path() == "/score";
     let mut request = Request::from_parts(parts, body);
     let mut tried: Option<Arc<Replica>> = None;
     let (begun, flight) = loop {
-        let replica = deployment.choose(tried.as_ref()).ok_or(Problem::NoReplica)?;
+        let Some(replica) = deployment.choose(tried.as_ref()) else {
+            let (parts, body) = request.into_parts();
+            let received = Received { body, fault, share };
+            return Err(Failed::NoReplica(Box::new(Outgoing { parts, target, received, grpc })));
+        };
         let flight = InFlight::begin(replica);
         let replica = &flight.replica;
         let sent = if grpc {
@@ -66,13 +84,17 @@ pub(crate) async fn forward(
                 tried = Some(Arc::clone(replica));
                 request = *unsent;
             }
-            Err(SendError::NotSent(_)) => return Err(Problem::NoReplica),
+            Err(SendError::NotSent(unsent)) => {
+                let (parts, body) = unsent.into_parts();
+                let received = Received { body, fault, share };
+                return Err(Failed::NoReplica(Box::new(Outgoing { parts, target, received, grpc })));
+            }
             Err(SendError::Lost(error)) => {
                 if let Some(fault) = fault.as_ref().and_then(|fault| fault.get()) {
-                    return Err(bad_body(*fault, config));
+                    return Err(bad_body(*fault, config).into());
                 }
                 tracing::warn!(error = &*error, deployment = %deployment.id, replica = replica.route.id, "a replica ended before it had answered");
-                return Err(Problem::ReplicaLost);
+                return Err(Problem::ReplicaLost.into());
             }
         }
     };
@@ -90,7 +112,7 @@ pub(crate) async fn forward(
         Some(connection) => match connection.gather(&mut rest) {
             Ok(Gathered::Whole(body)) => Some(Ok(body)),
             Ok(Gathered::Part(part)) => Some(Err(part)),
-            Err(_) => return Err(Problem::ReplicaLost),
+            Err(_) => return Err(Problem::ReplicaLost.into()),
         },
         None if rest.is_end_stream() => Some(Ok(Bytes::new())),
         None => None,

@@ -16,7 +16,7 @@ use crate::{
     body::{self, Buffers},
     config::{GatewayConfig, Hooks},
     deployment::Deployment,
-    forward::{self, Outgoing, bad_body},
+    forward::{self, Failed, Outgoing, bad_body},
     headers,
     metrics::Metrics,
     mirror::Mirrors,
@@ -150,6 +150,9 @@ impl Gateway {
     }
 }
 
+/// How often a request that no replica has seen is tried where the last one goes just then.
+const ROUNDS: usize = 3;
+
 type Refused = (Problem, Option<Arc<Deployment>>);
 
 impl Inner {
@@ -242,7 +245,11 @@ impl Inner {
             }
             match deployment.try_place() {
                 Some(place) => {
-                    forward::forward(Arc::clone(deployment), place, outgoing, config).await.map(Ok)
+                    match forward::forward(Arc::clone(deployment), place, outgoing, config).await {
+                        Ok(response) => Ok(Ok(response)),
+                        Err(Failed::Problem(problem)) => Err(problem),
+                        Err(Failed::NoReplica(outgoing)) => Ok(Err(*outgoing)),
+                    }
                 }
                 None => Ok(Err(outgoing)),
             }
@@ -263,21 +270,35 @@ impl Inner {
     ) -> Result<Response<Body>, Problem> {
         let config = &self.config;
         let mut begun = arrived;
-        if !deployment.has_replica() {
-            if preflight {
-                // Nobody knows who asks: not worth a start.
-                return Err(Problem::NoReplica);
+        let mut outgoing = outgoing;
+        for _ in 0..ROUNDS {
+            if !deployment.has_replica() {
+                if preflight {
+                    // Nobody knows who asks: not worth a start.
+                    return Err(Problem::NoReplica);
+                }
+                deployment.wait_for_replica(&self.hooks.wake, config).await?;
+                // The start is not the request's fault.
+                begun = Instant::now();
             }
-            deployment.wait_for_replica(&self.hooks.wake, config).await?;
-            // The start is not the request's fault.
-            begun = Instant::now();
+            let live = deployment.live();
+            let deadline = begun + live.request_timeout;
+            let place =
+                deployment.place(&live, deadline, config.max_queue_length).await.map_err(Problem::NoPlace)?;
+            let sending = async {
+                match forward::forward(Arc::clone(deployment), place, outgoing, config).await {
+                    Ok(response) => Ok(Ok(response)),
+                    Err(Failed::Problem(problem)) => Err(problem),
+                    Err(Failed::NoReplica(outgoing)) => Ok(Err(outgoing)),
+                }
+            };
+            match within(deadline, live.request_timeout, sending).await? {
+                Ok(response) => return Ok(response),
+                // The last replica went between the choice and the sending: another one may come.
+                Err(unsent) => outgoing = *unsent,
+            }
         }
-        let live = deployment.live();
-        let deadline = begun + live.request_timeout;
-        let place =
-            deployment.place(&live, deadline, config.max_queue_length).await.map_err(Problem::NoPlace)?;
-        let sending = forward::forward(Arc::clone(deployment), place, outgoing, config);
-        within(deadline, live.request_timeout, sending).await
+        Err(Problem::NoReplica)
     }
 }
 
