@@ -1,6 +1,6 @@
 //! The control plane's parts in one place: what handlers and the reconciler are given.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use moorline_gateway::Gateway;
 use moorline_store::Store;
@@ -19,6 +19,8 @@ pub(crate) struct Control {
     pub(crate) gateway: Gateway,
     pub(crate) operations: Operations,
     pub(crate) reconciler: Reconciler,
+    /// Where the gateway and the targets, which it holds, find the reconciler again for as long as the server lives.
+    pub(crate) _told: Arc<OnceLock<Reconciler>>,
     pub(crate) targets: Targets,
     pub(crate) releases: Releases,
     pub(crate) config: Arc<ServerConfig>,

@@ -157,6 +157,8 @@ impl Running {
         }
         control.reconciler.shutdown().await;
         control.targets.shutdown(keep).await;
+        // With it go the locks of the parts, which the next server of this home takes.
+        drop(control);
         if let Err(error) = lock.withdraw() {
             tracing::warn!(error = chain(&error), "could not remove server.json");
         }
@@ -199,14 +201,14 @@ async fn wire(store: Store, access: Access, config: ServerConfig) -> Result<Cont
     let part =
         |part: &'static str| move |source: Box<dyn Error + Send + Sync>| StartError::Part { part, source };
     let metrics = Registry::new();
-    let reconciler: Arc<OnceLock<Reconciler>> = Arc::default();
+    let told: Arc<OnceLock<Reconciler>> = Arc::default();
     let doorkeeper = Arc::new(Doorkeeper::new(store.clone(), access, config.public_url.as_deref()));
 
     let hooks = Hooks {
         wake: {
-            let reconciler = Arc::clone(&reconciler);
+            let told = Arc::downgrade(&told);
             Arc::new(move |id| {
-                if let Some(reconciler) = reconciler.get() {
+                if let Some(reconciler) = told.upgrade().as_deref().and_then(OnceLock::get) {
                     reconciler.wake(id);
                 }
             })
@@ -221,9 +223,9 @@ async fn wire(store: Store, access: Access, config: ServerConfig) -> Result<Cont
         .map_err(|source| part("the metrics")(source.into()))?;
 
     let on_change: OnChange = {
-        let reconciler = Arc::clone(&reconciler);
+        let told = Arc::downgrade(&told);
         Arc::new(move |id| {
-            if let Some(reconciler) = reconciler.get() {
+            if let Some(reconciler) = told.upgrade().as_deref().and_then(OnceLock::get) {
                 reconciler.observed(&id);
             }
         })
@@ -255,12 +257,13 @@ async fn wire(store: Store, access: Access, config: ServerConfig) -> Result<Cont
         releases: releases.clone(),
         operations: operations.clone(),
     };
-    let reconciler = reconciler.get_or_init(|| Reconciler::new(parts)).clone();
+    let reconciler = told.get_or_init(|| Reconciler::new(parts)).clone();
     let control = Control {
         store,
         gateway,
         operations,
         reconciler,
+        _told: told,
         targets,
         releases,
         config: Arc::new(config),

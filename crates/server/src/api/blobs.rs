@@ -110,6 +110,9 @@ async fn append(
             "a part of {length} bytes at {offset} goes beyond the blob's {size} bytes"
         )));
     }
+    if offset == size && blobs.size(&at.digest).await? == Some(size) {
+        return Ok(with_header(StatusCode::CREATED, UPLOAD_OFFSET, size));
+    }
     let room = size.saturating_sub(offset);
     let content = within(request.into_body().into_data_stream(), room, control.config.bounds.body_timeout);
     match blobs.append(&at.digest, offset, content).await {

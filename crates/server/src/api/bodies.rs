@@ -273,6 +273,8 @@ pub(crate) struct EndpointShown {
 pub(crate) struct DeploymentBody {
     name: Option<String>,
     endpoint_name: Option<String>,
+    /// `managed` where it is left out, or `kubernetes`.
+    r#type: Option<String>,
     description: Option<String>,
     tags: Option<Tags>,
     /// `moorline.*` among them are settings.
@@ -311,7 +313,6 @@ struct CodeConfigurationBody {
 pub(crate) struct DeploymentShown {
     #[serde(flatten)]
     document: DeploymentBody,
-    r#type: String,
     provisioning_state: ProvisioningState,
     /// The compute that it runs on.
     compute_name: String,

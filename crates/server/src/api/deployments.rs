@@ -368,10 +368,13 @@ impl Attempt<'_> {
         let id = desired.id.clone();
         let name = deployment_record_name(&id.endpoint, &id.deployment);
         let operation = control.operations.begin(&endpoint.workspace, kind, &name).await?;
+        // All traffic that was asked for with a generation which has not come to its end is asked for still.
+        let waiting = current.as_ref().map(read).transpose()?;
+        let waiting = waiting.is_some_and(|state| !state.settled() && state.body.all_traffic);
         let body = to_json(&DeploymentBody {
             document,
             desired,
-            all_traffic: wish.all_traffic,
+            all_traffic: wish.all_traffic || waiting,
             deleting: false,
             operation: Some(operation.clone()),
         })?;

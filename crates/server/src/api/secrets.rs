@@ -23,7 +23,7 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
 #[derive(Debug, Serialize, ToSchema)]
 struct SecretShown {
     name: String,
-    /// One more with every change.
+    /// Grows with every change.
     version: u64,
     #[schema(value_type = Option<String>, format = DateTime)]
     #[serde(skip_serializing_if = "Option::is_none")]
