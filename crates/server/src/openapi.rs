@@ -105,15 +105,12 @@ fn operation_id(method: &Method, path: &str) -> String {
     let path = path.strip_prefix(api::BASE).unwrap_or(path);
     let path = path.strip_prefix("/workspaces/{workspace}/").unwrap_or(path);
     for part in path.split('/').filter(|part| !part.is_empty()) {
-        match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
-            Some(parameter) => {
-                id.push_str("_by_");
-                id.push_str(parameter);
-            }
-            None => {
-                id.push('_');
-                id.push_str(&part.replace(['-', '.'], "_"));
-            }
+        if let Some(parameter) = part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
+            id.push_str("_by_");
+            id.push_str(parameter);
+        } else {
+            id.push('_');
+            id.push_str(&part.replace(['-', '.'], "_"));
         }
     }
     id

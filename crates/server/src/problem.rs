@@ -129,7 +129,7 @@ pub(crate) struct Problem {
     /// `urn:moorline:problem:` and the class.
     #[serde(rename = "type")]
     #[schema(example = "urn:moorline:problem:not_found")]
-    pub(crate) problem_type: String,
+    pub(crate) kind: String,
     pub(crate) title: String,
     pub(crate) status: u16,
     /// What was wrong, with the name of the thing.
@@ -200,7 +200,7 @@ pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
         tracing::debug!(request_id, class = %error.class, error = chain(&*error), "request refused");
     }
     let problem = Problem {
-        problem_type: format!("urn:moorline:problem:{}", error.class),
+        kind: format!("urn:moorline:problem:{}", error.class),
         title: error.title().to_owned(),
         status: status.as_u16(),
         detail: error.detail.clone(),

@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn shares_are_of_deployments_that_are_there() {
-        let routes = BTreeMap::from([("blue".parse::<Name>().unwrap(), ()), ("green".parse().unwrap(), ())]);
+        let routes = BTreeMap::from([("blue".parse::<Name>().unwrap(), 1), ("green".parse().unwrap(), 2)]);
         let traffic = serde_json::json!({"blue": 90, "green": 0, "gone": 10});
         assert_eq!(shares(&traffic, &routes), [("blue".parse().unwrap(), 90)]);
         assert!(shares(&serde_json::Value::Null, &routes).is_empty());

@@ -9,6 +9,7 @@ use std::{
 };
 
 use axum::{Router, body::Body};
+use futures_util::future::BoxFuture;
 use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use moorline_deploy::{
@@ -89,7 +90,12 @@ pub struct Server;
 
 impl Server {
     /// Opens the home, takes up what the last server left, and serves.
-    pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
+    pub fn start(config: ServerConfig) -> BoxFuture<'static, Result<Running, StartError>> {
+        // Large enough that whoever waits for it should not have to hold it.
+        Box::pin(Self::begin(config))
+    }
+
+    async fn begin(config: ServerConfig) -> Result<Running, StartError> {
         let lock = take_lock(&config)?;
         let store = Store::open(config.store.clone()).await.map_err(|source| StartError::Store { source })?;
         ensure_default_workspace(&store, &config).await?;

@@ -56,11 +56,13 @@ pub(crate) struct ModelBody {
 }
 
 #[derive(Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 enum ModelKind {
-    CustomModel,
-    MlflowModel,
-    TritonModel,
+    #[serde(rename = "custom_model")]
+    Custom,
+    #[serde(rename = "mlflow_model")]
+    Mlflow,
+    #[serde(rename = "triton_model")]
+    Triton,
 }
 
 /// Azure ML's `environment`, with the conda file's text in `conda_file` and an uploaded build context.

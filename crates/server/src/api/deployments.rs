@@ -174,14 +174,13 @@ async fn delete(
     }
     let operation = removal::delete_deployment(&control, record, precondition.generation).await?;
     // As it is now: marked, unless it is gone already.
-    match load(&control, &at).await {
-        Ok(record) => answer(&control, StatusCode::ACCEPTED, &record, Some(&operation)).await,
-        Err(_) => {
-            let location = operation_location(&endpoint.workspace, &operation);
-            let shown = json!({ "name": at.deployment, "endpoint_name": at.endpoint, "provisioning_state": "Deleting" });
-            Ok((StatusCode::ACCEPTED, [("operation-location", location)], Json(shown)).into_response())
-        }
+    if let Ok(record) = load(&control, &at).await {
+        return answer(&control, StatusCode::ACCEPTED, &record, Some(&operation)).await;
     }
+    let location = operation_location(&endpoint.workspace, &operation);
+    let shown =
+        json!({ "name": at.deployment, "endpoint_name": at.endpoint, "provisioning_state": "Deleting" });
+    Ok((StatusCode::ACCEPTED, [("operation-location", location)], Json(shown)).into_response())
 }
 
 fn endpoint_of(at: &AtDeployment) -> AtEndpoint {

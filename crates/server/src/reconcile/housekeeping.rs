@@ -29,6 +29,7 @@ impl Reconciler {
 
     async fn sweep(&self) {
         let before = SystemTime::now() - AGE;
+        self.sweep_tokens().await;
         let records = match self.0.store.records(RecordKind::Deployment, None).await {
             Ok(records) => records,
             Err(error) => {
@@ -56,6 +57,22 @@ impl Reconciler {
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(error = chain(&error), "housekeeping could not remove blobs"),
+        }
+    }
+
+    /// Tokens of endpoints are made by the hour; those that have run out are of no use to anybody.
+    async fn sweep_tokens(&self) {
+        let now = jiff::Timestamp::now();
+        let tokens = match self.0.store.tokens().await {
+            Ok(tokens) => tokens,
+            Err(error) => {
+                return tracing::warn!(error = chain(&error), "housekeeping could not read the tokens");
+            }
+        };
+        for token in tokens.iter().filter(|token| token.expires_at.is_some_and(|end| end < now)) {
+            if let Err(error) = self.0.store.revoke_token(&token.id).await {
+                tracing::warn!(error = chain(&error), "housekeeping could not remove a token");
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream};
 use moorline_core::{DeploymentId, Name};
 use moorline_gateway::Gateway;
 use moorline_store::{RecordKind, Store, StoreError};
@@ -31,6 +32,9 @@ use crate::{
 
 /// How long a piece of work that failed for a reason of ours waits before it is tried again.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// Routes that are made at one time when the server starts.
+const ROUTES: usize = 16;
 
 /// Where work is asked for. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -103,11 +107,15 @@ impl Reconciler {
             }
         }
         self.0.targets.settle(&known).await;
-        for record in self.0.store.records(RecordKind::Endpoint, None).await? {
-            if let Ok(endpoint) = record.name.parse() {
-                self.nudge_endpoint(record.workspace, endpoint);
-            }
-        }
+        // Before the first request is let in: an endpoint that is there must not be answered as one that is not.
+        let endpoints = self.0.store.records(RecordKind::Endpoint, None).await?;
+        stream::iter(endpoints)
+            .for_each_concurrent(ROUTES, async |record| {
+                if let Ok(endpoint) = record.name.parse() {
+                    self.sync_endpoint(&record.workspace, &endpoint).await;
+                }
+            })
+            .await;
         for id in known {
             self.nudge(id);
         }

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use moorline_core::Secret;
 use sqlx::{
     Connection as _, PgPool, Postgres, Sqlite, SqlitePool,
@@ -68,12 +69,15 @@ impl File {
     }
 }
 
+// The driver's futures are boxed here: they are large, and would be compiled again in every crate that waits for one.
 impl Database {
-    pub(crate) async fn open(config: &crate::config::Database) -> Result<Self, StoreError> {
-        match config {
-            crate::config::Database::Sqlite(path) => Self::sqlite(path).await,
-            crate::config::Database::Postgres(url) => Self::postgres(url).await,
-        }
+    pub(crate) fn open(config: &crate::config::Database) -> BoxFuture<'_, Result<Self, StoreError>> {
+        Box::pin(async move {
+            match config {
+                crate::config::Database::Sqlite(path) => Self::sqlite(path).await,
+                crate::config::Database::Postgres(url) => Self::postgres(url).await,
+            }
+        })
     }
 
     async fn sqlite(path: &Path) -> Result<Self, StoreError> {
@@ -149,27 +153,31 @@ impl Database {
     }
 
     /// Begins to write. Dropped before [`Transaction::commit`], nothing of it has happened.
-    pub(crate) async fn write(&self) -> Result<Transaction, StoreError> {
-        match self {
-            Self::Sqlite { writer, file, .. } => {
-                file.check()?;
-                // At once, not at the first statement that writes: then a read before it cannot be outdated.
-                Ok(Transaction::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?))
+    pub(crate) fn write(&self) -> BoxFuture<'_, Result<Transaction, StoreError>> {
+        Box::pin(async move {
+            match self {
+                Self::Sqlite { writer, file, .. } => {
+                    file.check()?;
+                    // At once, not at the first statement that writes: then a read before it cannot be outdated.
+                    Ok(Transaction::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?))
+                }
+                Self::Postgres(pool) => Ok(Transaction::Postgres(pool.begin().await?)),
             }
-            Self::Postgres(pool) => Ok(Transaction::Postgres(pool.begin().await?)),
-        }
+        })
     }
 
     /// All rows of a query that does not write.
-    pub(crate) async fn rows(&self, query: Query) -> Result<Vec<Row>, StoreError> {
-        Ok(match self {
-            Self::Sqlite { readers, file, .. } => {
-                file.check()?;
-                query.sqlite().fetch_all(readers).await?.into_iter().map(Row::Sqlite).collect()
-            }
-            Self::Postgres(pool) => {
-                query.postgres().fetch_all(pool).await?.into_iter().map(Row::Postgres).collect()
-            }
+    pub(crate) fn rows(&self, query: Query) -> BoxFuture<'_, Result<Vec<Row>, StoreError>> {
+        Box::pin(async move {
+            Ok(match self {
+                Self::Sqlite { readers, file, .. } => {
+                    file.check()?;
+                    query.sqlite().fetch_all(readers).await?.into_iter().map(Row::Sqlite).collect()
+                }
+                Self::Postgres(pool) => {
+                    query.postgres().fetch_all(pool).await?.into_iter().map(Row::Postgres).collect()
+                }
+            })
         })
     }
 
@@ -201,23 +209,33 @@ pub(crate) enum Transaction {
 
 impl Transaction {
     /// How many rows it changed.
-    pub(crate) async fn execute(&mut self, query: Query) -> Result<u64, StoreError> {
-        Ok(match self {
-            Self::Sqlite(transaction) => query.sqlite().execute(&mut **transaction).await?.rows_affected(),
-            Self::Postgres(transaction) => {
-                query.postgres().execute(&mut **transaction).await?.rows_affected()
-            }
+    pub(crate) fn execute(&mut self, query: Query) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            Ok(match self {
+                Self::Sqlite(transaction) => {
+                    query.sqlite().execute(&mut **transaction).await?.rows_affected()
+                }
+                Self::Postgres(transaction) => {
+                    query.postgres().execute(&mut **transaction).await?.rows_affected()
+                }
+            })
         })
     }
 
-    pub(crate) async fn rows(&mut self, query: Query) -> Result<Vec<Row>, StoreError> {
-        Ok(match self {
-            Self::Sqlite(transaction) => {
-                query.sqlite().fetch_all(&mut **transaction).await?.into_iter().map(Row::Sqlite).collect()
-            }
-            Self::Postgres(transaction) => {
-                query.postgres().fetch_all(&mut **transaction).await?.into_iter().map(Row::Postgres).collect()
-            }
+    pub(crate) fn rows(&mut self, query: Query) -> BoxFuture<'_, Result<Vec<Row>, StoreError>> {
+        Box::pin(async move {
+            Ok(match self {
+                Self::Sqlite(transaction) => {
+                    query.sqlite().fetch_all(&mut **transaction).await?.into_iter().map(Row::Sqlite).collect()
+                }
+                Self::Postgres(transaction) => query
+                    .postgres()
+                    .fetch_all(&mut **transaction)
+                    .await?
+                    .into_iter()
+                    .map(Row::Postgres)
+                    .collect(),
+            })
         })
     }
 
@@ -227,12 +245,14 @@ impl Transaction {
 
     /// When it returns, the writes outlive a crash. An error leaves it open whether they do, if the connection broke in
     /// between.
-    pub(crate) async fn commit(self) -> Result<(), StoreError> {
-        match self {
-            Self::Sqlite(transaction) => transaction.commit().await?,
-            Self::Postgres(transaction) => transaction.commit().await?,
-        }
-        Ok(())
+    pub(crate) fn commit(self) -> BoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(async move {
+            match self {
+                Self::Sqlite(transaction) => transaction.commit().await?,
+                Self::Postgres(transaction) => transaction.commit().await?,
+            }
+            Ok(())
+        })
     }
 }
 
