@@ -49,7 +49,9 @@ impl Explained {
 
 /// Prints an error as `error: …`, its details, and a `hint: …` for each hint; returns the exit code.
 pub(crate) fn report(error: &anyhow::Error, screen: &Screen) -> ExitCode {
-    let explained = error.chain().find_map(|cause| cause.downcast_ref::<Explained>());
+    // Given as context it is no link of the chain, and as an error it is.
+    let context = error.downcast_ref::<Explained>();
+    let explained = context.or_else(|| error.chain().find_map(|cause| cause.downcast_ref()));
     let mut text = format!("{} {error:#}\n", screen.red("error:"));
     for detail in explained.into_iter().flat_map(|explained| &explained.details) {
         text.push_str(detail);
