@@ -141,6 +141,8 @@ fn offset_of(headers: &HeaderMap) -> Option<u64> {
 /// Sends what is missing of one blob. Attempts that bring nothing forward are counted; any progress begins anew.
 async fn send(client: &Client, blob: Blob<'_>, bar: &ProgressBar) -> anyhow::Result<()> {
     let mut offset = blob.begun;
+    // Progress is what goes beyond this: a server that gave up what it had, for want of space, may take it in again.
+    let mut furthest = offset;
     let mut waits = AGAIN.iter();
     loop {
         match piece(client, &blob, offset).await {
@@ -150,7 +152,10 @@ async fn send(client: &Client, blob: Blob<'_>, bar: &ProgressBar) -> anyhow::Res
             }
             Ok(Progress::Now(now)) => {
                 if now > offset {
-                    waits = AGAIN.iter();
+                    if now > furthest {
+                        waits = AGAIN.iter();
+                        furthest = now;
+                    }
                     bar.inc(now - offset);
                 } else {
                     bar.set_position(bar.position().saturating_sub(offset - now));

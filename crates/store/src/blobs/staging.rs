@@ -129,7 +129,14 @@ impl Staging {
                 }
                 Ok(offset + chunk.len() as u64)
             };
-            write().map_err(|error| StoreError::file(PLACE, error))
+            write().map_err(|error: io::Error| {
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                    // What does not fit must not keep the rest of the disk from everybody else. What cannot be removed
+                    // now is collected later.
+                    let _ = fs_err::remove_file(&path);
+                }
+                StoreError::file(PLACE, error)
+            })
         })
         .await
     }
