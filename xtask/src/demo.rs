@@ -92,9 +92,7 @@ impl Demo<'_> {
 
     /// Runs the command line, printing what is typed.
     fn moorline(&self, arguments: &[&str]) -> Result<()> {
-        let mut command = self.command(arguments);
-        shell::say(&format!("$ {}", shell::line(&command)));
-        shell::run(&mut command)
+        shell::run(&mut self.command(arguments))
     }
 
     fn answer(&self, arguments: &[&str]) -> Result<String> {
