@@ -19,6 +19,7 @@ mod removal;
 mod secrets;
 mod server;
 mod tokens;
+mod versioned;
 mod workspaces;
 
 use axum::{Router, middleware};
