@@ -4,6 +4,7 @@
 //! [`Target`]) and the closed set of error classes. It does no I/O, starts no thread, knows no runtime and no HTTP, and
 //! depends on nothing else of ours, so that implementations can depend on it and never on one another.
 
+mod backoff;
 mod batch;
 mod batcher;
 mod deployment;
@@ -18,6 +19,7 @@ mod signature;
 mod target;
 mod tensor;
 
+pub use backoff::Backoff;
 pub use batch::{BatchError, split, stack};
 pub use batcher::{Batcher, Item, Take};
 pub use deployment::{

@@ -7,7 +7,6 @@
 //! What only workers know (the contract of `init` and `run`, HTTP as the script sees it, JSON) is Python, embedded in
 //! this crate (`worker/`) and written into a private folder at start.
 
-mod backoff;
 mod config;
 mod dispatch;
 mod error;

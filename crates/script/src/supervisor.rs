@@ -6,11 +6,10 @@ use std::{
 };
 
 use bytes::BytesMut;
-use moorline_core::{ScriptError, ScriptInfo};
+use moorline_core::{Backoff, ScriptError, ScriptInfo};
 use tokio::{io::AsyncReadExt, net::unix::OwnedReadHalf, sync::oneshot, time::timeout};
 
 use crate::{
-    backoff::Backoff,
     error::StartError,
     frame::{Message, decode},
     link::Link,
@@ -20,6 +19,9 @@ use crate::{
 
 /// How long a worker that was hung up on may take to end by itself.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// After so many failures in a row, the next start is too late for requests to wait for it.
+const HOPEFUL_FAILURES: u32 = 3;
 
 /// Where a worker's first start is reported to.
 type First = oneshot::Sender<Result<ScriptInfo, StartError>>;
@@ -37,7 +39,8 @@ pub(crate) async fn supervise(shared: Arc<Shared>, index: usize, first: First) {
         };
         let worked = match started {
             Ok(running) => {
-                let end = run(&shared, index, running, backoff.hopeful(), first.take()).await;
+                let hopeful = backoff.ends() < HOPEFUL_FAILURES;
+                let end = run(&shared, index, running, hopeful, first.take()).await;
                 if *closing.borrow() {
                     return;
                 }
@@ -59,7 +62,13 @@ pub(crate) async fn supervise(shared: Arc<Shared>, index: usize, first: First) {
                 false
             }
         };
-        let pause = backoff.next(worked);
+        let pause = if worked {
+            // One that had worked before it died starts again at once.
+            backoff.forget();
+            Duration::ZERO
+        } else {
+            backoff.next_pause()
+        };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = closing.wait_for(|closing| *closing) => return,

@@ -1,12 +1,10 @@
 //! One deployment: what was applied last, its replicas, and the task that brings the one to the other.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moorline_core::{
-    DeploymentId, Digest, ErrorClass, Failure, Observation, Phase, Placement, ReplicaState, TargetError,
+    Backoff, DeploymentId, Digest, ErrorClass, Failure, Observation, Phase, Placement, ReplicaState,
+    TargetError,
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -16,7 +14,6 @@ use tokio::{
 
 use super::{
     Context,
-    backoff::Backoff,
     layout::{Record, new_replica_id},
     plan::{Plan, Seen, plan},
     process::{Identity, Process},
@@ -316,7 +313,7 @@ impl State {
             return;
         }
         self.failed_starts += 1;
-        self.not_before = Some(Instant::now() + self.backoff.next(Duration::ZERO));
+        self.not_before = Some(Instant::now() + self.backoff.next_pause());
         let tries = if self.ready() > 0 { TRIES_OF_PROVEN } else { TRIES };
         if self.failed_starts >= tries && !self.completed {
             self.failure = Some(failure);

@@ -4,7 +4,6 @@
 //! its environment, so that a server that was killed leaves nothing behind which the next one does not find. What a
 //! replica is started with is described in `command`, what to do next is decided in `plan`; both are pure.
 
-mod backoff;
 mod command;
 mod deployment;
 mod failure;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use moorline_core::{Digest, Failure, Placement, Probe, ReplicaAddress, ReplicaState};
+use moorline_core::{Backoff, Digest, Failure, Placement, Probe, ReplicaAddress, ReplicaState};
 use serde::Deserialize;
 use tokio::{
     sync::{mpsc, watch},
@@ -17,7 +17,6 @@ use tokio::{
 
 use super::{
     Context,
-    backoff::Backoff,
     command::ReplicaCommand,
     failure,
     layout::ReplicaFolder,
@@ -206,7 +205,11 @@ impl Life {
                 tracing::warn!(replica = %self.identity, why, "a replica ended before its deployment was applied again");
                 return Outcome::Lost;
             }
-            let pause = self.backoff.next(began.elapsed());
+            // A long life is no link of a chain of crashes.
+            if began.elapsed() > Backoff::LONGEST {
+                self.backoff.forget();
+            }
+            let pause = self.backoff.next_pause();
             tracing::warn!(replica = %self.identity, why, millis = pause.as_millis() as u64, "a replica is started again");
             self.publish(|view| {
                 *view = View {
