@@ -49,7 +49,11 @@ pub fn run(workspace: &Workspace) -> Result<()> {
 
 /// What the demo's commands are told: their home, and who makes environments.
 fn variables(workspace: &Workspace, folder: &Path) -> Result<Vec<(String, std::ffi::OsString)>> {
-    let mut variables = vec![("MOORLINE_HOME".to_owned(), folder.join("home").into_os_string())];
+    let mut variables = vec![
+        ("MOORLINE_HOME".to_owned(), folder.join("home").into_os_string()),
+        // Somebody's own server may have the usual port.
+        ("MOORLINE_LISTEN".to_owned(), "127.0.0.1:0".into()),
+    ];
     if let Some(maker) = python::environment_maker(workspace)? {
         let mut paths: Vec<PathBuf> = maker.uv.parent().map(Path::to_owned).into_iter().collect();
         paths.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
