@@ -7,7 +7,6 @@
 mod engine;
 mod fake_engine;
 mod fake_script;
-mod fake_target;
 mod fixtures;
 mod onnx;
 mod onnx_models;
@@ -17,7 +16,6 @@ mod tensors;
 pub use engine::{engine_conformance, missing_engine_conformance};
 pub use fake_engine::{FakeEngine, FakeRuns, Gate};
 pub use fake_script::FakeScript;
-pub use fake_target::FakeTarget;
 pub use fixtures::fixture;
 pub use onnx::{OnnxSupport, onnx_conformance};
 pub use target::{TestRelease, deployment, name, observed, target_conformance};
