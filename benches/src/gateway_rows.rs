@@ -3,11 +3,10 @@
 use anyhow::Result;
 
 use crate::{
-    peers,
     report::{Bound, Row},
     rows::{Effort, Measure, by_turns, throughput},
     stage::Stage,
-    workspace_rows,
+    workspace_rows::{self, document, prepared},
     wrk::Sample,
 };
 
@@ -48,17 +47,17 @@ fn through(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
     )])
 }
 
-/// One scorer, directly and through a gateway, by turns.
+/// One replica of a deployment, directly and through the server that deployed it, by turns.
 fn measure(stage: &Stage<'_>, effort: Effort, connections: usize) -> Result<(Sample, Sample)> {
-    let scorer = stage.serve_model(&stage.tiny_model()?, &["--engine", "ort"])?;
-    let gateway = peers::gateway(stage.workspace, &scorer.address)?;
-    let load = stage.tiny_json_with_key(peers::GATEWAY_KEY, connections)?;
-    let samples = by_turns(
+    let home = prepared(stage, "gateway")?;
+    let file = home.folder.join("deployment.yml");
+    fs_err::write(&file, document("blue", "ort", ""))?;
+    home.run(&["online-deployment", "create", "-f", &file.to_string_lossy(), "--all-traffic", "-o", "none"])?;
+    let load = stage.tiny_json_with_key(&home.key("bench")?, connections)?;
+    by_turns(
         effort,
         &load,
-        &format!("http://{}/score", scorer.address),
-        &format!("http://{}/endpoints/bench/score", gateway.address),
-    )?;
-    scorer.stop()?;
-    Ok(samples)
+        &format!("http://{}/score", home.replica_address()?),
+        &format!("http://{}/endpoints/bench/score", home.address),
+    )
 }

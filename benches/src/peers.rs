@@ -12,9 +12,6 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use xtask::{Workspace, python, shell, tools};
 
-/// What opens the endpoint of [`gateway`].
-pub const GATEWAY_KEY: &str = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFG";
-
 const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// A server that a row is measured against; it ends when dropped.
@@ -32,20 +29,10 @@ impl Drop for Peer {
     }
 }
 
-/// The bare axum handler.
+/// The bare axum handler, which prints its address once it listens.
 pub fn echo(workspace: &Workspace) -> Result<Peer> {
-    announced(workspace, "echo-baseline", &[])
-}
-
-/// A gateway before one replica, with nothing of the workspace around it.
-pub fn gateway(workspace: &Workspace, replica: &str) -> Result<Peer> {
-    announced(workspace, "gateway-bench", &[replica])
-}
-
-/// A program of this package that prints its address once it listens.
-fn announced(workspace: &Workspace, binary: &'static str, arguments: &[&str]) -> Result<Peer> {
+    let binary = "echo-baseline";
     let mut command = workspace.command(workspace.binary(binary));
-    command.args(arguments);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context(binary)?;
     let mut address = String::new();
     let output = child.stdout.take().context("its output is piped")?;

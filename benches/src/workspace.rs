@@ -91,6 +91,26 @@ impl<'a> Home<'a> {
         self.run(&get)
     }
 
+    /// Where the only replica of this home listens, past the gateway.
+    pub fn replica_address(&self) -> Result<String> {
+        let mut folders = vec![self.folder.join("home/local")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs_err::read_dir(folder)? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.file_name().is_some_and(|name| name == "address.json") {
+                    let told: Value = serde_json::from_slice(&fs_err::read(path)?)?;
+                    return told["data"]
+                        .as_str()
+                        .map(str::to_owned)
+                        .context("a scorer says where it listens");
+                }
+            }
+        }
+        bail!("no replica says where it listens")
+    }
+
     /// Seconds that one request takes, a new connection included; its answer must be a success.
     pub fn seconds_of(&self, path: &str, more: &[String]) -> Result<f64> {
         let mut curl = self.checkout.command("curl");

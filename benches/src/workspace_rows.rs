@@ -32,14 +32,16 @@ fn seconds(name: &'static str, value: f64, bound: f64) -> Row {
     }
 }
 
-fn document(name: &str, model: &str, more: &str) -> String {
+/// A deployment of the tiny model; `more` goes on after its properties.
+pub(crate) fn document(name: &str, engine: &str, more: &str) -> String {
     format!(
-        "name: {name}\nendpoint_name: bench\nmodel: {model}\ninstance_count: 1\nproperties:\n  moorline.engine: tract\n{more}"
+        "name: {name}\nendpoint_name: bench\nmodel: azureml:tiny@latest\ninstance_count: 1\nproperties:\n  \
+         moorline.engine: {engine}\n{more}"
     )
 }
 
 /// A home with an endpoint and the tiny model registered.
-fn prepared<'a>(stage: &Stage<'a>, name: &str) -> Result<Home<'a>> {
+pub(crate) fn prepared<'a>(stage: &Stage<'a>, name: &str) -> Result<Home<'a>> {
     let home = Home::new(stage.workspace, stage.folder(name))?;
     let model = stage.tiny_model()?;
     home.run(&["model", "create", "-n", "tiny", "-p", &model.to_string_lossy(), "-o", "none"])?;
@@ -54,7 +56,7 @@ pub(crate) fn create(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
     for round in 0..effort.rounds.max(3) {
         let name = format!("d{round:03}");
         let file = home.folder.join("deployment.yml");
-        fs_err::write(&file, document(&name, "azureml:tiny@latest", ""))?;
+        fs_err::write(&file, document(&name, "tract", ""))?;
         let start = Instant::now();
         home.run(&["online-deployment", "create", "-f", &file.to_string_lossy(), "-o", "none"])?;
         taken.push(start.elapsed().as_secs_f64());
@@ -67,7 +69,7 @@ pub(crate) fn cold(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
     let home = prepared(stage, "cold")?;
     let scale = "  moorline.scale_down_delay: \"1\"\nscale_settings:\n  type: target_utilization\n  min_instances: 0\n  max_instances: 1\n";
     let file = home.folder.join("deployment.yml");
-    fs_err::write(&file, document("blue", "azureml:tiny@latest", scale))?;
+    fs_err::write(&file, document("blue", "tract", scale))?;
     home.run(&["online-deployment", "create", "-f", &file.to_string_lossy(), "--all-traffic", "-o", "none"])?;
     let (key, body) = (home.key("bench")?, stage.tiny_json_body()?.to_string_lossy().into_owned());
     let mut taken = Vec::new();
@@ -128,7 +130,7 @@ pub(crate) fn restart(stage: &Stage<'_>, _: Effort) -> Result<Vec<Row>> {
     let file = home.folder.join("deployment.yml");
     for number in 0..DEPLOYMENTS {
         let name = format!("d{number:03}");
-        fs_err::write(&file, document(&name, "azureml:tiny@latest", ""))?;
+        fs_err::write(&file, document(&name, "tract", ""))?;
         home.run(&["online-deployment", "create", "-f", &file.to_string_lossy(), "--no-wait", "-o", "none"])?;
     }
     home.wait_for_scorers(DEPLOYMENTS)?;
