@@ -57,21 +57,9 @@ fn an_onnx_model_needs_no_script() {
 fn an_update_loses_no_request() {
     let workspace = Workspace::up();
     workspace.write("code/score.py", ECHO);
-    workspace.write("endpoint.yml", endpoint("rolling"));
-    workspace.write("blue.yml", script_deployment("blue", "rolling", "code"));
-    workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
-    workspace
-        .moorline(&[
-            "online-deployment",
-            "create",
-            "-f",
-            "blue.yml",
-            "--set",
-            "instance_count=2",
-            "--all-traffic",
-        ])
-        .ok();
-    let key = workspace.key("rolling");
+    let document =
+        script_deployment("blue", "rolling", "code").replace("instance_count: 1", "instance_count: 2");
+    let key = workspace.deploy("rolling", &document);
     let stop = Arc::new(AtomicBool::new(false));
     let address = workspace.address();
     let clients: Vec<_> = (0..4)
@@ -132,17 +120,13 @@ fn a_failed_update_leaves_the_old_version_serving() {
     let workspace = Workspace::up();
     workspace.write("code/score.py", ECHO);
     workspace.write("broken/score.py", BROKEN);
-    workspace.write("endpoint.yml", endpoint("careful"));
-    workspace.write("blue.yml", script_deployment("blue", "careful", "code"));
     workspace.write("broken.yml", script_deployment("blue", "careful", "broken"));
-    workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
-    workspace.moorline(&["online-deployment", "create", "-f", "blue.yml", "--all-traffic"]).ok();
+    let key = workspace.deploy("careful", &script_deployment("blue", "careful", "code"));
     let failed = workspace.moorline(&["online-deployment", "update", "-f", "broken.yml"]);
     assert_eq!(failed.code, Some(1), "{}", failed.stderr);
     assert!(failed.stderr.contains("the oracle is out"), "{}", failed.stderr);
     let shown = workspace.json(&["online-deployment", "show", "-n", "blue", "-e", "careful"]);
     assert_eq!(shown["provisioning_state"], "Failed", "{shown}");
-    let key = workspace.key("careful");
     let scoring = Workspace::scoring("careful", &key, "{}");
     assert_eq!(workspace.call(&scoring).value(), "none");
 

@@ -110,15 +110,8 @@ fn keys_are_replaced_and_tokens_run_out_on_their_own() {
 fn errors_are_those_that_clients_of_azure_know() {
     let workspace = Workspace::up();
     workspace.write("code/score.py", TROUBLE);
-    workspace.write("endpoint.yml", endpoint("trouble"));
-    workspace.write(
-        "blue.yml",
-        script_deployment("blue", "trouble", "code")
-            + "request_settings:\n  request_timeout_ms: 1500\n  max_concurrent_requests_per_instance: 1\n  max_queue_wait_ms: 200\n",
-    );
-    workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
-    workspace.moorline(&["online-deployment", "create", "-f", "blue.yml", "--all-traffic"]).ok();
-    let key = workspace.key("trouble");
+    let key = workspace.deploy("trouble", &(script_deployment("blue", "trouble", "code")
+            + "request_settings:\n  request_timeout_ms: 1500\n  max_concurrent_requests_per_instance: 1\n  max_queue_wait_ms: 200\n"));
     let address = workspace.address();
     let ask = |body: &str| call(address, &Workspace::scoring("trouble", &key, body));
 
@@ -146,14 +139,10 @@ fn grpc_goes_through() {
     let Some(tools) = venv("tools") else { return };
     let workspace = Workspace::up();
     workspace.write("linear.onnx", onnx::linear_model());
-    workspace.write("endpoint.yml", endpoint("remote"));
     workspace.moorline(&["model", "create", "-n", "linear", "-p", "linear.onnx"]).ok();
     let document =
         onnx_deployment("blue", "remote", "x").replace("model:\n  path: x", "model: azureml:linear@latest");
-    workspace.write("blue.yml", document);
-    workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
-    workspace.moorline(&["online-deployment", "create", "-f", "blue.yml", "--all-traffic"]).ok();
-    let (address, key) = (workspace.address().to_string(), workspace.key("remote"));
+    let (address, key) = (workspace.address().to_string(), workspace.deploy("remote", &document));
     let said = run_client(&tools, "gateway_grpc.py", &[&address, "remote", &key, "linear"]);
     assert_eq!(said.trim(), "seen");
 }
@@ -162,12 +151,8 @@ fn grpc_goes_through() {
 fn a_large_body_is_passed_on() {
     let workspace = Workspace::up();
     workspace.write("code/score.py", "def init():\n    pass\n\n\ndef run(data):\n    return len(data)\n");
-    workspace.write("endpoint.yml", endpoint("wide"));
     let patient = "request_settings:\n  request_timeout_ms: 60000\n";
-    workspace.write("blue.yml", script_deployment("blue", "wide", "code") + patient);
-    workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
-    workspace.moorline(&["online-deployment", "create", "-f", "blue.yml", "--all-traffic"]).ok();
-    let key = workspace.key("wide");
+    let key = workspace.deploy("wide", &(script_deployment("blue", "wide", "code") + patient));
     let body = "x".repeat(40 << 20);
     let reply = workspace.call(&Workspace::scoring("wide", &key, &body));
     assert_eq!((reply.status, reply.value()), (200, (40 << 20).into()));

@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use moorline_tests::{
     Workspace, call,
-    documents::{endpoint, onnx_deployment, script_deployment},
+    documents::{onnx_deployment, script_deployment},
     eventually, onnx,
 };
 
@@ -22,11 +22,7 @@ fn scale(min: u32, max: u32) -> String {
 fn from_zero_and_back() {
     let workspace = Workspace::up();
     workspace.write("model.onnx", onnx::linear_model());
-    workspace.write("endpoint.yml", endpoint("sleepy"));
-    workspace.write("blue.yml", onnx_deployment("blue", "sleepy", "model.onnx") + &scale(0, 1));
-    workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
-    workspace.moorline(&["online-deployment", "create", "-f", "blue.yml", "--all-traffic"]).ok();
-    let key = workspace.key("sleepy");
+    let key = workspace.deploy("sleepy", &(onnx_deployment("blue", "sleepy", "model.onnx") + &scale(0, 1)));
     for _ in 0..2 {
         let gone = eventually(Duration::from_secs(30), || workspace.scorers().is_empty());
         assert!(gone, "a replica is left:\n{}", workspace.server_log());
@@ -40,11 +36,7 @@ fn from_zero_and_back() {
 fn more_replicas_while_requests_wait_and_fewer_after() {
     let workspace = Workspace::up();
     workspace.write("code/score.py", SLOW);
-    workspace.write("endpoint.yml", endpoint("busy"));
-    workspace.write("blue.yml", script_deployment("blue", "busy", "code") + &scale(1, 3));
-    workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
-    workspace.moorline(&["online-deployment", "create", "-f", "blue.yml", "--all-traffic"]).ok();
-    let key = workspace.key("busy");
+    let key = workspace.deploy("busy", &(script_deployment("blue", "busy", "code") + &scale(1, 3)));
     let address = workspace.address();
     assert_eq!(workspace.scorers().len(), 1);
     let clients: Vec<_> = (0..6)

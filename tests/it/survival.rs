@@ -16,21 +16,9 @@ const SLOW_START: &str =
 fn replicas_outlive_the_server_and_are_adopted() {
     let mut workspace = Workspace::up();
     workspace.write("model.onnx", onnx::linear_model());
-    workspace.write("endpoint.yml", endpoint("steady"));
-    workspace.write("blue.yml", onnx_deployment("blue", "steady", "model.onnx"));
-    workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
-    workspace
-        .moorline(&[
-            "online-deployment",
-            "create",
-            "-f",
-            "blue.yml",
-            "--set",
-            "instance_count=2",
-            "--all-traffic",
-        ])
-        .ok();
-    let key = workspace.key("steady");
+    let document =
+        onnx_deployment("blue", "steady", "model.onnx").replace("instance_count: 1", "instance_count: 2");
+    let key = workspace.deploy("steady", &document);
     let before: BTreeSet<u32> = workspace.scorers().into_iter().collect();
     assert_eq!(before.len(), 2);
     workspace.kill();
@@ -104,11 +92,7 @@ fn a_server_killed_within_any_step_goes_on_where_it_was() {
 fn a_replica_that_dies_is_started_again() {
     let workspace = Workspace::up();
     workspace.write("model.onnx", onnx::linear_model());
-    workspace.write("endpoint.yml", endpoint("phoenix"));
-    workspace.write("blue.yml", onnx_deployment("blue", "phoenix", "model.onnx"));
-    workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
-    workspace.moorline(&["online-deployment", "create", "-f", "blue.yml", "--all-traffic"]).ok();
-    let key = workspace.key("phoenix");
+    let key = workspace.deploy("phoenix", &onnx_deployment("blue", "phoenix", "model.onnx"));
     let first = workspace.scorers();
     let pid = rustix::process::Pid::from_raw(i32::try_from(first[0]).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();

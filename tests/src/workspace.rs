@@ -201,6 +201,16 @@ impl Workspace {
         copy(&own_folder().join("scenarios").join(name), &self.work());
     }
 
+    /// Makes an endpoint and, from `document`, a deployment `blue` with all of its traffic; gives the endpoint's key. The
+    /// documents stay as `endpoint.yml` and `blue.yml`.
+    pub fn deploy(&self, endpoint: &str, document: &str) -> String {
+        self.write("endpoint.yml", crate::documents::endpoint(endpoint));
+        self.write("blue.yml", document);
+        self.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
+        self.moorline(&["online-deployment", "create", "-f", "blue.yml", "--all-traffic"]).ok();
+        self.key(endpoint)
+    }
+
     /// One request to the server.
     pub fn call(&self, request: &Request) -> Reply {
         let mut request = request.clone();
