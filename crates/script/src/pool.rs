@@ -201,11 +201,12 @@ impl Shared {
         lost
     }
 
-    /// A worker could not be started again; if it was the last hope, nobody should wait for it.
-    pub(crate) fn not_started(&self, index: usize, reason: String) {
+    /// A worker could not be started again. Unless it is soon tried once more and `comes_back`, nobody should wait for
+    /// it if it was the last hope.
+    pub(crate) fn not_started(&self, index: usize, comes_back: bool, reason: String) {
         let mut state = self.state();
         state.reason.clone_from(&reason);
-        let given_up = state.dispatcher.expect(index, false);
+        let given_up = state.dispatcher.expect(index, comes_back);
         drop(state);
         give_up(given_up, &reason);
     }
@@ -318,7 +319,7 @@ impl ScriptPool {
             }
         }
         for index in 0..self.shared.config.workers.get() {
-            self.shared.not_started(index, StartError::ShuttingDown.summary());
+            self.shared.not_started(index, false, StartError::ShuttingDown.summary());
         }
     }
 

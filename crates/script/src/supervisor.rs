@@ -58,7 +58,7 @@ pub(crate) async fn supervise(shared: Arc<Shared>, index: usize, first: First) {
                     return;
                 }
                 tracing::error!(worker = index, %error, "a worker of the scoring script could not be started again");
-                shared.not_started(index, error.summary());
+                shared.not_started(index, backoff.ends() < HOPEFUL_FAILURES, error.summary());
                 false
             }
         };
