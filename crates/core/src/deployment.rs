@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::Digest,
-    environment::Environment,
+    environment::{Environment, InferenceConfig},
     release::{Name, Release},
     secret::Secret,
 };
@@ -147,8 +147,15 @@ pub enum Variable {
 pub enum Source {
     /// The release's folder on this machine, and the interpreter of its environment if it has a scoring script.
     Folder { path: PathBuf, python: Option<PathBuf> },
-    /// The release as an image, by digest.
+    /// The release as an image: `registry/repository@sha256:…`. One whose registry is [`Source::UNPUSHED`] is in this
+    /// server's own store of images and nowhere else.
     Image { reference: String },
+}
+
+impl Source {
+    /// What stands in the place of the registry in the reference of an image that was pushed to none: a name that can
+    /// never be looked up (RFC 6761).
+    pub const UNPUSHED: &str = "moorline.invalid";
 }
 
 /// What a target is asked to run.
@@ -162,6 +169,8 @@ pub struct Placement {
     pub liveness: Probe,
     pub readiness: Probe,
     pub variables: BTreeMap<String, Variable>,
+    /// The routes of an image that brings its own server; `None` where a scorer serves.
+    pub own_server: Option<InferenceConfig>,
 }
 
 impl Placement {

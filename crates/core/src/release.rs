@@ -126,6 +126,9 @@ pub struct ReleaseEnvironment {
     /// `3.11`, where the environment asks for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub python: Option<String>,
+    /// The environment's image brings its own server, and no scorer runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_server: bool,
 }
 
 /// Azure ML's `request_settings`, its names and its defaults where a document leaves them out.
@@ -254,7 +257,8 @@ impl Release {
         if self.format != Self::FORMAT {
             return Err(ReleaseError::Format { actual: self.format });
         }
-        if self.model.is_none() && self.code.is_none() {
+        let own_server = self.environment.as_ref().is_some_and(|environment| environment.own_server);
+        if self.model.is_none() && self.code.is_none() && !own_server {
             return Err(ReleaseError::Empty);
         }
         for files in

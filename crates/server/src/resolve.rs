@@ -64,6 +64,7 @@ pub(crate) async fn deployment(
         environment: environment.as_ref().map(|environment| ReleaseEnvironment {
             digest: environment.digest(),
             python: python(environment),
+            own_server: environment.inference_config.is_some(),
         }),
         model,
         code,

@@ -4,8 +4,8 @@
 use std::{borrow::Cow, fmt, path::Path, sync::Arc};
 
 use moorline_core::{
-    DeploymentId, Desired, Environment, ErrorClass, LogOptions, LogStream, Manifest, ModelType, Observation,
-    Placement, ReleaseModel, Source, Target, TargetError, TargetKind, Variable,
+    DeploymentId, Desired, Environment, ErrorClass, InferenceConfig, LogOptions, LogStream, Manifest,
+    ModelType, Observation, Placement, ReleaseModel, Source, Target, TargetError, TargetKind, Variable,
 };
 use moorline_deploy::{environment::Environments, local::LocalTarget};
 
@@ -87,6 +87,7 @@ impl Targets {
             liveness: desired.liveness,
             readiness: desired.readiness,
             variables: variables.collect(),
+            own_server: own_server(desired),
         };
         self.of(desired.target)?.render(&placement)
     }
@@ -155,6 +156,11 @@ impl Targets {
     pub(crate) async fn shutdown(&self, keep: bool) {
         self.local.shutdown(keep).await;
     }
+}
+
+/// The routes of an image that brings its own server.
+pub(crate) fn own_server(desired: &Desired) -> Option<InferenceConfig> {
+    desired.environment.as_ref().and_then(|environment| environment.inference_config.clone())
 }
 
 /// The environment that a release's Python runs in; `None` where it has none.

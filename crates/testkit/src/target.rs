@@ -83,6 +83,7 @@ impl TestRelease {
             liveness: probe(),
             readiness: probe(),
             variables: BTreeMap::new(),
+            own_server: None,
         }
     }
 }

@@ -151,6 +151,11 @@ fn refuse(message: String) -> Result<(), TargetError> {
 }
 
 pub(crate) fn check_placement(placement: &Placement) -> Result<(), TargetError> {
+    if placement.own_server.is_some() {
+        return refuse(
+            "it brings its own server in an image, which needs a compute of type container".to_owned(),
+        );
+    }
     if let Source::Image { reference } = &placement.source {
         return Err(TargetError::new(
             ErrorClass::Unsupported,

@@ -36,6 +36,7 @@ fn placement(release: &Path, replicas: u32) -> Placement {
         liveness: Probe::default(),
         readiness: Probe::default(),
         variables: [].into(),
+        own_server: None,
     }
 }
 

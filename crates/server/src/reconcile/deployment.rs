@@ -13,7 +13,7 @@ use crate::{
     problem::chain,
     secrets,
     status::{DeploymentState, DeploymentStatus, EndpointBody, deployment_record_name},
-    targets::Progress,
+    targets::{Progress, own_server},
 };
 
 /// Lines of a build that wait to be written to an operation's log.
@@ -166,6 +166,7 @@ impl Reconciler {
             liveness: desired.liveness,
             readiness: desired.readiness,
             variables,
+            own_server: own_server(desired),
         })
     }
 

@@ -1,0 +1,1 @@
+//! The container target: scorers as containers of a Docker or Podman Engine.

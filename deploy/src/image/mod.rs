@@ -1,0 +1,5 @@
+//! Images: a release becomes an OCI image, without an Engine.
+
+mod layout;
+
+pub use layout::{Layout, LayoutError};
