@@ -132,6 +132,7 @@ async fn stream(
                         view.line(&line);
                     }
                 }
+                Some(Change::Transfer { direction, done, total }) => view.transfer(&direction, done, total),
                 Some(Change::Done(operation)) => return Ok(Some(operation)),
                 None => {}
             }
@@ -147,12 +148,13 @@ async fn stream(
 enum Change {
     Phase(String),
     Line(String),
+    Transfer { direction: String, done: u64, total: u64 },
     Done(Value),
 }
 
 fn read(event: &Event) -> anyhow::Result<Option<Change>> {
     let data: Value = match event.name.as_str() {
-        "phase" | "log" | "done" => {
+        "phase" | "log" | "transfer" | "done" => {
             serde_json::from_str(&event.data).context("the server sent an event that is not JSON")?
         }
         // Newer servers may have more to tell.
@@ -162,6 +164,15 @@ fn read(event: &Event) -> anyhow::Result<Option<Change>> {
     Ok(match event.name.as_str() {
         "phase" => text("phase").map(Change::Phase),
         "log" => text("line").map(Change::Line),
+        "transfer" => {
+            let number = |name: &str| data.get(name).and_then(Value::as_u64);
+            match (text("direction"), number("done"), number("total")) {
+                (Some(direction), Some(done), Some(total)) => {
+                    Some(Change::Transfer { direction, done, total })
+                }
+                _ => None,
+            }
+        }
         _ => Some(Change::Done(data)),
     })
 }
@@ -198,6 +209,15 @@ impl<'a> View<'a> {
         }
     }
 
+    /// A bar behind the phase's name; where nobody watches, nothing.
+    fn transfer(&self, direction: &str, done: u64, total: u64) {
+        if let Some((_, bar)) = &self.current
+            && self.screen.interactive()
+        {
+            bar.set_message(transferred(direction, done, total));
+        }
+    }
+
     /// The phase that went on is over.
     fn tick(&mut self) {
         if let Some((phase, bar)) = self.current.take()
@@ -223,6 +243,20 @@ impl<'a> View<'a> {
             bar.finish_and_clear();
         }
     }
+}
+
+/// `push ━━━━━━━━━╌╌╌╌╌╌╌╌╌╌╌ 12 / 27 MB`
+fn transferred(direction: &str, done: u64, total: u64) -> String {
+    const CELLS: u64 = 20;
+    let filled = (done.min(total) * CELLS).checked_div(total).unwrap_or(CELLS) as usize;
+    let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
+    format!(
+        "{direction} {}{} {} / {} MB",
+        "━".repeat(filled),
+        "╌".repeat(CELLS as usize - filled),
+        megabytes(done),
+        megabytes(total)
+    )
 }
 
 /// A line of somebody's log without what would change the terminal. Where it goes to a file, it is left as it is.
@@ -251,8 +285,17 @@ mod tests {
             Some(Change::Phase("start".to_owned()))
         );
         assert_eq!(read(&event("log", "{\"line\":\"x\"}")).unwrap(), Some(Change::Line("x".to_owned())));
+        let transfer = event("transfer", "{\"direction\":\"push\",\"done\":1,\"total\":2}");
+        let read_transfer = Change::Transfer { direction: "push".to_owned(), done: 1, total: 2 };
+        assert_eq!(read(&transfer).unwrap(), Some(read_transfer));
         assert_eq!(read(&event("weather", "sunny")).unwrap(), None);
         assert!(read(&event("done", "{")).is_err());
+    }
+
+    #[test]
+    fn bytes_on_their_way_are_a_bar() {
+        assert_eq!(transferred("push", 11_400_000, 27_000_000), "push ━━━━━━━━╌╌╌╌╌╌╌╌╌╌╌╌ 12 / 27 MB");
+        assert_eq!(transferred("load", 0, 0), "load ━━━━━━━━━━━━━━━━━━━━ 0 / 0 MB");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     digest::Digest,
     environment::{Environment, InferenceConfig},
-    release::{Name, Release},
+    release::{FileEntry, Name, Release},
     secret::Secret,
 };
 
@@ -38,6 +38,9 @@ pub struct Desired {
     pub release: Release,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<Environment>,
+    /// The files of the environment's build context, where it has one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub context: Vec<FileEntry>,
     pub scale: Scale,
     #[serde(default)]
     pub resources: Resources,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use http::{HeaderValue, uri::PathAndQuery};
 use moorline_core::DeploymentId;
 use tokio::sync::Notify;
 
@@ -53,6 +53,7 @@ pub(crate) struct Live {
     pub(crate) request_timeout: Duration,
     max_queue_wait: Duration,
     can_scale_from_zero: bool,
+    scoring_path: Option<PathAndQuery>,
     /// The deployment was removed.
     gone: bool,
 }
@@ -65,6 +66,7 @@ impl Deployment {
             request_timeout: Duration::ZERO,
             max_queue_wait: Duration::ZERO,
             can_scale_from_zero: false,
+            scoring_path: None,
             gone: false,
         };
         Self {
@@ -103,6 +105,8 @@ impl Deployment {
                 request_timeout: route.request_timeout,
                 max_queue_wait: route.max_queue_wait,
                 can_scale_from_zero: route.can_scale_from_zero,
+                // One that is none was refused with the document that it is written in.
+                scoring_path: route.scoring_path.as_deref().and_then(|path| path.parse().ok()),
                 gone: false,
             },
         );
@@ -119,6 +123,7 @@ impl Deployment {
                 request_timeout: before.request_timeout,
                 max_queue_wait: before.max_queue_wait,
                 can_scale_from_zero: false,
+                scoring_path: None,
                 gone: true,
             },
         );
@@ -145,6 +150,14 @@ impl Deployment {
 
     pub(crate) fn live(&self) -> Arc<Live> {
         self.live.load_full()
+    }
+
+    /// What the replicas are asked for where `/score` was asked for here. The query stays.
+    pub(crate) fn scoring_target(&self, asked: &PathAndQuery) -> Option<PathAndQuery> {
+        let live = self.live.load();
+        let own = live.scoring_path.as_ref()?;
+        let query = asked.query().map_or_else(String::new, |query| format!("?{query}"));
+        format!("{}{query}", own.path()).parse().ok()
     }
 
     pub(crate) fn has_replica(&self) -> bool {
@@ -291,6 +304,7 @@ mod tests {
             max_concurrent_per_replica: NonZeroU32::MIN.saturating_add(1),
             max_queue_wait: Duration::ZERO,
             can_scale_from_zero: true,
+            scoring_path: None,
         }
     }
 

@@ -58,6 +58,7 @@ pub(crate) async fn forward(
 ) -> Result<Response<Body>, Failed> {
     let Outgoing { parts, target, received: Received { body, fault, share }, grpc } = outgoing;
     let scored = !grpc && target.path() == "/score";
+    let own_target = if scored { deployment.scoring_target(&target) } else { None };
     let mut request = Request::from_parts(parts, body);
     let mut tried: Option<Arc<Replica>> = None;
     let (begun, flight) = loop {
@@ -73,7 +74,7 @@ pub(crate) async fn forward(
             *request.version_mut() = Version::HTTP_2;
             Box::pin(replica.call(request, config)).await
         } else {
-            *request.uri_mut() = Uri::from(target.clone());
+            *request.uri_mut() = Uri::from(own_target.as_ref().unwrap_or(&target).clone());
             *request.version_mut() = Version::HTTP_11;
             replica.send(request, config).await
         };

@@ -43,6 +43,8 @@ pub struct DeploymentRoute {
     pub max_queue_wait: Duration,
     /// Whether a request may wait for a first replica, after [`Wake`](crate::Wake) was told.
     pub can_scale_from_zero: bool,
+    /// Where the replicas have what is `/score` here; `None` where they have it there too.
+    pub scoring_path: Option<String>,
 }
 
 /// A replica that takes requests. One that drains is left out.

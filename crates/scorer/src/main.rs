@@ -5,6 +5,7 @@ mod failure;
 mod inspect;
 mod log_file;
 mod logging;
+mod probe;
 mod release;
 mod script;
 mod serve;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let first = settings::parse(&environment).unwrap_or_else(|error| error.exit());
     let result = match (first.command, first.settings.release) {
         (Some(Command::Inspect(inspect)), _) => inspect::run(&inspect, &environment),
+        (Some(Command::Probe(probe)), _) => probe::run(&probe),
         (None, None) => unreachable!("clap requires --release without a subcommand"),
         (None, Some(dir)) => LoadedRelease::read(dir).map_err(Into::into).and_then(|release| {
             // The release's own variables, and the script's config.json, are settings too, of lower rank.

@@ -90,6 +90,9 @@ pub(crate) enum Command {
     /// Print the signature of an ONNX model as JSON
     #[command(after_help = "Example:\n  moorline-scorer inspect model.onnx --engine tract")]
     Inspect(Inspect),
+    /// Ask the scorer of this machine or container whether it is ready: exit code 0 if it is, else 1
+    #[command(after_help = "Example:\n  moorline-scorer probe --admin-port 5000")]
+    Probe(Probe),
 }
 
 #[derive(Debug, Args)]
@@ -99,6 +102,16 @@ pub(crate) struct Inspect {
     /// The engine that reads it
     #[arg(long, env = "MOORLINE_ENGINE", default_value = "auto")]
     pub(crate) engine: EngineChoice,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Probe {
+    /// The scorer's admin port
+    #[arg(long, env = "MOORLINE_ADMIN_PORT", default_value_t = 5000, value_name = "PORT")]
+    pub(crate) admin_port: u16,
+    /// For the answer
+    #[arg(long, default_value_t = 2000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) timeout_ms: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -50,8 +50,18 @@ impl OperationKind {
 pub(crate) enum Event {
     Phase(String),
     Log(String),
+    /// Bytes on their way; it is told to those who follow, and not kept.
+    Transfer(Transfer),
     /// The last one.
     Done(Box<Operation>),
+}
+
+/// How far all that goes one way has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Transfer {
+    pub(crate) direction: &'static str,
+    pub(crate) done: u64,
+    pub(crate) total: u64,
 }
 
 /// The operations of a server. Cheap to clone.
@@ -152,6 +162,14 @@ impl Operations {
         if due {
             self.save(id).await;
         }
+    }
+
+    /// Bytes of the operation are on their way.
+    pub(crate) fn transfer(&self, id: &str, transfer: Transfer) {
+        self.change(id, |live| {
+            let _ = live.events.send(Event::Transfer(transfer));
+            false
+        });
     }
 
     pub(crate) async fn succeed(&self, id: &str) {

@@ -45,8 +45,9 @@ pub(crate) async fn deployment(
 
     let model = resolver.model(&mut document).await?;
     let code = resolver.code(&mut document).await?;
-    let environment = resolver.environment(&mut document, model.as_ref()).await?;
-    runs(model.as_ref(), code.as_ref(), environment.as_ref(), &document)?;
+    let (environment, context) = resolver.environment(&mut document, model.as_ref()).await?;
+    let place = resolver.compute(endpoint, runtime.compute.as_ref(), compute).await?;
+    runs(model.as_ref(), code.as_ref(), environment.as_ref(), &place, &document)?;
 
     let mut variables = document.environment_variables.clone();
     for value in variables.values() {
@@ -56,7 +57,6 @@ pub(crate) async fn deployment(
         variables.entry("WORKER_COUNT".to_owned()).or_insert_with(|| workers.to_string());
     }
 
-    let place = resolver.compute(endpoint, runtime.compute.as_ref(), compute).await?;
     let resources = resources(&document, &place, &mut notes);
     let release = Release {
         format: Release::FORMAT,
@@ -86,6 +86,7 @@ pub(crate) async fn deployment(
         target: place.kind,
         release,
         environment,
+        context,
         scale: document.scale(),
         resources,
         liveness: document.liveness_probe.unwrap_or_default(),
@@ -144,7 +145,7 @@ impl Resolver<'_> {
         &self,
         document: &mut OnlineDeployment,
         model: Option<&ReleaseModel>,
-    ) -> Result<Option<Environment>, ApiError> {
+    ) -> Result<(Option<Environment>, Vec<FileEntry>), ApiError> {
         let environment = match &document.environment {
             None => match model.filter(|model| model.model_type == ModelType::MlflowModel) {
                 Some(model) if document.code_configuration.is_none() => Some(self.of_mlflow(model).await?),
@@ -156,10 +157,12 @@ impl Resolver<'_> {
                 let described = described::<moorline_spec::Environment>(&asset)?;
                 document.environment =
                     Some(AssetRef::Reference(Reference::to_version(asset.name, asset.version)));
-                described.described()
+                let environment = described.described();
+                let builds = environment.as_ref().is_some_and(|environment| environment.build.is_some());
+                return Ok((environment, if builds { asset.files } else { Vec::new() }));
             }
         };
-        Ok(environment)
+        Ok((environment, Vec::new()))
     }
 
     /// The environment that an MLflow model was saved with.
@@ -241,7 +244,10 @@ impl Resolver<'_> {
         property: Option<&Name>,
         asked: Option<&Name>,
     ) -> Result<Compute, ApiError> {
-        let of_endpoint = self.compute_of_endpoint(endpoint).await?;
+        let of_endpoint = match asked.or(property) {
+            Some(_) => None,
+            None => self.compute_of_endpoint(endpoint).await?,
+        };
         let name = asked.or(property).or(of_endpoint.as_ref());
         let Some(name) = name.filter(|name| name.as_str() != LOCAL) else { return self.local().await };
         match self.store.record(self.workspace, RecordKind::Compute, name.as_str()).await {
@@ -286,19 +292,26 @@ fn runs(
     model: Option<&ReleaseModel>,
     code: Option<&ReleaseCode>,
     environment: Option<&Environment>,
+    compute: &Compute,
     document: &OnlineDeployment,
 ) -> Result<(), ApiError> {
-    if code.is_some() {
-        return Ok(());
-    }
     if environment.is_some_and(|environment| environment.inference_config.is_some()) {
+        if compute.kind == TargetKind::Container {
+            return Ok(());
+        }
         return Err(ApiError::new(
             ErrorClass::Unsupported,
             format!(
-                "deployment `{}` is a container with a server of its own, which needs a container host",
-                document.name
+                "deployment `{}` is a container with a server of its own, and compute `{}` is of type {}",
+                document.name,
+                compute.name,
+                compute.kind.as_str()
             ),
-        ));
+        )
+        .hint("register a container host: `moorline compute create -n docker --type container`"));
+    }
+    if code.is_some() {
+        return Ok(());
     }
     match model.map(|model| model.model_type) {
         Some(ModelType::Onnx | ModelType::MlflowModel) => Ok(()),

@@ -212,6 +212,7 @@ async fn what_cannot_be_hosted_is_refused_early(target: &dyn Target) {
         target: TargetKind::Local,
         release: release.release.clone(),
         environment: None,
+        context: Vec::new(),
         scale: Scale::Fixed { instances: 1 },
         resources: Resources::default(),
         liveness: probe(),

@@ -194,6 +194,7 @@ pub(crate) fn deployment(named: &str, addresses: &[SocketAddr]) -> DeploymentRou
         max_concurrent_per_replica: NonZeroU32::MIN.saturating_add(99),
         max_queue_wait: LIMIT,
         can_scale_from_zero: false,
+        scoring_path: None,
     }
 }
 

@@ -9,7 +9,7 @@ use axum::body::Body;
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use moorline_gateway::{EndpointRoute, GatewayConfig};
+use moorline_gateway::{DeploymentRoute, EndpointRoute, GatewayConfig};
 use tokio::{net::TcpStream, sync::Notify};
 
 use crate::harness::{Front, Server, counting, deployment, endpoint, keys, name, post, until};
@@ -30,6 +30,21 @@ async fn noting() -> (Server, Arc<Mutex<HeaderMap>>) {
     })
     .await;
     (server, noted)
+}
+
+#[tokio::test]
+async fn what_brings_its_own_server_is_scored_where_it_says() {
+    let front = Front::new().await;
+    let (replica, _) = noting().await;
+    let own = deployment("blue", &[replica.address]);
+    front.gateway.set(endpoint(vec![DeploymentRoute { scoring_path: Some("/v1/predict".to_owned()), ..own }]));
+    for (asked, seen) in [
+        ("/endpoints/iris/score", "POST /v1/predict"),
+        ("/endpoints/iris/score?a=b", "POST /v1/predict?a=b"),
+        ("/endpoints/iris/v1/other", "POST /v1/other"),
+    ] {
+        assert_eq!(front.ask(post(asked, "{}")).await.text(), seen);
+    }
 }
 
 #[tokio::test]

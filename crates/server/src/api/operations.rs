@@ -23,7 +23,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{Refusals, extract::At};
 use crate::{
     control::Control,
-    operations::{Event, Following},
+    operations::{Event, Following, Transfer},
     problem::ApiError,
 };
 
@@ -97,6 +97,7 @@ async fn get(
 }
 
 /// An operation from its beginning on: `phase` (`{"phase"}`), `log` (`{"line"}`), and at last `done` (the operation).
+/// While bytes are on their way, `transfer` (`{"direction","done","total"}`, in bytes) says how far they are.
 #[utoipa::path(get, path = "/workspaces/{workspace}/operations/{id}/events", params(AtOperation),
     responses((status = 200, description = "Server-sent events.", body = String, content_type = "text/event-stream"),
         Refusals))]
@@ -133,6 +134,7 @@ fn coming(events: Receiver<Event>) -> impl Stream<Item = SseEvent> + Send {
         match events.recv().await {
             Ok(Event::Phase(name)) => Some((phase(&name), Some(events))),
             Ok(Event::Log(text)) => Some((line(&text), Some(events))),
+            Ok(Event::Transfer(transfer)) => Some((bytes(transfer), Some(events))),
             Ok(Event::Done(operation)) => Some((done(*operation), None)),
             Err(RecvError::Lagged(missed)) => {
                 Some((line(&format!("… {missed} lines left out")), Some(events)))
@@ -148,6 +150,11 @@ fn phase(name: &str) -> SseEvent {
 
 fn line(text: &str) -> SseEvent {
     event("log", &json!({ "line": text }))
+}
+
+fn bytes(transfer: Transfer) -> SseEvent {
+    let Transfer { direction, done, total } = transfer;
+    event("transfer", &json!({ "direction": direction, "done": done, "total": total }))
 }
 
 fn done(operation: Operation) -> SseEvent {

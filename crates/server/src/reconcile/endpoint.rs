@@ -8,6 +8,7 @@ use moorline_store::{RecordKind, StoreError};
 
 use super::{Next, Reconciler};
 use crate::{
+    targets::own_server,
     route_settings,
     status::{DeploymentState, EndpointBody, key_names, split_record_name},
 };
@@ -113,6 +114,7 @@ impl Reconciler {
             max_concurrent_per_replica: settings.max_concurrent_per_replica,
             max_queue_wait: settings.max_queue_wait,
             can_scale_from_zero: serving.scale.bounds().0 == 0,
+            scoring_path: own_server(serving).map(|routes| routes.scoring_route.path),
         }
     }
 

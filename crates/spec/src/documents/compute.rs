@@ -6,7 +6,7 @@ use moorline_core::{Name, Resources, TargetKind};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Tags, azure};
+use super::{Tags, azure, container::ContainerHost};
 use crate::{
     document::{Document, sealed::Read},
     fields::Fields,
@@ -54,6 +54,13 @@ impl InstanceType {
     }
 }
 
+impl Compute {
+    /// The settings of a compute of `type: container`.
+    pub fn container(&self) -> ContainerHost {
+        ContainerHost::of(&self.settings)
+    }
+}
+
 impl Document for Compute {
     const KIND: &'static str = "compute";
 }
@@ -85,7 +92,8 @@ impl Read for Compute {
             // What else there is to say of this machine has flags of its own.
             None | Some(TargetKind::Local) => Map::new(),
             Some(TargetKind::Kubernetes) => kubernetes(reader, &mut fields),
-            Some(TargetKind::Container | TargetKind::Fpga | TargetKind::Edge) => free(&mut fields),
+            Some(TargetKind::Container) => ContainerHost::read(reader, &mut fields),
+            Some(TargetKind::Fpga | TargetKind::Edge) => free(&mut fields),
         };
         // Which keys there are is not known before the kind is; one that was meant to be `type` is.
         if kind.is_some() || fields.peek("type").is_none() {

@@ -3,10 +3,12 @@
 mod azure;
 mod collector;
 mod compute;
+mod container;
 mod deployment;
 mod endpoint;
 mod environment;
 mod model;
+mod registries;
 mod runtime;
 mod workspace;
 
@@ -14,6 +16,7 @@ use std::collections::BTreeMap;
 
 pub use collector::{Collection, CollectionData, DataAsset, DataCollector, RequestLogging, RollingRate};
 pub use compute::{Compute, InstanceType};
+pub use container::{ContainerHost, EngineTls};
 pub use deployment::{
     CodeConfiguration, DeploymentType, OnlineDeployment, ResourceRequirements, ResourceSettings,
     ScaleSettings,
@@ -21,6 +24,7 @@ pub use deployment::{
 pub use endpoint::{AuthMode, OnlineEndpoint};
 pub use environment::{BuildContext, BuildSource, Environment, OsType};
 pub use model::Model;
+pub use registries::{Registries, RegistryHost};
 pub use runtime::RuntimeSettings;
 pub use workspace::Workspace;
 

@@ -90,4 +90,34 @@ fn computes_keep_what_their_kind_reads() {
     let compute = from_json::<Compute>(&body).unwrap().document;
     assert_eq!(compute.instance_types["small"].resources().cpu_millis, Some(500));
     assert_eq!(serde_json::to_value(&compute).unwrap(), body);
+    let key = "-----BEGIN PUBLIC KEY-----\nMA==\n-----END PUBLIC KEY-----\n";
+    let body = json!({"name": "c", "type": "container", "host": "tcp://10.0.0.7:2376",
+        "tls": {"ca": "/tls/ca.pem", "cert": "/tls/cert.pem", "key": "/tls/key.pem"}, "publish": "10.0.0.7",
+        "registry": "localhost:5000/ml", "sign_with": "signing", "trusted_keys": [key]});
+    let compute = from_json::<Compute>(&body).unwrap().document;
+    assert_eq!(compute.container().publish, Some([10, 0, 0, 7].into()));
+    assert_eq!(compute.container().trusted_keys, [key]);
+    assert_eq!(serde_json::to_value(&compute).unwrap(), body);
+}
+
+#[test]
+fn a_container_host_that_cannot_be_says_why() {
+    let said = |key: &str, value: serde_json::Value| {
+        let mut body = json!({"name": "c", "type": "container", "host": "unix:///run/docker.sock"});
+        body[key] = value;
+        from_json::<Compute>(&body).unwrap_err().to_string()
+    };
+    for (key, value, part) in [
+        ("host", json!("http://x"), "expected `unix:///path`, `tcp://host:port` or `ssh://user@host`"),
+        ("hosts", json!("unix:///x"), "did you mean `host`?"),
+        ("tls", json!({"ca": "/a", "cert": "/b", "key": "/c"}), "`tls` belongs to a `host` that begins with `tcp://`"),
+        ("tls", json!({"ca": "a", "cert": "/b"}), "no `key`"),
+        ("publish", json!("everywhere"), "expected an IP address"),
+        ("registry", json!("https://x.io/y"), "expected a registry and a prefix in it"),
+        ("trusted_keys", json!(["-----BEGIN EC PRIVATE KEY-----"]), "this is a private key"),
+        ("trusted_keys", json!(["cosign.pub"]), "expected a public key in PEM"),
+    ] {
+        let text = said(key, value);
+        assert!(text.contains(part), "{text}");
+    }
 }
