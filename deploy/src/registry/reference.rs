@@ -6,7 +6,7 @@ use moorline_core::Digest;
 use thiserror::Error;
 
 /// What a reference without a registry means.
-const DOCKER_HUB: &str = "docker.io";
+pub(super) const DOCKER_HUB: &str = "docker.io";
 /// Where Docker Hub keeps images whose repository has one part.
 const OFFICIAL: &str = "library/";
 /// Of the distribution specification.
