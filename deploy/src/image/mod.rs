@@ -2,4 +2,5 @@
 
 mod layout;
 
+pub(crate) use layout::{LONGEST_DOCUMENT, digest_of};
 pub use layout::{Layout, LayoutError};

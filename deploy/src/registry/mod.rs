@@ -1,17 +1,39 @@
 //! Registries: images are pulled and pushed by the OCI distribution protocol.
 //!
 //! The protocol is spoken here over `reqwest` and not by the crate `oci-client`, which knows neither uploads and
-//! downloads that go on after a cut, nor mirrors, nor progress, and keeps whole blobs in memory.
+//! downloads that go on after a cut, nor mirrors, nor progress.
 //!
 //! Source: the OCI distribution specification 1.1, and Docker's "Registry token authentication".
 
+mod auth;
+mod challenge;
 mod config;
+mod docker_config;
+mod download;
+mod endpoint;
 mod error;
+mod exchange;
+mod manifest;
+mod meter;
 mod platform;
+mod pull;
+mod push;
 mod reference;
+mod referrers;
+mod remote;
+mod upload;
+
+use std::sync::Arc;
 
 use oci_spec::image::Descriptor;
 
+use self::{
+    auth::Grants,
+    endpoint::Endpoints,
+    pull::{Pull, Turns},
+    push::Push,
+    remote::{Remote, Shared},
+};
 pub use self::{
     config::{Credentials, HostSettings, RegistryConfig},
     error::RegistryError,
@@ -35,17 +57,27 @@ pub struct Pushed {
 /// All registries, as a server is told to use them. Cheap to clone; what one clone learned of a registry (tokens) the
 /// others know.
 #[derive(Clone, Debug)]
-pub struct Registries {}
+pub struct Registries(Arc<Shared>);
 
 impl Registries {
     /// Reads the certificates that the settings name, and connects to nothing.
     pub fn new(config: RegistryConfig) -> Result<Self, RegistryError> {
-        unimplemented!()
+        let endpoints = Endpoints::new(&config)?;
+        Ok(Self(Arc::new(Shared { endpoints, grants: Grants::new(config.environment) })))
     }
 
     /// What the reference means now: the digest, size and media type of its manifest or index.
     pub async fn resolve(&self, what: &Reference) -> Result<Descriptor, RegistryError> {
-        unimplemented!()
+        let version = what.version();
+        let sources = Remote::sources(&self.0, what)?;
+        let progress = Progress::none();
+        let mut turns = Turns::of(&sources, &progress);
+        loop {
+            match turns.source().descriptor(&version).await {
+                Ok(descriptor) => return Ok(descriptor),
+                Err(error) => turns.pass(error)?,
+            }
+        }
     }
 
     /// Brings the image into the layout: the manifest or index as it is served, whose descriptor is given back, and
@@ -58,7 +90,7 @@ impl Registries {
         into: &Layout,
         progress: &Progress,
     ) -> Result<Descriptor, RegistryError> {
-        unimplemented!()
+        Pull::new(&self.0, what, wanted, into, progress)?.run().await
     }
 
     /// Brings a manifest or index of the layout, and everything below it, to the registry. Blobs that the repository has
@@ -72,7 +104,7 @@ impl Registries {
         mount_from: &[String],
         progress: &Progress,
     ) -> Result<Pushed, RegistryError> {
-        unimplemented!()
+        Push { shared: &self.0, from, to, mount_from, progress }.run(what).await
     }
 
     /// The manifests whose subject is the image of this digest: signatures, SBOMs, provenance. Without `artifact_type`,
@@ -82,12 +114,26 @@ impl Registries {
         subject: &Reference,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>, RegistryError> {
-        unimplemented!()
+        let digest = subject.digest().ok_or_else(|| RegistryError::NoDigest(subject.to_string()))?;
+        let sources = Remote::sources(&self.0, subject)?;
+        let progress = Progress::none();
+        let mut turns = Turns::of(&sources, &progress);
+        loop {
+            let source = turns.source();
+            match referrers::list(source, digest, artifact_type).await {
+                // What a mirror does not have the registry itself may have.
+                Ok(found) if found.is_empty() && source.is_mirror() => {
+                    turns.pass(source.missing(&digest.to_string()))?;
+                }
+                Ok(found) => return Ok(found),
+                Err(error) => turns.pass(error)?,
+            }
+        }
     }
 
     /// The credentials for a registry (`host` or `host:port`), from the settings or else from Docker's own; for whoever
     /// lets an Engine pull.
     pub async fn credentials(&self, host: &str) -> Result<Option<Credentials>, RegistryError> {
-        unimplemented!()
+        self.0.grants.credentials(&self.0.endpoints, host).await
     }
 }
