@@ -172,7 +172,8 @@ impl TokenRequest<'_> {
             }
         };
         if response.status() != StatusCode::OK {
-            let secrets: Vec<&str> = self.credentials.iter().map(|known| known.password.expose()).collect();
+            let secrets = self.secrets();
+            let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
             return Err(exchange::refused(endpoint, action, response, &secrets).await);
         }
         let wrong = |why: &str| RegistryError::Protocol {
@@ -189,6 +190,18 @@ impl TokenRequest<'_> {
         let life = answer.expires_in.map_or(USUAL_LIFE, Duration::from_secs);
         // Some time is lost on the way, and clocks differ.
         Ok((Secret::new(token), life.min(LONGEST_LIFE).mul_f64(0.9).max(LEAST_LIFE)))
+    }
+
+    /// What must not be shown, in every form in which it is sent.
+    fn secrets(&self) -> Vec<String> {
+        let Some(credentials) = &self.credentials else { return Vec::new() };
+        let password = credentials.password.expose();
+        let form = encode(&[("", password)]);
+        let header = basic(credentials);
+        let header = header.as_ref().and_then(|header| header.to_str().ok()?.split_once(' '));
+        let encoded = header.map(|(_, encoded)| encoded.to_owned());
+        let all = [Some(password.to_owned()), Some(form.trim_start_matches('=').to_owned()), encoded];
+        all.into_iter().flatten().filter(|secret| !secret.is_empty()).collect()
     }
 
     fn build(&self, endpoint: &Endpoint) -> reqwest::RequestBuilder {

@@ -111,9 +111,9 @@ mod tests {
         Challenge::of(&headers)
     }
 
-    fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Option<Challenge> {
+    fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Challenge {
         let owned = |text: Option<&str>| text.map(str::to_owned);
-        Some(Challenge::Bearer { realm: realm.to_owned(), service: owned(service), scope: owned(scope) })
+        Challenge::Bearer { realm: realm.to_owned(), service: owned(service), scope: owned(scope) }
     }
 
     #[test]
@@ -128,14 +128,17 @@ mod tests {
         ] {
             assert_eq!(
                 challenge(&[value]),
-                bearer("https://auth.x.io/token", Some("x.io"), Some(scope)),
+                Some(bearer("https://auth.x.io/token", Some("x.io"), Some(scope))),
                 "{value}"
             );
         }
         assert_eq!(challenge(&["Basic realm=\"a \\\" b\""]), Some(Challenge::Basic));
         assert_eq!(challenge(&["Basic"]), Some(Challenge::Basic));
         assert_eq!(challenge(&["Negotiate", "BASIC realm=x"]), Some(Challenge::Basic));
-        assert_eq!(challenge(&["Bearer realm=\"https://a\",service=\"\""]), bearer("https://a", None, None));
+        assert_eq!(
+            challenge(&["Bearer realm=\"https://a\",service=\"\""]),
+            Some(bearer("https://a", None, None))
+        );
     }
 
     #[test]

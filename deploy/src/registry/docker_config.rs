@@ -37,14 +37,14 @@ const HUB_KEY: &str = "https://index.docker.io/v1/";
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct DockerConfig {
-    auths: BTreeMap<String, Auth>,
+    auths: BTreeMap<String, Entry>,
     creds_store: Option<String>,
     cred_helpers: BTreeMap<String, String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Auth {
+struct Entry {
     auth: Option<String>,
     username: Option<String>,
     password: Option<String>,
@@ -107,7 +107,7 @@ fn names(key: &str, host: &str) -> bool {
     bare.eq_ignore_ascii_case(host) || (is_hub(host) && is_hub(bare))
 }
 
-impl Auth {
+impl Entry {
     fn credentials(&self) -> Option<Credentials> {
         if let Some(token) = self.identitytoken.as_ref().filter(|token| !token.is_empty()) {
             return Some(Credentials::of_identity(Secret::new(token.clone())));
@@ -208,8 +208,8 @@ mod tests {
         (home, environment.map(|(name, value)| (name.to_owned(), value)).into())
     }
 
-    fn user(name: &str, password: &str) -> Option<Credentials> {
-        Some(Credentials { username: name.to_owned(), password: Secret::new(password.to_owned()) })
+    fn user(name: &str, password: &str) -> Credentials {
+        Credentials { username: name.to_owned(), password: Secret::new(password.to_owned()) }
     }
 
     #[tokio::test]
@@ -225,9 +225,9 @@ mod tests {
         });
         let (_home, environment) = home(&config, "exit 9");
         let find = async |host: &str| credentials(host, &environment).await.unwrap();
-        assert_eq!(find("docker.io").await, user("hub", "pass:word"));
-        assert_eq!(find("old.example.com").await, user("old", "1"));
-        assert_eq!(find("localhost:5000").await, user("plain", "2"));
+        assert_eq!(find("docker.io").await, Some(user("hub", "pass:word")));
+        assert_eq!(find("old.example.com").await, Some(user("old", "1")));
+        assert_eq!(find("localhost:5000").await, Some(user("plain", "2")));
         assert_eq!(find("localhost:5001").await, None);
         assert_eq!(find("empty.example.com").await, None);
         let identity = find("azure.example.com").await.unwrap();
@@ -245,16 +245,16 @@ mod tests {
         let (_home, environment) = home(&config, answer);
         assert_eq!(
             credentials("a.example.com", &environment).await.unwrap(),
-            user("of-a.example.com", "s3cret")
+            Some(user("of-a.example.com", "s3cret"))
         );
-        assert_eq!(credentials("b.example.com", &environment).await.unwrap(), user("file", "1"));
+        assert_eq!(credentials("b.example.com", &environment).await.unwrap(), Some(user("file", "1")));
 
         let config = serde_json::json!({
             "auths": { "b.example.com": { "auth": BASE64_STANDARD.encode("file:1") } },
             "credsStore": "fake",
         });
         let (_home, environment) = home(&config, "echo credentials not found in native keychain; exit 1");
-        assert_eq!(credentials("b.example.com", &environment).await.unwrap(), user("file", "1"));
+        assert_eq!(credentials("b.example.com", &environment).await.unwrap(), Some(user("file", "1")));
         assert_eq!(credentials("c.example.com", &environment).await.unwrap(), None);
 
         let (_home, environment) = home(&config, "echo s3cret; echo s3cret >&2; exit 1");

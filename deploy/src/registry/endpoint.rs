@@ -73,9 +73,10 @@ impl Endpoints {
                 Some(proxy) => builder.proxy(proxy.clone()),
                 None => builder,
             };
-            let builder = match with_system {
-                true => builder.tls_certs_merge(certificates),
-                false => builder.tls_certs_only(certificates),
+            let builder = if with_system {
+                builder.tls_certs_merge(certificates)
+            } else {
+                builder.tls_certs_only(certificates)
             };
             builder.build()
         };

@@ -43,6 +43,12 @@ pub enum RegistryError {
         #[source]
         source: reqwest::Error,
     },
+    #[error("registry `{host}` shows a certificate that is not trusted; its `ca_file` names one to trust")]
+    Untrusted {
+        host: String,
+        #[source]
+        source: reqwest::Error,
+    },
     #[error("registry `{host}` said nothing for {} s when asked to {action}", .after.as_secs())]
     Stalled { host: String, action: String, after: Duration },
     #[error("registry `{host}` refused to {action}: {status}{said}{hint}")]
@@ -92,7 +98,7 @@ impl RegistryError {
                 ErrorClass::InvalidInput
             }
             Self::Helper { .. } => ErrorClass::Unauthenticated,
-            Self::Unreachable { .. } => ErrorClass::Unavailable,
+            Self::Unreachable { .. } | Self::Untrusted { .. } => ErrorClass::Unavailable,
             Self::Stalled { .. } => ErrorClass::Timeout,
             Self::Refused { status, .. } => match status.as_u16() {
                 401 => ErrorClass::Unauthenticated,

@@ -1,12 +1,11 @@
 //! One request and its answer: within bounds of time and size, tried again where that may help, and its failures in
 //! words.
 
-use std::{pin::pin, time::Duration};
+use std::{error::Error, pin::pin, time::Duration};
 
 use futures_util::StreamExt as _;
 use http::{StatusCode, header};
 use moorline_core::Backoff;
-use oci_spec::distribution::ErrorResponse;
 use reqwest::Response;
 
 use super::{RegistryError, endpoint::Endpoint, meter::Meter};
@@ -144,7 +143,7 @@ pub(super) async fn refused(
 ) -> RegistryError {
     let status = response.status();
     let content = body(endpoint, action, response, LONGEST_COMPLAINT).await.unwrap_or_default();
-    let said = complaint(&content).filter(|said| !secrets.iter().any(|secret| said.contains(secret)));
+    let said = complaint(&content, secrets);
     let host = endpoint.name.clone();
     let hint = match status {
         StatusCode::UNAUTHORIZED => {
@@ -161,16 +160,15 @@ pub(super) async fn refused(
     RegistryError::Refused { host, action: action.to_owned(), status, said, hint }
 }
 
-/// The registry's own words, on one line, where they are in the form that is specified.
-fn complaint(content: &[u8]) -> Option<String> {
-    let said = match serde_json::from_slice::<ErrorResponse>(content) {
-        Ok(response) => response.detail().iter().find_map(|error| error.message().clone()),
-        // Codes of their own make it another document to the parser.
-        Err(_) => {
-            let document: serde_json::Value = serde_json::from_slice(content).ok()?;
-            document.pointer("/errors/0/message")?.as_str().map(str::to_owned)
-        }
-    }?;
+/// The registry's own words, on one line, where they are in the form that is specified and show no secret.
+fn complaint(content: &[u8], secrets: &[&str]) -> Option<String> {
+    let document: serde_json::Value = serde_json::from_slice(content).ok()?;
+    let said = document.pointer("/errors/0/message")?.as_str()?;
+    let lower = said.to_lowercase();
+    let is_echo = ["bearer ", "basic ", "authorization"].iter().any(|sign| lower.contains(sign));
+    if is_echo || secrets.iter().any(|secret| said.contains(secret)) {
+        return None;
+    }
     let line: String =
         said.chars().take(LONGEST_SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
     Some(line.trim().to_owned()).filter(|line| !line.is_empty())
@@ -179,7 +177,27 @@ fn complaint(content: &[u8]) -> Option<String> {
 fn unreachable(endpoint: &Endpoint, action: &str, source: reqwest::Error) -> RegistryError {
     // An address may be signed, which makes it a credential.
     let source = source.without_url();
-    RegistryError::Unreachable { host: endpoint.name.clone(), action: action.to_owned(), source }
+    let host = endpoint.name.clone();
+    if is_about_trust(&source) {
+        return RegistryError::Untrusted { host, source };
+    }
+    RegistryError::Unreachable { host, action: action.to_owned(), source }
+}
+
+/// A certificate that is not trusted now is not trusted in a second either.
+fn is_about_trust(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+            return true;
+        }
+        // The source of an I/O error is not the error within, but that one's.
+        cause = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(within) => Some(within),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 fn stalled(endpoint: &Endpoint, action: &str) -> RegistryError {
@@ -192,13 +210,15 @@ mod tests {
 
     #[test]
     fn a_complaint_is_shown_on_one_short_line() {
-        let said = |text: &str| complaint(text.as_bytes());
+        let said = |text: &str| complaint(text.as_bytes(), &["s3cret"]);
         assert_eq!(
             said(r#"{"errors":[{"code":"DENIED","message":"not\n yours\u001b[0m","detail":{"a":1}}]}"#),
             Some("not  yours [0m".to_owned())
         );
         assert_eq!(said(r#"{"errors":[{"code":"OWN","message":"x"}]}"#), Some("x".to_owned()));
         assert_eq!(said("<html>"), None);
+        assert_eq!(said(r#"{"errors":[{"code":"DENIED","message":"you sent s3cret"}]}"#), None);
+        assert_eq!(said(r#"{"errors":[{"code":"DENIED","message":"you sent Basic eDp5"}]}"#), None);
         assert_eq!(said(r#"{"errors":[]}"#), None);
         let long = format!(r#"{{"errors":[{{"code":"OWN","message":"{}"}}]}}"#, "x".repeat(1000));
         assert_eq!(said(&long).map(|line| line.len()), Some(LONGEST_SHOWN));

@@ -48,7 +48,7 @@ impl Platform {
     pub(super) fn suits(&self, os: &str, architecture: &str, variant: Option<&str>) -> bool {
         // All processors of `arm64` are `v8` to those who leave it out.
         fn usual<'a>(architecture: &str, variant: Option<&'a str>) -> Option<&'a str> {
-            variant.filter(|variant| !(architecture == "arm64" && *variant == "v8") && !variant.is_empty())
+            variant.filter(|variant| !(variant.is_empty() || architecture == "arm64" && *variant == "v8"))
         }
         os == self.os
             && architecture == self.architecture
@@ -67,7 +67,7 @@ impl FromStr for Platform {
         let sound = |part: &&str| {
             !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
         };
-        if !(2..=3).contains(&parts.len()) || !parts.iter().all(|part| sound(part)) {
+        if !(2..=3).contains(&parts.len()) || !parts.iter().all(sound) {
             return Err(PlatformError(text.chars().take(100).collect()));
         }
         Ok(Self {

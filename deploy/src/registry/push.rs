@@ -148,10 +148,10 @@ impl Load {
             }
         }
         self.manifests.push(served);
-        match self.manifests.len() > MOST_MANIFESTS {
-            true => Err(beyond("an index with too many")),
-            false => Ok(()),
+        if self.manifests.len() > MOST_MANIFESTS {
+            return Err(beyond("an index with too many"));
         }
+        Ok(())
     }
 }
 

@@ -117,7 +117,8 @@ impl Remote {
         from: &[String],
     ) -> Result<Self, RegistryError> {
         let endpoint = shared.endpoints.of(reference.registry())?;
-        let also = from.iter().map(|other| format!(" repository:{other}:pull")).collect();
+        let also =
+            from.iter().map(|other| ["repository:", other, ":pull"].concat()).collect::<Vec<_>>().join(" ");
         Ok(Self { pushes: true, also, ..Self::new(shared, endpoint, reference.repository()) })
     }
 
@@ -253,7 +254,7 @@ impl Remote {
     /// What is done here, in the words of token servers.
     fn scope(&self) -> String {
         let actions = if self.pushes { "pull,push" } else { "pull" };
-        format!("repository:{}:{actions}{}", self.repository, self.also)
+        format!("repository:{}:{actions} {}", self.repository, self.also).trim_end().to_owned()
     }
 }
 

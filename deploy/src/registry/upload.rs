@@ -125,9 +125,10 @@ impl Upload<'_> {
     ) -> Result<bool, RegistryError> {
         loop {
             let before = session.done;
-            let step = match *in_parts && session.done < self.size {
-                true => self.part(&mut session).await?,
-                false => self.complete(&session).await?,
+            let step = if *in_parts && session.done < self.size {
+                self.part(&mut session).await?
+            } else {
+                self.complete(&session).await?
             };
             match step {
                 Step::Done => return Ok(true),

@@ -7,5 +7,6 @@ mod failures;
 mod http;
 mod logs;
 mod place;
+mod registry;
 mod rollout;
 mod secrets;
