@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     sync::{
         Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -52,11 +53,17 @@ type Key = (String, String);
 type Slot = Arc<tokio::sync::Mutex<Option<Grant>>>;
 
 /// All grants, and the credentials that they are got with.
-#[derive(Debug)]
 pub(super) struct Grants {
     environment: BTreeMap<String, String>,
     slots: std::sync::Mutex<HashMap<Key, Slot>>,
     last_number: AtomicU64,
+}
+
+/// The environment may hold secrets, and is not shown.
+impl fmt::Debug for Grants {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Grants")
+    }
 }
 
 /// What a token server answers.

@@ -1,17 +1,24 @@
 //! What a server is told about registries.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use moorline_core::Secret;
 
 /// The settings of all registries, and the environment in which Docker's own are looked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct RegistryConfig {
     /// By `host` or `host:port`, as in references.
     pub hosts: BTreeMap<String, HostSettings>,
     /// `HOME` and `DOCKER_CONFIG` lead to Docker's `config.json`, `PATH` to its credential helpers; `HTTPS_PROXY`,
     /// `ALL_PROXY` and `NO_PROXY` are heeded.
     pub environment: BTreeMap<String, String>,
+}
+
+/// The environment may hold secrets, and is not shown.
+impl fmt::Debug for RegistryConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryConfig").field("hosts", &self.hosts).finish_non_exhaustive()
+    }
 }
 
 /// What is special about one registry.

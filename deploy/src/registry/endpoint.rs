@@ -1,6 +1,6 @@
 //! Where a registry is, how it is connected to, and who stands in for it.
 
-use std::{collections::BTreeMap, net::IpAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::Path, time::Duration};
 
 use reqwest::{Certificate, Client, NoProxy, Proxy, Url, redirect};
 use rustls::crypto::CryptoProvider;
@@ -13,7 +13,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST_CERTIFICATES: u64 = 4 << 20;
 
 /// One registry, or what stands in for it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Endpoint {
     /// As it is written in references, and shown to people.
     pub(super) name: String,
@@ -41,14 +41,26 @@ impl Endpoint {
     }
 }
 
+/// A client shows the password of its proxy, and is not shown.
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
 /// The connections to all registries.
-#[derive(Debug)]
 pub(super) struct Endpoints {
     hosts: BTreeMap<String, HostSettings>,
     /// To those that nothing special is said of.
     usual: Client,
     /// To those with certificates of their own.
     trusting: BTreeMap<String, Client>,
+}
+
+impl fmt::Debug for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoints").field("hosts", &self.hosts).finish_non_exhaustive()
+    }
 }
 
 impl Endpoints {

@@ -51,10 +51,12 @@ impl Served {
     /// Reads a document that was sent or kept as `media_type`. `image` is whose it is, for people.
     pub(super) fn read(bytes: Vec<u8>, media_type: Option<&str>, image: &str) -> Result<Self, RegistryError> {
         let digest = Digest::of(&bytes);
-        let broken = |source| crate::image::LayoutError::Document { what: "manifest", digest, source };
-        let outline: Outline = serde_json::from_slice(&bytes).map_err(broken)?;
         let kind =
             |kind: &str, hint| RegistryError::Kind { image: image.to_owned(), kind: kind.to_owned(), hint };
+        let broken = |error: serde_json::Error| {
+            kind(&format!("it is no manifest ({error})"), "see what was pushed under this name")
+        };
+        let outline: Outline = serde_json::from_slice(&bytes).map_err(broken)?;
         let known = |media_type: &&str| {
             matches!(*media_type, OCI_MANIFEST | OCI_INDEX | DOCKER_MANIFEST | DOCKER_LIST)
         };

@@ -137,3 +137,31 @@ impl Registries {
         self.0.grants.credentials(&self.0.endpoints, host).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_may_move_between_threads_and_shows_no_environment() {
+        fn moves<T: Send>(_: &T) {}
+        let environment =
+            [("HTTPS_PROXY", "http://me:s3cret@127.0.0.1:1"), ("AWS_SECRET_ACCESS_KEY", "s3cret")];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let config = RegistryConfig { environment, ..RegistryConfig::default() };
+        assert!(!format!("{config:?}").contains("s3cret"));
+        let registries = Registries::new(config).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(dir.path()).unwrap();
+        let (what, progress) = ("localhost/a".parse().unwrap(), Progress::none());
+        let image = manifest::descriptor(&moorline_core::Digest::of(b""), 0, "a/b");
+        moves(&registries.resolve(&what));
+        moves(&registries.pull(&what, &Wanted::All, &layout, &progress));
+        moves(&registries.push(&layout, &image, &what, &[], &progress));
+        moves(&registries.referrers(&what, None));
+        moves(&registries.credentials("localhost"));
+        for source in Remote::sources(&registries.0, &what).unwrap() {
+            assert!(!format!("{registries:?} {source:?}").contains("s3cret"));
+        }
+    }
+}

@@ -94,7 +94,7 @@ impl<'a> Pull<'a> {
     /// The document that the name means. Who does not have it is not asked for its blobs first.
     async fn root(&mut self, version: &str) -> Result<Served, RegistryError> {
         let (root, failed) = self.document(version).await?;
-        self.sources.rotate_left(failed);
+        self.sources.drain(..failed);
         Ok(root)
     }
 

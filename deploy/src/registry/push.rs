@@ -1,6 +1,6 @@
 //! A push: blobs, then the manifests that name them, then the one that was asked for, and its tag with it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, io, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Direction, Progress,
-    image::{Layout, digest_of},
+    image::{Layout, LayoutError, digest_of},
 };
 
 /// Blobs on their way at a time.
@@ -133,8 +133,9 @@ impl Load {
             Document::Manifest(manifest) => {
                 for blob in manifest.layers().iter().chain([manifest.config()]) {
                     let digest = digest_of(blob).ok_or_else(|| no_digest(name, blob))?;
-                    if !layout.has(&digest) {
-                        return Err(crate::image::LayoutError::Missing(digest).into());
+                    let (expected, actual) = (blob.size(), size_of(layout, &digest)?);
+                    if actual != expected {
+                        return Err(LayoutError::Size { digest, expected, actual }.into());
                     }
                     self.blobs.insert(digest, blob.size());
                 }
@@ -169,6 +170,15 @@ pub(super) async fn put(to: &Remote, version: &str, served: &Served) -> Result<b
         return Err(to.wrong(&action, format!("it took it as {said}")));
     }
     Ok(response.headers().contains_key(OCI_SUBJECT))
+}
+
+fn size_of(layout: &Layout, digest: &Digest) -> Result<u64, LayoutError> {
+    let path = layout.blob_path(digest);
+    match fs_err::metadata(&path) {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(LayoutError::Missing(*digest)),
+        Err(source) => Err(LayoutError::Io { path, source }),
+    }
 }
 
 fn no_digest(image: &str, descriptor: &Descriptor) -> RegistryError {

@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use moorline_core::{Digest, ErrorClass};
-use moorline_deploy::{Progress, registry::Wanted};
+use moorline_deploy::{
+    Progress,
+    registry::{Registries, RegistryConfig, Wanted},
+};
 
 use super::{
     fixture::{INDEX, Images, registries},
@@ -65,7 +68,8 @@ async fn manifests_are_bounded_and_of_a_known_kind() {
         text.starts_with("`HOST/app:1` is of a kind that is not supported: Docker's manifest of schema 1"),
         "{text}"
     );
-    assert!(pulled(answer(200).content("<html>"), None).await.is_err());
+    let (_, text) = pulled(answer(200).content("<html>"), None).await.unwrap_err();
+    assert!(text.starts_with("`HOST/app:1` is of a kind that is not supported: it is no manifest"), "{text}");
     // An index that names itself cannot be written; one that is served for all its children can.
     let child = format!(r#"{{"mediaType":"{INDEX}","digest":"{}","size":3}}"#, Digest::of(b"child"));
     let nested = answer(200).content(format!(r#"{{"schemaVersion":2,"manifests":[{child}]}}"#));
@@ -101,4 +105,14 @@ async fn what_is_refused_is_said_in_the_registrys_own_words() {
         text,
         "registry `HOST` refused to give the manifest of `app:1`: 413 Payload Too Large: quota of team exceeded"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_proxy_stands_before_this_machine() {
+    let registry = Scripted::start(|_, _| index()).await;
+    // Nobody listens there.
+    let environment =
+        ["HTTPS_PROXY", "ALL_PROXY"].map(|name| (name.to_owned(), "http://127.0.0.1:1".to_owned()));
+    let config = RegistryConfig { environment: environment.into(), ..RegistryConfig::default() };
+    Registries::new(config).unwrap().resolve(&registry.reference("app:1")).await.unwrap();
 }

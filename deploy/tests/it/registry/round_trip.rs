@@ -118,6 +118,33 @@ async fn a_blob_that_rotted_on_the_registrys_disk_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_rotted_here_does_not_reach_the_registry() {
+    let Some(registry) = Registry::start().await else { return };
+    let (own, none, registries) = (Images::new(), Progress::none(), registries(&[]));
+    let layer = bytes(25, 100_000);
+    let image = own.image("amd64", std::slice::from_ref(&layer));
+    let (name, blob) = (registry.reference("rotten:2"), Digest::of(&layer));
+    let push = async |content: &[u8]| {
+        fs_err::write(own.layout.blob_path(&blob), content).unwrap();
+        registries.push(&own.layout, &image, &name, &[], &none).await
+    };
+    let error = push(&layer[..99_999]).await.unwrap_err().to_string();
+    assert_eq!(error, format!("blob {blob} has 99999 bytes where 100000 were announced"));
+    let mut rotten = layer.clone();
+    rotten[50_000] ^= 1;
+    let error = push(&rotten).await.unwrap_err().to_string();
+    let said = format!(
+        "registry `{}` refused to take blob {blob} into `rotten`: 400 Bad Request: ",
+        registry.host()
+    );
+    assert!(error.starts_with(&said), "{error}");
+    assert_eq!(registries.resolve(&name).await.unwrap_err().class(), ErrorClass::NotFound);
+    fs_err::remove_file(own.layout.blob_path(&blob)).unwrap();
+    let error = registries.push(&own.layout, &image, &name, &[], &none).await.unwrap_err().to_string();
+    assert_eq!(error, format!("there is no blob {blob}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn passwords_are_asked_for_and_never_shown() {
     // Of `open:sesame`, by bcrypt.
     const LINE: &str = "porter:$2b$04$838QuqlSRI8sUt8lzBk16.r0m1GCXi9uZUWt3HGYO1xkJclZBB8OW\n";
