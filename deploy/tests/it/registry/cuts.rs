@@ -17,6 +17,7 @@ use super::{
     fixture::{CONFIG, Images, LAYER, MANIFEST, Registry, bytes, describe, digest, registries},
     scripted::{Answer, Asked, Scripted, answer},
 };
+use crate::place::eventually;
 
 const MEBI: usize = 1 << 20;
 
@@ -237,5 +238,32 @@ async fn an_endless_run_of_cuts_ends() {
         of_layer(bytes(84, 1000), 1000, |_| answer(200).header("content-length", 1000).cut()).await;
     let (pulled, result) = pull(&registry).await;
     assert_eq!(result.unwrap_err().class(), ErrorClass::Unavailable);
+    assert!(!pulled.layout.has(&blob));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_is_given_up_leaves_nothing() {
+    let (registry, blob) = of_layer(bytes(85, MEBI), MEBI as u64, |_| {
+        answer(200).header("content-length", MEBI).content(bytes(85, 100_000)).stuck()
+    })
+    .await;
+    let pulled = Images::new();
+    let (name, registries) = (registry.reference("app:1"), registries(&[]));
+    let begun = Arc::new(Notify::new());
+    let progress = Progress::new({
+        let begun = Arc::clone(&begun);
+        move |step| {
+            if let Step::Transfer { done: 1.., total, .. } = step
+                && total == MEBI as u64
+            {
+                begun.notify_one();
+            }
+        }
+    });
+    tokio::select! {
+        result = registries.pull(&name, &Wanted::All, &pulled.layout, &progress) => panic!("{result:?}"),
+        () = begun.notified() => {}
+    }
+    eventually("the partial file goes away", || pulled.leftovers().is_empty()).await;
     assert!(!pulled.layout.has(&blob));
 }

@@ -145,6 +145,40 @@ async fn a_blob_that_rotted_here_does_not_reach_the_registry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_tool_reads_what_is_pushed_and_writes_what_is_pulled() {
+    let Some(registry) = Registry::start().await else { return };
+    if !Command::new("skopeo").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        skip("skopeo is not installed");
+        return;
+    }
+    let skopeo = |arguments: &str| {
+        let output = Command::new("skopeo").args(arguments.split(' ')).output().expect("skopeo runs");
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let (own, none, registries) = (Images::new(), Progress::none(), registries(&[]));
+    // Layers that are none are fine as long as nobody unpacks them.
+    let image = own.image("amd64", &[bytes(26, 2 * MEBI), bytes(27, 10)]);
+    let name = registry.reference("tools:oci");
+    registries.push(&own.layout, &image, &name, &[], &none).await.unwrap();
+    let raw = skopeo(&format!("inspect --raw --tls-verify=false docker://{name}"));
+    assert_eq!(Digest::of(&raw), digest(&image));
+
+    // Docker's own media types, which skopeo turns the image into.
+    let of_docker = registry.reference("tools:docker");
+    let insecure = "--src-tls-verify=false --dest-tls-verify=false --insecure-policy";
+    skopeo(&format!("copy {insecure} --format v2s2 docker://{name} docker://{of_docker}"));
+    let pulled = Images::new();
+    let wanted = Wanted::One(Platform::linux("amd64"));
+    let served = registries.pull(&of_docker, &wanted, &pulled.layout, &none).await.unwrap();
+    assert_eq!(served.media_type().as_ref(), "application/vnd.docker.distribution.manifest.v2+json");
+    assert!(pulled.layout.has(&Digest::of(&bytes(26, 2 * MEBI))));
+    let again = registry.reference("tools:again");
+    registries.push(&pulled.layout, &served, &again, &[], &none).await.unwrap();
+    assert_eq!(registries.resolve(&again).await.unwrap(), served);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn passwords_are_asked_for_and_never_shown() {
     // Of `open:sesame`, by bcrypt.
     const LINE: &str = "porter:$2b$04$838QuqlSRI8sUt8lzBk16.r0m1GCXi9uZUWt3HGYO1xkJclZBB8OW\n";

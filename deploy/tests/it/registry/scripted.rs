@@ -44,11 +44,18 @@ pub(crate) struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
     content: Bytes,
-    is_cut: bool,
+    end: End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Sound,
+    Cut,
+    Stuck,
 }
 
 pub(crate) fn answer(status: u16) -> Answer {
-    Answer { status, headers: Vec::new(), content: Bytes::new(), is_cut: false }
+    Answer { status, headers: Vec::new(), content: Bytes::new(), end: End::Sound }
 }
 
 impl Answer {
@@ -64,7 +71,13 @@ impl Answer {
 
     /// The connection ends after the content, whatever was announced.
     pub(crate) fn cut(mut self) -> Self {
-        self.is_cut = true;
+        self.end = End::Cut;
+        self
+    }
+
+    /// Nothing comes after the content, and the connection stays.
+    pub(crate) fn stuck(mut self) -> Self {
+        self.end = End::Stuck;
         self
     }
 
@@ -74,7 +87,11 @@ impl Answer {
             response = response.header(name, value);
         }
         let given = stream::iter([Ok(Frame::data(self.content))]);
-        let cut = stream::iter(self.is_cut.then_some(())).then(async |()| {
+        let end = self.end;
+        let cut = stream::iter((end != End::Sound).then_some(())).then(move |()| async move {
+            if end == End::Stuck {
+                std::future::pending::<()>().await;
+            }
             // What was given before has to be on its way.
             for _ in 0..10 {
                 tokio::task::yield_now().await;
