@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::Path, time::Duration};
 
+use moorline_core::Source;
 use reqwest::{Certificate, Client, NoProxy, Proxy, Url, redirect};
 use rustls::crypto::CryptoProvider;
 
@@ -119,6 +120,9 @@ impl Endpoints {
 
     /// The registry itself: over TLS, except where it is on this machine and no certificate was set for it.
     pub(super) fn of(&self, host: &str) -> Result<Endpoint, RegistryError> {
+        if host == Source::UNPUSHED {
+            return Err(RegistryError::Unpushed(Source::UNPUSHED));
+        }
         let plain = is_loopback(host) && !self.trusting.contains_key(host);
         self.build(host, if plain { "http" } else { "https" }, String::new())
     }
@@ -240,6 +244,7 @@ mod tests {
         ] {
             assert_eq!(endpoints.of(host).unwrap().base.as_str(), base);
         }
+        assert!(matches!(endpoints.of(Source::UNPUSHED), Err(RegistryError::Unpushed(_))));
         let may = |host: &str, url: &str| endpoints.of(host).unwrap().may_lead_to(&Url::parse(url).unwrap());
         assert!(may("x.io", "https://cdn.x.io/blob") && may("localhost:5000", "http://127.0.0.1:9/blob"));
         assert!(!may("x.io", "http://cdn.x.io/blob") && !may("x.io", "http://localhost:80/"));

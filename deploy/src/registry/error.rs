@@ -82,6 +82,10 @@ pub enum RegistryError {
     NoPlatform { image: String, wanted: Platform, has: Vec<String> },
     #[error("`{image}` cannot be the name of {digest}: its digest is another")]
     OtherDigest { image: String, digest: Digest },
+    #[error(
+        "`{0}` stands for no registry: its images were never pushed, and are in this server's own store only"
+    )]
+    Unpushed(&'static str),
     #[error("`{0}` names no digest, and what refers to it is asked for by digest")]
     NoDigest(String),
     #[error(transparent)]
@@ -112,7 +116,7 @@ impl RegistryError {
                 500.. => ErrorClass::Unavailable,
                 _ => ErrorClass::InvalidInput,
             },
-            Self::NotFound { .. } | Self::NoPlatform { .. } => ErrorClass::NotFound,
+            Self::NotFound { .. } | Self::NoPlatform { .. } | Self::Unpushed(_) => ErrorClass::NotFound,
             // What came is not what was published: neither the caller nor this server can help it.
             Self::Protocol { .. } | Self::Corrupt { .. } | Self::Length { .. } => ErrorClass::Internal,
             Self::TooLarge { .. } => ErrorClass::TooLarge,

@@ -78,7 +78,7 @@ async fn by_registry(
 fn next_page(from: &Url, response: &Response) -> Option<Url> {
     let link = response.headers().get(header::LINK)?.to_str().ok()?;
     let (address, parameters) = link.strip_prefix('<')?.split_once('>')?;
-    parameters.contains("rel=\"next\"").then(|| from.join(address).ok())?
+    parameters.replace('"', "").contains("rel=next").then(|| from.join(address).ok())?
 }
 
 async fn by_tag(from: &Remote, subject: &Digest) -> Result<Vec<Descriptor>, RegistryError> {
