@@ -21,6 +21,8 @@ use crate::place::eventually;
 
 const MEBI: usize = 1 << 20;
 
+/// Debian's registry gives up an upload that was cut within a part, whose blob then begins again; what came whole is not
+/// sent twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_outlives_the_registry() {
     let Some(registry) = Registry::start().await else { return };
