@@ -19,8 +19,8 @@ use tempfile::NamedTempFile;
 use thiserror::Error;
 
 /// The annotation of a name in `index.json`.
-const NAME: &str = "org.opencontainers.image.ref.name";
-const VERSION: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
+pub(crate) const NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const VERSION: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
 /// Manifests, indexes and configs are read into memory and are never longer than this.
 pub(crate) const LONGEST_DOCUMENT: u64 = 8 << 20;
 
@@ -151,12 +151,7 @@ impl Layout {
 
     /// Changes `index.json`, alone among all processes, whole or not at all.
     pub fn change_index(&self, change: impl FnOnce(&mut Vec<Descriptor>)) -> Result<(), LayoutError> {
-        let locked = fs_err::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(self.0.join(".lock"))
-            .map_err(|source| self.io(source))?;
+        let locked = self.lock_file(".lock")?;
         rustix::fs::flock(locked.file(), FlockOperation::LockExclusive)
             .map_err(|error| self.io(error.into()))?;
         let mut index = self.index()?;
@@ -183,18 +178,47 @@ impl Layout {
         Ok(index.manifests().iter().find(|descriptor| name_of(descriptor) == Some(name)).cloned())
     }
 
-    fn io(&self, source: io::Error) -> LayoutError {
+    /// Keeps every blob where it is for as long as the hold is there: blobs that nothing names yet are not taken away.
+    pub fn hold(&self) -> Result<Hold, LayoutError> {
+        let file = self.lock_file(".hold")?;
+        rustix::fs::flock(file.file(), FlockOperation::LockShared).map_err(|error| self.io(error.into()))?;
+        Ok(Hold { _file: file })
+    }
+
+    /// The layout for oneself, where nobody holds it.
+    pub(crate) fn hold_alone(&self) -> Result<Option<Hold>, LayoutError> {
+        let file = self.lock_file(".hold")?;
+        match rustix::fs::flock(file.file(), FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Hold { _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(self.io(error.into())),
+        }
+    }
+
+    fn lock_file(&self, name: &str) -> Result<fs_err::File, LayoutError> {
+        let mut options = fs_err::OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        options.open(self.0.join(name)).map_err(|source| self.io(source))
+    }
+
+    pub(crate) fn io(&self, source: io::Error) -> LayoutError {
         LayoutError::Io { path: self.0.to_path_buf(), source }
     }
 }
 
+/// A layout from which nothing is taken away. The kernel lets go of it where a process dies.
+#[derive(Debug)]
+pub struct Hold {
+    _file: fs_err::File,
+}
+
 /// The name that `index.json` gives a manifest.
-pub fn name_of(descriptor: &Descriptor) -> Option<&str> {
+pub(crate) fn name_of(descriptor: &Descriptor) -> Option<&str> {
     descriptor.annotations().as_ref()?.get(NAME).map(String::as_str)
 }
 
 /// The digest of a descriptor, where it is one that this store can hold.
-pub fn digest_of(descriptor: &Descriptor) -> Option<Digest> {
+pub(crate) fn digest_of(descriptor: &Descriptor) -> Option<Digest> {
     descriptor.digest().to_string().parse().ok()
 }
 
@@ -261,7 +285,7 @@ impl BlobWriter {
 }
 
 /// Writes a file whole or not at all.
-fn replace(dir: &Path, place: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(dir: &Path, place: &Path, content: &[u8]) -> io::Result<()> {
     let mut draft = NamedTempFile::with_prefix_in(".new-", dir)?;
     draft.write_all(content)?;
     draft.as_file().sync_data()?;

@@ -3,82 +3,158 @@
 //! Everything is made from the release's folder and a base, layer by layer, and the same is made from the same, to the
 //! byte. Layers that were made before are known by what they are made of, and are not made again.
 
-#![expect(unused, clippy::unimplemented, reason = "signatures only in this commit")]
+mod archive;
+mod assemble;
+mod base;
+mod config;
+mod elf;
 mod error;
+mod import;
+mod layers;
 mod layout;
+mod scorer;
+mod stored;
+mod substitution;
+mod tarball;
 mod types;
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use moorline_core::Digest;
+use moorline_core::{Digest, ErrorClass};
 
+pub use archive::DockerArchive;
 pub use error::ImageError;
+pub use layout::{Hold, Layout, LayoutError};
 pub(crate) use layout::{LONGEST_DOCUMENT, digest_of};
-pub use layout::{Layout, LayoutError};
 pub use types::{
     Base, Compression, Image, ImageConfig, ImageDetails, ImageLayer, ImageRequest, LayerKind, Pruned,
 };
 
-use crate::Progress;
+use self::layers::Layers;
+use crate::registry::Platform;
 
-/// What an Engine loads; read it to the end. `size` is known before.
-#[derive(Debug)]
-pub struct DockerArchive {}
-
-impl DockerArchive {
-    /// Bytes in all.
-    pub fn size(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// The archive as a stream of chunks, read on a thread of its own.
-    pub fn into_stream(
-        self,
-    ) -> impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + Unpin + 'static {
-        futures_util::stream::empty()
-    }
-}
+const PRUNE_WAITS: Duration = Duration::from_mins(5);
+const PRUNE_POLL: Duration = Duration::from_millis(100);
 
 /// The images of one layout. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Images {
+pub struct Images(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: ImageConfig,
     layout: Layout,
+    layers: Layers,
+    /// The platform of this machine.
+    host: Platform,
+    others: BTreeMap<String, (Platform, PathBuf)>,
+}
+
+impl Inner {
+    /// Those for which there are scorers, this machine's first.
+    fn platforms(&self) -> impl Iterator<Item = &Platform> {
+        std::iter::once(&self.host).chain(self.others.values().map(|(platform, _)| platform))
+    }
+
+    /// The scorer of another platform than this machine's.
+    fn other(&self, platform: &Platform) -> Option<&Path> {
+        let any = Platform { variant: None, ..platform.clone() };
+        let found = self.others.get(&platform.to_string()).or_else(|| self.others.get(&any.to_string()));
+        found.map(|(_, program)| program.as_path())
+    }
 }
 
 impl Images {
     /// Opens the layout, and clears away what was not written to the end.
     pub async fn open(config: ImageConfig) -> Result<Self, ImageError> {
-        unimplemented!()
+        let host = Platform::linux(match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        });
+        let mut others = BTreeMap::new();
+        for (text, program) in &config.other_platforms {
+            let platform: Platform = text.parse().map_err(|error| {
+                ImageError::caused(ErrorClass::InvalidInput, "a scorer is configured for no platform", error)
+            })?;
+            if platform != host {
+                others.insert(platform.to_string(), (platform, program.clone()));
+            }
+        }
+        blocking(move || {
+            let layout = Layout::open(&config.dir)?;
+            let layers = Layers::open(&layout)?;
+            if let Some(_alone) = layout.hold_alone()? {
+                stored::sweep(&layout)?;
+            }
+            Ok(Self(Arc::new(Inner { config, layout, layers, host, others })))
+        })
+        .await
     }
 
     pub fn layout(&self) -> &Layout {
-        &self.layout
+        &self.0.layout
     }
 
-    /// Makes the image of a release, or finds it made. Cancelling loses nothing that was finished.
-    pub async fn build(&self, request: ImageRequest<'_>, progress: &Progress) -> Result<Image, ImageError> {
-        unimplemented!()
-    }
-
-    /// Every image that was built here, in the order of their references.
+    /// Every image that was built here, in the order of their references. One that cannot be read is left out, and told
+    /// in the log.
     pub async fn list(&self) -> Result<Vec<Image>, ImageError> {
-        unimplemented!()
+        self.work(|inner| {
+            let built = stored::built(&inner.layout)?;
+            let read = built.iter().filter_map(|(reference, descriptor)| {
+                let read = stored::read(&inner.layout, reference, descriptor, &inner.host);
+                read.inspect_err(|error| tracing::warn!(%reference, %error, "an image cannot be read")).ok()
+            });
+            Ok(read.collect())
+        })
+        .await
     }
 
     /// The image of this digest, read again from the layout.
     pub async fn image(&self, digest: &Digest) -> Result<Image, ImageError> {
-        unimplemented!()
+        let digest = *digest;
+        self.work(move |inner| inner.image(&digest)).await
     }
 
     /// The image of this digest, with its referrers.
     pub async fn show(&self, digest: &Digest) -> Result<ImageDetails, ImageError> {
-        unimplemented!()
+        let digest = *digest;
+        self.work(move |inner| {
+            let image = inner.image(&digest)?;
+            let referrers = stored::referrers(&inner.layout, &image.descriptor)?;
+            Ok(ImageDetails { image, referrers })
+        })
+        .await
     }
 
     /// Removes every image that is not kept, its referrers, and every blob that nothing needs any more. Waits for
-    /// builds that are under way.
+    /// builds that are under way, in this process and in others.
     pub async fn prune(&self, keep: &HashSet<Digest>) -> Result<Pruned, ImageError> {
-        unimplemented!()
+        let deadline = Instant::now() + PRUNE_WAITS;
+        loop {
+            let keep = keep.clone();
+            let pruned = self
+                .work(move |inner| match inner.layout.hold_alone()? {
+                    Some(_alone) => stored::prune(&inner.layout, &inner.layers, &keep).map(Some),
+                    None => Ok(None),
+                })
+                .await?;
+            match pruned {
+                Some(pruned) => return Ok(pruned),
+                None if Instant::now() > deadline => {
+                    return Err(ImageError::new(
+                        ErrorClass::Unavailable,
+                        "images are being made or loaded, and none can be taken away meanwhile; try again later",
+                    ));
+                }
+                None => tokio::time::sleep(PRUNE_POLL).await,
+            }
+        }
     }
 
     /// The image as `docker load` takes it, under the name `tag`. Leading layers whose `diff_id` is among `without` are
@@ -89,11 +165,44 @@ impl Images {
         tag: &str,
         without: &HashSet<Digest>,
     ) -> Result<DockerArchive, ImageError> {
-        unimplemented!()
+        let (digest, tag, without) = (*digest, tag.to_owned(), without.clone());
+        self.work(move |inner| archive::for_docker(&inner.layout, &inner.image(&digest)?, &tag, &without))
+            .await
     }
 
     /// Writes the image as the tar of an OCI layout, under the name `tag`: the same for the same image.
     pub async fn oci_archive(&self, digest: &Digest, tag: &str, to: &Path) -> Result<(), ImageError> {
-        unimplemented!()
+        let (digest, tag, to) = (*digest, tag.to_owned(), to.to_owned());
+        self.work(move |inner| {
+            let image = inner.image(&digest)?;
+            archive::write_oci(&inner.layout, &image, &tag, &to)
+        })
+        .await
     }
+
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, ImageError> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || work(&inner)).await
+    }
+}
+
+impl Inner {
+    fn image(&self, digest: &Digest) -> Result<Image, ImageError> {
+        let built = stored::built(&self.layout)?;
+        let found = built.iter().find(|(_, descriptor)| digest_of(descriptor) == Some(*digest));
+        let (reference, descriptor) = found
+            .ok_or_else(|| ImageError::new(ErrorClass::NotFound, format!("there is no image {digest}")))?;
+        stored::read(&self.layout, reference, descriptor, &self.host)
+    }
+}
+
+/// Files are read, hashed and written on threads of their own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| ImageError::caused(ErrorClass::Internal, "work on an image was broken off", error))?
 }

@@ -1,0 +1,346 @@
+//! From a release to an image: which layers, in which order, and the documents about them.
+
+use std::{path::Path, sync::Arc};
+
+use moorline_core::{ErrorClass, FileEntry, Release, Source};
+use oci_spec::image::{Descriptor, MediaType};
+use serde_json::{Value, json};
+
+use super::{
+    Base, Compression, Image, ImageError, ImageRequest, Images, LayerKind,
+    base::{self, BaseImage, BaseOfPlatform},
+    blocking,
+    config::{self, Changes, Run},
+    import,
+    layers::{Blob, descriptor},
+    layout::Hold,
+    scorer::{self, Scorer},
+    stored, substitution,
+    tarball::{Content, PLAIN, Tree},
+};
+use crate::{
+    Progress,
+    registry::{Platform, Reference, Wanted},
+};
+
+const RELEASE: &str = "opt/moorline/release";
+const DATA_PORT: u16 = 5001;
+const ADMIN_PORT: u16 = 5000;
+/// Where Azure ML puts models and code in containers with servers of their own.
+const APP_ROOT: &str = "/var/azureml-app";
+
+impl Images {
+    /// Makes the image of a release, or finds it made. Cancelling loses nothing that was finished.
+    pub async fn build(&self, request: ImageRequest<'_>, progress: &Progress) -> Result<Image, ImageError> {
+        let layout = self.0.layout.clone();
+        let hold = Arc::new(blocking(move || Ok(layout.hold()?)).await?);
+        let own_server =
+            request.environment.is_some_and(|environment| environment.inference_config.is_some());
+        let (base, told) = match &request.base {
+            Some(base) => (base.clone(), None),
+            None => substitution::choose(request.release, request.environment, &self.0.config.mirrored)?,
+        };
+        if let Some(told) = told {
+            progress.line(&told);
+        }
+        let job = Job { images: self, request: &request, hold: &hold, progress };
+        let wanted: Vec<Platform> =
+            if own_server { vec![self.0.host.clone()] } else { self.0.platforms().cloned().collect() };
+        let base = job.base(base, wanted).await?;
+        let release = request.release;
+        let made = match &base.descriptor {
+            // Nothing to add: it runs as it is.
+            Some(descriptor) if own_server && release.model.is_none() && release.code.is_none() => {
+                descriptor.clone()
+            }
+            _ => {
+                let mut made = Vec::new();
+                for image in &base.images {
+                    let layers = if own_server {
+                        job.beside_own_server(image).await?
+                    } else {
+                        job.with_scorer(&base, image).await?
+                    };
+                    made.push((image.platform.clone(), layers));
+                }
+                job.finish(&base, made).await?
+            }
+        };
+        job.name(made).await
+    }
+}
+
+/// What is put on a base.
+struct Addition {
+    layers: Vec<(LayerKind, Blob)>,
+    changes: Changes,
+}
+
+struct Job<'a> {
+    images: &'a Images,
+    request: &'a ImageRequest<'a>,
+    hold: &'a Arc<Hold>,
+    progress: &'a Progress,
+}
+
+impl Job<'_> {
+    async fn base(&self, base: Base, wanted: Vec<Platform>) -> Result<BaseImage, ImageError> {
+        let compression = self.request.compression;
+        let (descriptor, name) = match base {
+            Base::Scorer => {
+                let release = self.request.release.clone();
+                return self
+                    .work(move |images| {
+                        let scorer = scorer::of_host(&images.0.config, &release)?;
+                        let tree = scorer::base(&scorer);
+                        let layer = images.0.layers.of_tree(LayerKind::Base, &tree, compression)?;
+                        Ok(base::of_scorer(images.0.host.clone(), layer))
+                    })
+                    .await;
+            }
+            Base::Registry(reference) => (self.pull(&reference, &wanted).await?, Some(reference.to_string())),
+            Base::Path(path) => {
+                self.progress.line(&format!("reading the base from `{}`", path.display()));
+                let descriptor = self
+                    .work(move |images| {
+                        import::import(&images.0.layout, &images.0.layers, &path, compression)
+                    })
+                    .await?;
+                (descriptor, None)
+            }
+        };
+        self.work(move |images| base::read(&images.0.layout, &images.0.layers, descriptor, name, &wanted))
+            .await
+    }
+
+    async fn pull(&self, reference: &Reference, wanted: &[Platform]) -> Result<Descriptor, ImageError> {
+        self.progress.line(&format!("base {reference}"));
+        let wanted = match wanted {
+            [one] => Wanted::One(one.clone()),
+            _ => Wanted::All,
+        };
+        let images = &self.images.0;
+        Ok(images.config.registries.pull(reference, &wanted, &images.layout, self.progress).await?)
+    }
+
+    /// The layers of an image in which a scorer serves.
+    async fn with_scorer(&self, whole: &BaseImage, base: &BaseOfPlatform) -> Result<Addition, ImageError> {
+        let (release, compression) = (self.request.release.clone(), self.request.compression);
+        let platform = base.platform.clone();
+        let (scorer, mut layers) = self
+            .work(move |images| {
+                let scorer = images.0.scorer(&platform, &release)?;
+                let mut layers = Vec::new();
+                for (kind, tree) in &scorer.layers {
+                    layers.push((*kind, images.0.layers.of_tree(*kind, tree, compression)?));
+                }
+                Ok((scorer, layers))
+            })
+            .await?;
+        layers.extend(self.environment(whole, base).await?);
+        let release = self.request.release.clone();
+        let files = self.request.files.to_owned();
+        self.progress.line("model, code and release");
+        let own = self
+            .work(move |images| {
+                let mut trees = Vec::new();
+                if let Some(model) = &release.model {
+                    let at = format!("{RELEASE}/{}", Release::MODEL_DIR);
+                    trees.push((LayerKind::Model, tree(&at, &files.join(Release::MODEL_DIR), &model.files)));
+                }
+                if let Some(code) = &release.code {
+                    let at = format!("{RELEASE}/{}", Release::CODE_DIR);
+                    trees.push((LayerKind::Code, tree(&at, &files.join(Release::CODE_DIR), &code.files)));
+                }
+                let mut document = Tree::default();
+                let text = Content::Bytes(release.to_json().into_bytes());
+                document.add(&format!("{RELEASE}/{}", Release::FILE), PLAIN, text);
+                trees.push((LayerKind::Release, document));
+                images.0.make(trees, compression)
+            })
+            .await?;
+        layers.extend(own);
+        Ok(Addition { layers, changes: self.scorer_changes(whole, scorer) })
+    }
+
+    fn scorer_changes(&self, whole: &BaseImage, scorer: Scorer) -> Changes {
+        let mut variables = vec![
+            ("MOORLINE_RELEASE".to_owned(), format!("/{RELEASE}")),
+            ("MOORLINE_HOST".to_owned(), "0.0.0.0".to_owned()),
+        ];
+        variables.extend(scorer.variables);
+        // On nothing else the loader is where programs look for it, and finds the libraries by itself.
+        let entrypoint = if whole.descriptor.is_none() && scorer.loader.is_some() {
+            variables.push(("LD_LIBRARY_PATH".to_owned(), scorer::LIBRARIES.to_owned()));
+            vec![scorer::PROGRAM_PATH.to_owned()]
+        } else {
+            scorer.entrypoint
+        };
+        let run = Run {
+            entrypoint,
+            user: scorer::USER,
+            folder: "/opt/moorline/release",
+            ports: [ADMIN_PORT, DATA_PORT],
+        };
+        Changes { variables, labels: self.labels(), scorer: Some(run) }
+    }
+
+    /// The environment of a scoring script, unless the base has it already.
+    async fn environment(
+        &self,
+        whole: &BaseImage,
+        base: &BaseOfPlatform,
+    ) -> Result<Option<(LayerKind, Blob)>, ImageError> {
+        let Some(environment) = self.request.environment else { return Ok(None) };
+        if environment.conda_file.is_none() || !substitution::needs_python(self.request.release) {
+            return Ok(None);
+        }
+        let name = whole.name.clone().unwrap_or_else(|| "base".to_owned());
+        let _ = (name, base);
+        Err(ImageError::new(ErrorClass::Unsupported, "environment layers are not made yet"))
+    }
+
+    /// The layers of an image that brings its own server: its model and its code, where Azure ML puts them.
+    async fn beside_own_server(&self, base: &BaseOfPlatform) -> Result<Addition, ImageError> {
+        let (release, compression) = (self.request.release.clone(), self.request.compression);
+        let files = self.request.files.to_owned();
+        let mut variables = vec![("AML_APP_ROOT".to_owned(), APP_ROOT.to_owned())];
+        let mut trees = Vec::new();
+        if let Some(model) = &release.model {
+            let place = format!("{APP_ROOT}/azureml-models/{}/{}", model.name, model.version);
+            let at = place.trim_start_matches('/');
+            trees.push((LayerKind::Model, tree(at, &files.join(Release::MODEL_DIR), &model.files)));
+            variables.push(("AZUREML_MODEL_DIR".to_owned(), place));
+        }
+        if let Some(code) = &release.code {
+            let at = APP_ROOT.trim_start_matches('/');
+            trees.push((LayerKind::Code, tree(at, &files.join(Release::CODE_DIR), &code.files)));
+        }
+        let layers = self.work(move |images| images.0.make(trees, compression)).await?;
+        tracing::debug!(platform = %base.platform, "the image's own server stays");
+        Ok(Addition { layers, changes: Changes { variables, labels: self.labels(), scorer: None } })
+    }
+
+    fn labels(&self) -> Vec<(String, String)> {
+        let release = self.request.release;
+        let mut labels = vec![
+            ("org.moorline.release".to_owned(), release.digest().to_string()),
+            ("org.opencontainers.image.title".to_owned(), release.name.to_string()),
+        ];
+        if let Some(model) = &release.model {
+            labels.push(("org.opencontainers.image.version".to_owned(), model.version.clone()));
+        }
+        labels
+    }
+
+    /// Writes the documents: a manifest for every platform, and an index where the base has one.
+    async fn finish(
+        &self,
+        base: &BaseImage,
+        made: Vec<(Platform, Addition)>,
+    ) -> Result<Descriptor, ImageError> {
+        let digest = base.descriptor.as_ref().map(|base| base.digest().to_string());
+        let annotations = stored::base_annotations(base.name.as_deref(), digest.as_deref());
+        let (bases, is_index) = (base.images.clone(), base.is_index);
+        self.work(move |images| {
+            let layout = &images.0.layout;
+            let mut manifests = Vec::new();
+            for (base, (platform, addition)) in bases.iter().zip(made) {
+                let config =
+                    config::derive(&base.config, base.layers.len(), &addition.layers, &addition.changes);
+                let text = serde_json::to_vec(&config).expect("JSON is written");
+                let (digest, size) = layout.put(&text)?;
+                let config = descriptor(MediaType::ImageConfig, &digest, size);
+                let of_base = base.layers.iter().map(|blob| blob.descriptor(LayerKind::Base));
+                let own = addition.layers.iter().map(|(kind, blob)| blob.descriptor(*kind));
+                let list = of_base.chain(own).collect();
+                let manifest = config::put_manifest(layout, config, list, annotations.clone())?;
+                manifests.push((platform, manifest));
+            }
+            match manifests.as_slice() {
+                [(_, manifest)] if !is_index => Ok(manifest.clone()),
+                several => {
+                    let list: Vec<Value> =
+                        several.iter().map(|(platform, manifest)| listed(platform, manifest)).collect();
+                    let index = json!({
+                        "schemaVersion": 2,
+                        "mediaType": MediaType::ImageIndex.to_string(),
+                        "manifests": list,
+                    });
+                    let (digest, size) = layout.put(index.to_string().as_bytes())?;
+                    Ok(descriptor(MediaType::ImageIndex, &digest, size))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Names the image in the layout, which makes it one that is listed and kept.
+    async fn name(&self, made: Descriptor) -> Result<Image, ImageError> {
+        let name = self.request.name.to_owned();
+        self.work(move |images| {
+            let digest = super::digest_of(&made)
+                .ok_or_else(|| ImageError::refused("the base has a digest that is not sha256"))?;
+            let reference = Reference::to_digest(Source::UNPUSHED, &name, digest)
+                .map_err(|error| ImageError::refused(format!("an image cannot be named `{name}`: {error}")))?
+                .to_string();
+            images.0.layout.name(&reference, &made)?;
+            stored::read(&images.0.layout, &reference, &made, &images.0.host)
+        })
+        .await
+    }
+
+    /// Work on files, on a thread of its own. It goes on where the build is cancelled, and keeps its hold until then.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Images) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, ImageError> {
+        let (images, hold) = (self.images.clone(), Arc::clone(self.hold));
+        blocking(move || {
+            let _hold = hold;
+            work(&images)
+        })
+        .await
+    }
+}
+
+fn listed(platform: &Platform, manifest: &Descriptor) -> Value {
+    let mut of = json!({ "architecture": platform.architecture, "os": platform.os });
+    if let Some(variant) = &platform.variant {
+        of["variant"] = variant.as_str().into();
+    }
+    json!({
+        "mediaType": manifest.media_type().to_string(),
+        "digest": manifest.digest().to_string(),
+        "size": manifest.size(),
+        "platform": of,
+    })
+}
+
+/// Files of a release, below a folder of the image.
+fn tree(at: &str, from: &Path, files: &[FileEntry]) -> Tree {
+    let mut tree = Tree::default();
+    for FileEntry { path, size, sha256 } in files {
+        let content = Content::File { path: from.join(path), size: *size, sha256: *sha256 };
+        tree.add(&format!("{at}/{path}"), PLAIN, content);
+    }
+    tree
+}
+
+impl super::Inner {
+    fn make(
+        &self,
+        trees: Vec<(LayerKind, Tree)>,
+        compression: Compression,
+    ) -> Result<Vec<(LayerKind, Blob)>, ImageError> {
+        let trees = trees.into_iter().filter(|(_, tree)| !tree.is_empty());
+        trees.map(|(kind, tree)| Ok((kind, self.layers.of_tree(kind, &tree, compression)?))).collect()
+    }
+
+    fn scorer(&self, platform: &Platform, release: &Release) -> Result<Scorer, ImageError> {
+        match self.other(platform) {
+            Some(program) => scorer::of_static(program),
+            None => scorer::of_host(&self.config, release),
+        }
+    }
+}
