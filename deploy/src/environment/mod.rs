@@ -1,13 +1,16 @@
-//! Environments on this machine: a conda file becomes a Python environment, once.
+//! Environments: a conda file becomes a Python environment of this machine, or the files of one for an image, once.
 //!
 //! `uv` makes it from PyPI where every package can be had there, else `micromamba` where it is installed. An environment
 //! is named by the digest of its description, made beside and moved into place, and never changed afterwards.
 
 mod build;
+mod distributions;
+mod layer;
 mod packages;
 mod python;
 mod store;
 mod tools;
+mod tree;
 
 use std::{
     collections::BTreeMap,
@@ -25,6 +28,7 @@ use moorline_spec::{
 use thiserror::Error;
 use tokio::{process::Command, time::timeout};
 
+pub use self::layer::{EngineBuild, LayerTree};
 use self::{
     build::BuildLog,
     python::{Constraint, Python},
@@ -76,13 +80,14 @@ pub struct EnvironmentError {
     class: ErrorClass,
     message: String,
     log: Vec<String>,
+    without_wheels: Vec<String>,
     #[source]
     source: Option<io::Error>,
 }
 
 impl EnvironmentError {
     fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), log: Vec::new(), source: None }
+        Self { class, message: message.into(), log: Vec::new(), without_wheels: Vec::new(), source: None }
     }
 
     fn io(message: &str, source: io::Error) -> Self {
@@ -100,6 +105,25 @@ impl EnvironmentError {
     /// The last lines that the build printed, oldest first.
     pub fn log(&self) -> &[String] {
         &self.log
+    }
+
+    /// Packages that have to be built in the image that they are for, which an Engine can do: see
+    /// [`Environments::engine_build`].
+    pub fn without_wheels(&self) -> &[String] {
+        &self.without_wheels
+    }
+
+    fn late(after: Duration) -> Self {
+        Self::new(ErrorClass::Timeout, format!("the environment was not made within {} s", after.as_secs()))
+    }
+
+    fn python_constraint(asked: &str) -> Self {
+        Self::new(
+            ErrorClass::InvalidInput,
+            format!(
+                "`python {asked}` is no version that can be chosen; write `python=3.12` or `python>=3.10,<3.13`"
+            ),
+        )
     }
 }
 
@@ -163,12 +187,7 @@ impl Environments {
         note_image(environment, &mut log);
         let making = Making { config, folder, key: &key, variables: tools::variables(&config.environment) };
         let made = timeout(config.timeout, making.make(recipe, &mut log)).await;
-        let made = made.unwrap_or_else(|_| {
-            Err(EnvironmentError::new(
-                ErrorClass::Timeout,
-                format!("the environment was not made within {} s", config.timeout.as_secs()),
-            ))
-        });
+        let made = made.unwrap_or_else(|_| Err(EnvironmentError::late(config.timeout)));
         match made {
             Ok(()) => Ok(place()),
             Err(error) => Err(EnvironmentError { log: log.tail(), ..error }),
@@ -185,21 +204,12 @@ fn key(environment: &Environment) -> String {
 
 fn recipe(config: &EnvironmentConfig, environment: &Environment) -> Result<Recipe, EnvironmentError> {
     let Some(text) = &environment.conda_file else { return Ok(Recipe::Bare { python: String::new() }) };
-    // What such a file includes is a file of whoever wrote it, and not of this machine.
-    let source = SourceFile::new("conda_file/conda.yaml", text.clone());
-    let file: CondaFile = conda::parse(&source).map_err(|problems| {
-        EnvironmentError::new(ErrorClass::InvalidInput, format!("the conda file cannot be used: {problems}"))
-    })?;
+    let file = conda_file(text)?;
     let python = file.python.clone().unwrap_or_default();
     let wanted = packages::requirements(&file);
     if wanted.obstacles.is_empty() {
         if Constraint::parse(&python).is_none() {
-            return Err(EnvironmentError::new(
-                ErrorClass::InvalidInput,
-                format!(
-                    "`python {python}` is no version that can be chosen; write `python=3.12` or `python>=3.10,<3.13`"
-                ),
-            ));
+            return Err(EnvironmentError::python_constraint(&python));
         }
         let lines = wanted.lines;
         return Ok(if lines.is_empty() { Recipe::Bare { python } } else { Recipe::Pip { python, lines } });
@@ -214,6 +224,14 @@ fn recipe(config: &EnvironmentConfig, environment: &Environment) -> Result<Recip
             ),
         )),
     }
+}
+
+fn conda_file(text: &str) -> Result<CondaFile, EnvironmentError> {
+    // What such a file includes is a file of whoever wrote it, and not of this machine.
+    let source = SourceFile::new("conda_file/conda.yaml", text.to_owned());
+    conda::parse(&source).map_err(|problems| {
+        EnvironmentError::new(ErrorClass::InvalidInput, format!("the conda file cannot be used: {problems}"))
+    })
 }
 
 fn note_image(environment: &Environment, log: &mut BuildLog<'_>) {
@@ -257,15 +275,7 @@ impl Making<'_> {
         lines: &[String],
         log: &mut BuildLog<'_>,
     ) -> Result<(), EnvironmentError> {
-        let uv = self.uv()?.ok_or_else(|| {
-            EnvironmentError::new(
-                ErrorClass::Unavailable,
-                format!(
-                    "environments with packages are made by uv, which was not found on the PATH or in `{}`; `pip install uv` is enough",
-                    self.config.tools.display()
-                ),
-            )
-        })?;
+        let uv = self.uv()?.ok_or_else(|| self.no_uv())?;
         let python = self.choose(python, Some(&uv)).await?;
         log.line(&format!("Python {} at {}", python.version, python.path.display()));
         let workshop = Workshop(self.folder.workshop(self.key));
@@ -302,6 +312,16 @@ impl Making<'_> {
             }
             None => Ok(tools::find(self.config, "uv")),
         }
+    }
+
+    fn no_uv(&self) -> EnvironmentError {
+        EnvironmentError::new(
+            ErrorClass::Unavailable,
+            format!(
+                "environments with packages are made by uv, which was not found on the PATH or in `{}`; `pip install uv` is enough",
+                self.config.tools.display()
+            ),
+        )
     }
 
     /// What micromamba makes knows its own path, so it is made in its place, and the mark says whether it is whole.

@@ -81,7 +81,7 @@ impl Constraint {
     }
 
     /// `precise` compares patch levels as well; without it, an exact 3.12.4 is met by any 3.12.
-    fn meets(&self, version: Version, precise: bool) -> bool {
+    pub(crate) fn meets(&self, version: Version, precise: bool) -> bool {
         self.0.iter().all(|(comparison, asked)| {
             let looked_at = match comparison {
                 Comparison::Is | Comparison::IsNot if !precise => asked.len().min(2),

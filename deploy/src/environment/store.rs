@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/KEY/           an environment; whole once `moorline-environment.json` is in it
+//! DIR/KEY/tree/      in its place, the files of an environment for an image, and their versions in `lock.txt`
 //! DIR/KEY.log        what its build printed
 //! DIR/KEY.lock       held while it is made
 //! DIR/.building/     where it is made, before it is moved into place
@@ -63,9 +64,27 @@ impl Folder {
         self.place(key).join("bin/python")
     }
 
-    /// It was made to the end, and the Python that it stands on is still there.
+    /// The files of an environment for an image.
+    pub(crate) fn layer_tree(&self, key: &str) -> PathBuf {
+        Self::tree_of(&self.place(key))
+    }
+
+    pub(crate) fn layer_lock(&self, key: &str) -> PathBuf {
+        Self::lock_of(&self.place(key))
+    }
+
+    pub(crate) fn tree_of(place: &Path) -> PathBuf {
+        place.join("tree")
+    }
+
+    pub(crate) fn lock_of(place: &Path) -> PathBuf {
+        place.join("lock.txt")
+    }
+
+    /// It was made to the end, and the Python that it stands on is still there, unless that is of an image.
     pub(crate) fn is_whole(&self, key: &str) -> bool {
-        self.place(key).join(MARK).is_file() && self.python(key).exists()
+        let stands = || self.python(key).exists() || self.layer_tree(key).is_dir();
+        self.place(key).join(MARK).is_file() && stands()
     }
 
     /// A new folder to build in.

@@ -5,13 +5,16 @@
 
 mod archive;
 mod assemble;
+pub mod attest;
 mod base;
 mod config;
 mod elf;
 mod error;
+mod filesystem;
 mod import;
 mod layers;
 mod layout;
+mod python;
 mod scorer;
 mod stored;
 mod substitution;
@@ -29,8 +32,10 @@ use moorline_core::{Digest, ErrorClass};
 
 pub use archive::DockerArchive;
 pub use error::ImageError;
+pub use filesystem::{Entry, Filesystem, FilesystemError, Kind};
 pub use layout::{Hold, Layout, LayoutError};
 pub(crate) use layout::{LONGEST_DOCUMENT, digest_of};
+pub use python::{BasePython, BasePythonError};
 pub use types::{
     Base, Compression, Image, ImageConfig, ImageDetails, ImageLayer, ImageRequest, LayerKind, Pruned,
 };
