@@ -37,7 +37,9 @@ async fn what_brings_its_own_server_is_scored_where_it_says() {
     let front = Front::new().await;
     let (replica, _) = noting().await;
     let own = deployment("blue", &[replica.address]);
-    front.gateway.set(endpoint(vec![DeploymentRoute { scoring_path: Some("/v1/predict".to_owned()), ..own }]));
+    front
+        .gateway
+        .set(endpoint(vec![DeploymentRoute { scoring_path: Some("/v1/predict".to_owned()), ..own }]));
     for (asked, seen) in [
         ("/endpoints/iris/score", "POST /v1/predict"),
         ("/endpoints/iris/score?a=b", "POST /v1/predict?a=b"),

@@ -8,9 +8,9 @@ use moorline_store::{RecordKind, StoreError};
 
 use super::{Next, Reconciler};
 use crate::{
-    targets::own_server,
     route_settings,
     status::{DeploymentState, EndpointBody, key_names, split_record_name},
+    targets::own_server,
 };
 
 impl Reconciler {

@@ -128,7 +128,10 @@ fn registry(reader: &mut Reader, node: &Node) -> Option<String> {
     if (host.contains(['.', ':']) || host == "localhost") && !text.contains("://") && !text.ends_with('/') {
         return Some(text);
     }
-    reader.mismatch(node, "a registry and a prefix in it, such as `registry.example.org/ml` or `localhost:5000`");
+    reader.mismatch(
+        node,
+        "a registry and a prefix in it, such as `registry.example.org/ml` or `localhost:5000`",
+    );
     None
 }
 

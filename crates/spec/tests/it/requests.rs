@@ -110,7 +110,11 @@ fn a_container_host_that_cannot_be_says_why() {
     for (key, value, part) in [
         ("host", json!("http://x"), "expected `unix:///path`, `tcp://host:port` or `ssh://user@host`"),
         ("hosts", json!("unix:///x"), "did you mean `host`?"),
-        ("tls", json!({"ca": "/a", "cert": "/b", "key": "/c"}), "`tls` belongs to a `host` that begins with `tcp://`"),
+        (
+            "tls",
+            json!({"ca": "/a", "cert": "/b", "key": "/c"}),
+            "`tls` belongs to a `host` that begins with `tcp://`",
+        ),
         ("tls", json!({"ca": "a", "cert": "/b"}), "no `key`"),
         ("publish", json!("everywhere"), "expected an IP address"),
         ("registry", json!("https://x.io/y"), "expected a registry and a prefix in it"),
