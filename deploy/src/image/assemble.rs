@@ -3,11 +3,11 @@
 use std::{path::Path, sync::Arc};
 
 use moorline_core::{ErrorClass, FileEntry, Release, Source};
-use oci_spec::image::{Descriptor, MediaType};
+use oci_spec::image::{Descriptor, ImageConfiguration, MediaType};
 use serde_json::{Value, json};
 
 use super::{
-    Base, Compression, Image, ImageError, ImageRequest, Images, LayerKind,
+    Base, BasePython, Compression, Filesystem, Image, ImageError, ImageRequest, Images, LayerKind,
     base::{self, BaseImage, BaseOfPlatform},
     blocking,
     config::{self, Changes, Run},
@@ -24,6 +24,7 @@ use crate::{
 };
 
 const RELEASE: &str = "opt/moorline/release";
+const ENVIRONMENT: &str = "opt/moorline/release/environment";
 const DATA_PORT: u16 = 5001;
 const ADMIN_PORT: u16 = 5000;
 /// Where Azure ML puts models and code in containers with servers of their own.
@@ -185,7 +186,7 @@ impl Job<'_> {
         Changes { variables, labels: self.labels(), scorer: Some(run) }
     }
 
-    /// The environment of a scoring script, unless the base has it already.
+    /// The environment of a scoring script, unless the base has it already: an Engine that built it put it there.
     async fn environment(
         &self,
         whole: &BaseImage,
@@ -195,9 +196,22 @@ impl Job<'_> {
         if environment.conda_file.is_none() || !substitution::needs_python(self.request.release) {
             return Ok(None);
         }
-        let name = whole.name.clone().unwrap_or_else(|| "base".to_owned());
-        let _ = (name, base);
-        Err(ImageError::new(ErrorClass::Unsupported, "environment layers are not made yet"))
+        let (base, name) = (base.clone(), whole.name.clone().unwrap_or_else(|| "the base".to_owned()));
+        let Some(python) = self.work(move |images| python(images, &name, &base)).await? else {
+            return Ok(None);
+        };
+        self.progress.line(&format!("environment for Python {}", python.full_version()));
+        let made = self.images.0.config.environments.layer(environment, &python, self.progress).await?;
+        let compression = self.request.compression;
+        let blob = self
+            .work(move |images| {
+                let mut tree = Tree::default();
+                tree.add_folder(ENVIRONMENT, &made.root)
+                    .map_err(|error| ImageError::io("could not read the environment's files", error))?;
+                images.0.layers.of_tree(LayerKind::Environment, &tree, compression)
+            })
+            .await?;
+        Ok(Some((LayerKind::Environment, blob)))
     }
 
     /// The layers of an image that brings its own server: its model and its code, where Azure ML puts them.
@@ -302,6 +316,25 @@ impl Job<'_> {
         })
         .await
     }
+}
+
+/// The Python of a base; `None` where an environment stands on it already.
+fn python(images: &Images, name: &str, base: &BaseOfPlatform) -> Result<Option<BasePython>, ImageError> {
+    let invalid = |error| {
+        ImageError::caused(ErrorClass::InvalidInput, "the base's config is no config of an image", error)
+    };
+    let files = Filesystem::read(base::tars(&images.0.layout, &base.layers)).map_err(|error| {
+        let class = error.class();
+        ImageError::caused(class, format!("could not look through the files of {name}"), error)
+    })?;
+    if files.follow(&format!("{ENVIRONMENT}/pyvenv.cfg")).is_some() {
+        return Ok(None);
+    }
+    let config: ImageConfiguration = serde_json::from_value(base.config.clone()).map_err(invalid)?;
+    BasePython::find(name, &files, &config).map(Some).map_err(|error| {
+        let class = error.class();
+        ImageError::caused(class, format!("no environment can be made for {name}"), error)
+    })
 }
 
 fn listed(platform: &Platform, manifest: &Descriptor) -> Value {

@@ -5,6 +5,7 @@ mod conformance;
 mod environments;
 mod failures;
 mod http;
+mod image;
 mod logs;
 mod place;
 mod registry;
