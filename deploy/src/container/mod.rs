@@ -1,1 +1,15 @@
 //! The container target: scorers as containers of a Docker or Podman Engine.
+//!
+//! [`EngineHost`] says where an Engine listens, and [`Engine`] is the connection to it.
+
+mod build;
+mod context;
+mod engine;
+mod error;
+mod host;
+mod ignore;
+
+pub use build::BuildRequest;
+pub use engine::{Engine, EngineDescription};
+pub use error::EngineError;
+pub use host::{EngineHost, HostError, TlsFiles};
