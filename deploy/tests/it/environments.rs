@@ -28,7 +28,7 @@ with zipfile.ZipFile(sys.argv[1] + "/moorline_probe-1.0-py3-none-any.whl", "w") 
 "#;
 
 /// The `uv` on the `PATH`, or the one that `cargo xtask test` installed.
-fn uv() -> Option<PathBuf> {
+pub(crate) fn uv() -> Option<PathBuf> {
     let own = environment();
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join("target/venvs/.uv/bin/uv");
     let on_path =

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+mod bases;
+
 use std::{
     collections::HashSet,
     io::{Read, Write},
@@ -39,10 +41,15 @@ impl Place {
     }
 
     async fn with(set: impl FnOnce(&mut ImageConfig)) -> Self {
+        Self::with_uv(None, set).await
+    }
+
+    async fn with_uv(uv: impl Into<Option<PathBuf>>, set: impl FnOnce(&mut ImageConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().to_owned();
-        let environments =
+        let mut environments =
             EnvironmentConfig::new(home.join("environments"), home.join("tools"), place::environment());
+        environments.uv = uv.into();
         let mut config = ImageConfig {
             dir: home.join("images"),
             scorer: PROGRAM.into(),
@@ -219,15 +226,8 @@ async fn tools_that_are_not_ours_read_the_layout() {
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told["Digest"], image.digest.to_string());
     assert_eq!(told["Labels"]["org.moorline.release"], place.release.digest().to_string());
-    let layout = place.path("unpacked-layout");
-    fs_err::create_dir_all(&layout).unwrap();
-    tool("tar", &["-xf", archive.to_str().unwrap(), "-C", layout.to_str().unwrap()]);
-    let bundle = place.path("bundle");
-    let from = format!("{}:1", layout.display());
-    if tool("umoci", &["unpack", "--rootless", "--image", &from, bundle.to_str().unwrap()]).is_none() {
-        return;
-    }
-    let root = bundle.join("rootfs");
+    let Some(root) = unpacked(&place, &image).await else { return };
+    let bundle = root.parent().unwrap();
     let read = |path: &str| fs_err::read_to_string(root.join(path)).unwrap();
     assert_eq!(read("opt/moorline/release/model/deep/model.onnx"), "weights");
     assert_eq!(read("opt/moorline/release/release.json"), place.release.to_json());
@@ -259,15 +259,7 @@ async fn a_real_scorer_starts_on_nothing_else() {
     if is_static {
         assert_eq!(kinds(&image), ["base", "scorer", "model", "release"]);
     }
-    let (layout, archive, bundle) = (place.path("layout"), place.path("x.tar"), place.path("bundle"));
-    place.images.oci_archive(&image.digest, "1", &archive).await.unwrap();
-    fs_err::create_dir_all(&layout).unwrap();
-    tool("tar", &["-xf", archive.to_str().unwrap(), "-C", layout.to_str().unwrap()]);
-    let from = format!("{}:1", layout.display());
-    if tool("umoci", &["unpack", "--rootless", "--image", &from, bundle.to_str().unwrap()]).is_none() {
-        return;
-    }
-    let root = bundle.join("rootfs");
+    let Some(root) = unpacked(&place, &image).await else { return };
     if is_static {
         let size: u64 = image.layers.iter().map(|layer| unpacked_size(&place, &layer.digest)).sum();
         assert!(size < 40 << 20, "{size} bytes");
@@ -276,6 +268,18 @@ async fn a_real_scorer_starts_on_nothing_else() {
         let (libraries, root) = ("LD_LIBRARY_PATH=/opt/moorline/lib", root.to_str().unwrap());
         tool("env", &["-i", libraries, "/usr/sbin/chroot", root, &image.entrypoint[0], "--version"]);
     }
+}
+
+/// The image's files, as umoci unpacks them.
+async fn unpacked(place: &Place, image: &Image) -> Option<PathBuf> {
+    let (layout, bundle) = (place.path("unpacked-layout"), place.path("bundle"));
+    fs_err::create_dir_all(&layout).unwrap();
+    let archive = place.path("unpacked.tar");
+    place.images.oci_archive(&image.digest, "1", &archive).await.unwrap();
+    tool("tar", &["-xf", archive.to_str().unwrap(), "-C", layout.to_str().unwrap()]);
+    let from = format!("{}:1", layout.display());
+    tool("umoci", &["unpack", "--rootless", "--image", &from, bundle.to_str().unwrap()])?;
+    Some(bundle.join("rootfs"))
 }
 
 fn unpacked_size(place: &Place, digest: &Digest) -> u64 {

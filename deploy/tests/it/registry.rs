@@ -2,7 +2,7 @@
 
 mod answers;
 mod cuts;
-mod fixture;
+pub(crate) mod fixture;
 mod referrers;
 mod round_trip;
 mod scripted;
