@@ -34,6 +34,7 @@ use self::{
     python::{Constraint, Python},
     store::Folder,
 };
+pub(crate) use self::{distributions::Distribution, tree::distributions_of_tree};
 
 /// Part of every name, so that environments that an earlier build made differently are made again.
 const FORMAT: &str = "1";

@@ -11,7 +11,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use moorline_core::Digest;
 
-use super::distributions;
+use super::distributions::{self, Distribution};
 use crate::image::BasePython;
 
 /// Where the environment lies in every image.
@@ -53,6 +53,19 @@ pub(super) fn finish(tree: &Path, base: &BasePython) -> io::Result<String> {
         let _ = writeln!(lock, "{}=={}", distribution.normal_name(), distribution.version);
     }
     Ok(lock)
+}
+
+/// The distributions in a finished tree, by name.
+pub(crate) fn distributions_of_tree(tree: &Path) -> io::Result<Vec<Distribution>> {
+    let library = tree.join("lib");
+    let mut found = Vec::new();
+    for name in sorted(&library)? {
+        let packages = library.join(name).join("site-packages");
+        if packages.is_dir() {
+            found.extend(distributions::installed(&packages)?);
+        }
+    }
+    Ok(found)
 }
 
 /// uv names the folder after the Python that it was run with, and where a distribution has `lib64`, uses that as well.

@@ -35,6 +35,8 @@ pub enum LayoutError {
     },
     #[error("there is no blob {0}")]
     Missing(Digest),
+    #[error("`{0}` is no digest that can be looked for; those of the store are `sha256:` and 64 hex digits")]
+    Foreign(String),
     #[error(
         "blob {expected} is corrupt: its content has the digest {actual}; remove it, and it is made or pulled again"
     )]

@@ -3,6 +3,7 @@
 //! Each is a document in an OCI manifest of its own that names the image as its subject, so that a registry lists it
 //! with the image: a [`sbom`] in SPDX, a [`provenance`] statement of in-toto, and signatures as cosign makes them.
 
+mod installed;
 mod provenance;
 mod sbom;
 mod signature;
