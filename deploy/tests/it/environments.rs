@@ -33,14 +33,15 @@ pub(crate) fn uv() -> Option<PathBuf> {
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join("target/venvs/.uv/bin/uv");
     let on_path =
         std::env::split_paths(own.get("PATH")?).map(|folder| folder.join("uv")).find(|uv| uv.is_file());
-    let found = on_path.or_else(|| installed.is_file().then_some(installed));
+    let set = own.get("MOORLINE_TEST_UV").map(PathBuf::from);
+    let found = set.or(on_path).or_else(|| installed.is_file().then_some(installed));
     if found.is_none() {
         skip("uv is not installed");
     }
     found
 }
 
-fn config(home: &Path) -> EnvironmentConfig {
+pub(crate) fn config(home: &Path) -> EnvironmentConfig {
     let mut config = EnvironmentConfig::new(home.join("environments"), home.join("tools"), environment());
     config.environment.retain(|name, _| !name.starts_with("UV_") && !name.starts_with("PIP_"));
     config.environment.insert("UV_CACHE_DIR".to_owned(), home.join("cache").display().to_string());
@@ -54,7 +55,7 @@ fn wheels() -> TempDir {
     folder
 }
 
-fn of_conda(text: &str) -> Environment {
+pub(crate) fn of_conda(text: &str) -> Environment {
     Environment { conda_file: Some(text.to_owned()), ..Environment::default() }
 }
 
@@ -65,7 +66,7 @@ fn of_wheel(wheels: &Path, package: &str) -> Environment {
     ))
 }
 
-fn run(python: &Path, code: &str) -> String {
+pub(crate) fn run(python: &Path, code: &str) -> String {
     let output = Command::new(python).args(["-c", code]).output().expect("an interpreter can be started");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()

@@ -1,7 +1,9 @@
 //! The targets and environments as they are used: with real scorers, real processes and a real `uv`.
 
 mod adoption;
+mod attest;
 mod conformance;
+mod environment_layer;
 mod environments;
 mod failures;
 mod http;
