@@ -168,7 +168,7 @@ fn tidy(info: &Path, scripts: &[Script]) -> io::Result<()> {
         .lines()
         .filter(|line| {
             let gone = |name: &&str| line.starts_with(&format!("{folder}/{name},"));
-            !line.is_empty() && !removed.iter().any(|name| gone(name))
+            !line.is_empty() && !removed.iter().any(gone)
         })
         .map(|line| {
             let script = scripts.iter().find_map(|script| {

@@ -321,7 +321,7 @@ impl Filesystem {
 fn keeps(path: &str) -> Option<u64> {
     let (folder, name) = split(path)?;
     let known = KEPT.contains(&path) || folder == "var/lib/dpkg/status.d";
-    let libc = name == "libc.so.6" || (name.starts_with("libc-2.") && name.ends_with(".so"));
+    let libc = name == "libc.so.6" || (name.starts_with("libc-2.") && name.strip_suffix(".so").is_some());
     let virtual_environment = name == "pyvenv.cfg";
     if known || libc || virtual_environment {
         return Some(LARGEST_KEPT);
@@ -367,5 +367,84 @@ impl<R: Read> Read for Budgeted<R> {
             }
         }
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A layer of `(path, content)`; what ends with `/` is a folder, and what begins with `->` a link.
+    fn layer(entries: &[(&str, &str)]) -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (path, content) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o755);
+            header.set_size(0);
+            // `tar` refuses to write what leaves the folder, and layers are written by others.
+            header.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
+            let mut bytes: &[u8] = &[];
+            if path.ends_with('/') {
+                header.set_entry_type(EntryType::Directory);
+            } else if let Some(target) = content.strip_prefix("->") {
+                header.set_entry_type(EntryType::Symlink);
+                header.set_link_name(target).unwrap();
+            } else {
+                bytes = content.as_bytes();
+                header.set_size(bytes.len() as u64);
+            }
+            header.set_cksum();
+            archive.append(&header, bytes).unwrap();
+        }
+        archive.into_inner().unwrap()
+    }
+
+    fn read(layers: &[Vec<u8>]) -> Result<Filesystem, FilesystemError> {
+        Filesystem::read(layers.iter().map(|layer| Ok(layer.as_slice())))
+    }
+
+    #[test]
+    fn higher_layers_hide_and_replace_what_lower_ones_have() {
+        let files = read(&[
+            layer(&[
+                ("a/", ""),
+                ("a/one", "1"),
+                ("a/two", "2"),
+                ("b/", ""),
+                ("b/old", ""),
+                ("c/x/y", ""),
+                ("d/z", ""),
+            ]),
+            layer(&[
+                ("a/.wh.one", ""),
+                ("b/new", ""),
+                ("b/.wh..wh..opq", ""),
+                (".wh.c", ""),
+                ("d", "a file now"),
+            ]),
+        ])
+        .unwrap();
+        assert_eq!(files.names("a"), ["two"]);
+        assert_eq!(files.names("b"), ["new"], "what is of the same layer stays");
+        assert_eq!(files.names(""), ["a", "b", "d"]);
+        assert_eq!(files.get("d").unwrap().kind, Kind::File { size: 10 });
+        assert!(files.get("d/z").is_none());
+    }
+
+    #[test]
+    fn links_are_followed_inside_the_image_and_layers_do_not_leave_it() {
+        let files = read(&[
+            layer(&[("usr/lib/", ""), ("lib", "->usr/lib"), ("up", "->../../../usr"), ("round", "->round")]),
+            layer(&[("lib/os-release", "ID=x\n"), ("etc/os-release", "->/lib/os-release")]),
+        ])
+        .unwrap();
+        assert_eq!(files.resolve("lib/os-release").as_deref(), Some("usr/lib/os-release"));
+        assert_eq!(files.resolve("/up/lib").as_deref(), Some("usr/lib"));
+        assert_eq!(files.content("etc/os-release"), Some(&b"ID=x\n"[..]));
+        assert_eq!(files.resolve("round"), None);
+        let error = read(&[layer(&[("a/../../etc/passwd", "")])]).unwrap_err();
+        assert!(error.to_string().contains("`a/../../etc/passwd`"), "{error}");
+        assert_eq!(error.class(), ErrorClass::InvalidInput);
+        assert!(matches!(read(&[b"no tar".repeat(200)]), Err(FilesystemError::Read { layer: 0, .. })));
     }
 }

@@ -249,3 +249,98 @@ fn printed(library: &[u8]) -> Option<u32> {
 fn folder_of(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files that can be run, of `(path, content)`; what begins with `->` is a link.
+    fn image(entries: &[(&str, &str)]) -> Filesystem {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (path, content) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o755);
+            header.set_size(0);
+            if let Some(target) = content.strip_prefix("->") {
+                header.set_entry_type(tar::EntryType::Symlink);
+                archive.append_link(&mut header, path, target).unwrap();
+            } else {
+                header.set_size(content.len() as u64);
+                archive.append_data(&mut header, path, content.as_bytes()).unwrap();
+            }
+        }
+        let layer = archive.into_inner().unwrap();
+        Filesystem::read([Ok(layer.as_slice())]).unwrap()
+    }
+
+    fn config(variables: &[&str]) -> ImageConfiguration {
+        let config = serde_json::json!({
+            "architecture": "amd64", "os": "linux", "config": { "Env": variables },
+            "rootfs": { "type": "layers", "diff_ids": [] },
+        });
+        serde_json::from_value(config).unwrap()
+    }
+
+    const GLIBC_TEXT: &str = "GNU C Library (Debian GLIBC 2.36-9) stable release version 2.36.";
+
+    #[test]
+    fn debians_python_is_found_behind_its_links() {
+        let status = "Package: python3.11-minimal\nStatus: install ok installed\nVersion: 3.11.2-6\n";
+        let files = image(&[
+            ("usr/bin/python3", "->python3.11"),
+            ("usr/bin/python3.11", "x"),
+            ("lib", "->usr/lib"),
+            ("usr/lib/x86_64-linux-gnu/libc.so.6", GLIBC_TEXT),
+            ("var/lib/dpkg/status", status),
+        ]);
+        let python = BasePython::find("base", &files, &config(&[])).unwrap();
+        assert_eq!((python.path.as_str(), python.home.as_str()), ("/usr/bin/python3.11", "/usr/bin"));
+        assert_eq!(python.full_version(), "3.11.2");
+        assert_eq!(python.platform, "x86_64-manylinux_2_36");
+        assert_eq!(python.site_packages, None);
+    }
+
+    #[test]
+    fn condas_and_alpines_and_virtual_environments_are_told_apart() {
+        let conda = image(&[
+            ("opt/conda/bin/python3", "x"),
+            ("opt/conda/lib/python3.12/os.py", ""),
+            ("opt/conda/conda-meta/python-3.12.4-h99_0.json", ""),
+            ("lib64/libc.so.6", "->libc-2.17.so"),
+            ("lib64/libc-2.17.so", ""),
+        ]);
+        let python = BasePython::find("conda", &conda, &config(&["PATH=/opt/conda/bin:/usr/bin"])).unwrap();
+        assert_eq!(
+            (python.full_version().as_str(), python.platform.as_str()),
+            ("3.12.4", "x86_64-manylinux_2_17")
+        );
+        let alpine = image(&[
+            ("usr/local/bin/python3", "->python3.13"),
+            ("usr/local/bin/python3.13", "x"),
+            ("venv/bin/python", "->/usr/local/bin/python3"),
+            ("venv/bin/python3", "->python"),
+            ("venv/pyvenv.cfg", "home = /usr/local/bin\n"),
+            ("lib/ld-musl-x86_64.so.1", ""),
+        ]);
+        let variables = ["PATH=/venv/bin:/usr/local/bin", "PYTHON_VERSION=3.13.1"];
+        let python = BasePython::find("alpine", &alpine, &config(&variables)).unwrap();
+        assert_eq!(python.path, "/usr/local/bin/python3.13");
+        assert_eq!(python.site_packages.as_deref(), Some("/venv/lib/python3.13/site-packages"));
+        assert_eq!((python.patch, python.platform.as_str()), (Some(1), "x86_64-unknown-linux-musl"));
+    }
+
+    #[test]
+    fn a_base_without_a_python_that_will_do_is_named() {
+        let refusal = |entries: &[(&str, &str)]| {
+            BasePython::find("own/base", &image(entries), &config(&[])).unwrap_err().to_string()
+        };
+        assert!(refusal(&[("usr/bin/perl", "")]).contains("`own/base` has no python3"));
+        assert!(
+            refusal(&[("usr/bin/python2.7", ""), ("usr/bin/python", "->python2.7")])
+                .contains("has no python3")
+        );
+        assert!(refusal(&[("usr/bin/python3", "#!/bin/sh")]).contains("cannot be told"));
+        assert!(refusal(&[("usr/bin/python3", "->python3.6"), ("usr/bin/python3.6", "")]).contains("3.6"));
+        assert!(refusal(&[("usr/bin/python3", "->python3.9"), ("usr/bin/python3.9", "")]).contains("glibc"));
+    }
+}

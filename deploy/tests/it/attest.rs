@@ -1,5 +1,7 @@
 //! What is said about images: signatures are those of openssl, and documents are found beside what they are about.
 
+#![expect(clippy::unwrap_used, reason = "what tests share may fail as they do")]
+
 use std::{
     io::Write,
     path::Path,

@@ -1,5 +1,7 @@
 //! Environments for images: made of wheels without the image, the same whoever makes them, and they work.
 
+#![expect(clippy::unwrap_used, reason = "what tests share may fail as they do")]
+
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},

@@ -1,5 +1,7 @@
 //! What packages an image's base has, by the lists of its distribution's package manager and of Python.
 
+use std::fmt::Write as _;
+
 use crate::{environment::Distribution, image::Filesystem};
 
 const DPKG: &str = "var/lib/dpkg/status";
@@ -86,7 +88,10 @@ fn encoded(text: &str) -> String {
     for byte in text.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'~' => encoded.push(byte as char),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
+            _ => {
+                // Writing to a string does not fail.
+                let _ = write!(encoded, "%{byte:02X}");
+            }
         }
     }
     encoded
