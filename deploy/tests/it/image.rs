@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod bases;
+mod crash;
+mod loaded;
 
 use std::{
     collections::HashSet,
