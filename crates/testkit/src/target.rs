@@ -27,14 +27,25 @@ const SECRET: &str = "correct horse battery staple";
 pub struct TestRelease {
     folder: TempDir,
     pub release: Release,
+    /// Where its placements find it; its folder, unless [`TestRelease::with_source`] says another.
+    source: Source,
 }
 
 impl TestRelease {
     /// The fixture `double.onnx`; releases of other versions have other digests.
     pub fn double(version: u32) -> Self {
         let model = fs_err::read(fixture("double.onnx")).expect("a fixture can be read");
+        Self::of(version, &model)
+    }
+
+    /// One that no target can start: its model is none.
+    pub fn broken(version: u32) -> Self {
+        Self::of(version, b"this is no model")
+    }
+
+    fn of(version: u32, model: &[u8]) -> Self {
         let file =
-            FileEntry { path: "model.onnx".to_owned(), size: model.len() as u64, sha256: Digest::of(&model) };
+            FileEntry { path: "model.onnx".to_owned(), size: model.len() as u64, sha256: Digest::of(model) };
         let release = Release {
             format: Release::FORMAT,
             name: name("double"),
@@ -57,15 +68,14 @@ impl TestRelease {
         fs_err::write(models.join("model.onnx"), model).expect("a model can be written");
         fs_err::write(folder.path().join(Release::FILE), release.to_json())
             .expect("a release can be written");
-        Self { folder, release }
+        let source = Source::Folder { path: folder.path().to_owned(), python: None };
+        Self { folder, release, source }
     }
 
-    /// One that no target can start: its model's file is missing.
-    pub fn broken(version: u32) -> Self {
-        let own = Self::double(version);
-        let model = own.path().join(Release::MODEL_DIR).join("model.onnx");
-        fs_err::remove_file(model).expect("a file can be removed");
-        own
+    /// The same, found elsewhere: as the image that was made of it.
+    #[must_use]
+    pub fn with_source(self, source: Source) -> Self {
+        Self { source, ..self }
     }
 
     pub fn path(&self) -> &Path {
@@ -77,7 +87,7 @@ impl TestRelease {
         Placement {
             id: id.clone(),
             release: self.release.clone(),
-            source: Source::Folder { path: self.path().to_owned(), python: None },
+            source: self.source.clone(),
             replicas,
             resources: Resources::default(),
             liveness: probe(),
@@ -122,18 +132,23 @@ pub async fn observed(
     }
 }
 
-/// Holds the targets that `make` makes, which run releases from folders, to the contract of [`moorline_core::Target`].
-pub async fn target_conformance<F: Future<Output = Arc<dyn Target>>>(make: impl Fn() -> F) {
+/// Holds the targets that `make` makes to the contract of [`moorline_core::Target`]. `place` brings a release to where they
+/// find it, and may give it another source than its folder.
+pub async fn target_conformance<F: Future<Output = Arc<dyn Target>>>(
+    kind: TargetKind,
+    make: impl Fn() -> F,
+    place: impl AsyncFn(TestRelease) -> TestRelease,
+) {
     let target = make().await;
     let target = &*target;
     an_unknown_name_is_absent(target).await;
-    rendering_is_pure_and_tells_no_secret(target);
-    what_cannot_be_hosted_is_refused_early(target).await;
-    applying_twice_is_applying_once(target).await;
-    replicas_come_and_go(target).await;
-    an_update_replaces_every_replica(target).await;
-    what_does_not_start_leaves_the_old_serving(target).await;
-    what_is_removed_is_absent(target).await;
+    rendering_is_pure_and_tells_no_secret(target, &place).await;
+    what_cannot_be_hosted_is_refused_early(target, kind, &place).await;
+    applying_twice_is_applying_once(target, &place).await;
+    replicas_come_and_go(target, &place).await;
+    an_update_replaces_every_replica(target, &place).await;
+    what_does_not_start_leaves_the_old_serving(target, &place).await;
+    what_is_removed_is_absent(target, &place).await;
 }
 
 async fn apply(target: &dyn Target, placement: &Placement) {
@@ -181,8 +196,11 @@ fn with_variables(mut placement: Placement) -> Placement {
     placement
 }
 
-fn rendering_is_pure_and_tells_no_secret(target: &dyn Target) {
-    let release = TestRelease::double(1);
+async fn rendering_is_pure_and_tells_no_secret(
+    target: &dyn Target,
+    place: &impl AsyncFn(TestRelease) -> TestRelease,
+) {
+    let release = place(TestRelease::double(1)).await;
     let placement = with_variables(release.placement(&deployment("rendered", "blue"), 2));
     let render = |placement: &Placement| {
         target.render(placement).unwrap_or_else(|error| panic!("a sound placement is rendered: {error}"))
@@ -204,12 +222,16 @@ fn rendering_is_pure_and_tells_no_secret(target: &dyn Target) {
     assert_ne!(manifest, render(&other), "what differs is seen in the manifest");
 }
 
-async fn what_cannot_be_hosted_is_refused_early(target: &dyn Target) {
-    let release = TestRelease::double(1);
+async fn what_cannot_be_hosted_is_refused_early(
+    target: &dyn Target,
+    kind: TargetKind,
+    place: &impl AsyncFn(TestRelease) -> TestRelease,
+) {
+    let release = place(TestRelease::double(1)).await;
     let desired = Desired {
         id: deployment("refused", "blue"),
         compute: name("local"),
-        target: TargetKind::Local,
+        target: kind,
         release: release.release.clone(),
         environment: None,
         context: Vec::new(),
@@ -252,8 +274,11 @@ async fn what_cannot_be_hosted_is_refused_early(target: &dyn Target) {
     }
 }
 
-async fn applying_twice_is_applying_once(target: &dyn Target) {
-    let release = TestRelease::double(1);
+async fn applying_twice_is_applying_once(
+    target: &dyn Target,
+    place: &impl AsyncFn(TestRelease) -> TestRelease,
+) {
+    let release = place(TestRelease::double(1)).await;
     let placement = release.placement(&deployment("twice", "blue"), 2);
     apply(target, &placement).await;
     apply(target, &placement).await;
@@ -264,8 +289,8 @@ async fn applying_twice_is_applying_once(target: &dyn Target) {
     target.remove(&placement.id).await.expect("it can be removed");
 }
 
-async fn replicas_come_and_go(target: &dyn Target) {
-    let release = TestRelease::double(1);
+async fn replicas_come_and_go(target: &dyn Target, place: &impl AsyncFn(TestRelease) -> TestRelease) {
+    let release = place(TestRelease::double(1)).await;
     let placement = |replicas| release.placement(&deployment("scaled", "blue"), replicas);
     for replicas in [1, 3, 2, 0, 1] {
         apply(target, &placement(replicas)).await;
@@ -274,9 +299,12 @@ async fn replicas_come_and_go(target: &dyn Target) {
     target.remove(&placement(1).id).await.expect("it can be removed");
 }
 
-async fn an_update_replaces_every_replica(target: &dyn Target) {
+async fn an_update_replaces_every_replica(
+    target: &dyn Target,
+    place: &impl AsyncFn(TestRelease) -> TestRelease,
+) {
     let id = deployment("updated", "blue");
-    let (old, new) = (TestRelease::double(1), TestRelease::double(2));
+    let (old, new) = (place(TestRelease::double(1)).await, place(TestRelease::double(2)).await);
     apply(target, &old.placement(&id, 2)).await;
     let before = ready(target, &old.placement(&id, 2)).await;
     apply(target, &new.placement(&id, 2)).await;
@@ -290,9 +318,12 @@ async fn an_update_replaces_every_replica(target: &dyn Target) {
     target.remove(&id).await.expect("it can be removed");
 }
 
-async fn what_does_not_start_leaves_the_old_serving(target: &dyn Target) {
+async fn what_does_not_start_leaves_the_old_serving(
+    target: &dyn Target,
+    place: &impl AsyncFn(TestRelease) -> TestRelease,
+) {
     let id = deployment("failed", "blue");
-    let (sound, broken) = (TestRelease::double(1), TestRelease::broken(2));
+    let (sound, broken) = (place(TestRelease::double(1)).await, place(TestRelease::broken(2)).await);
     apply(target, &sound.placement(&id, 1)).await;
     let before = ready(target, &sound.placement(&id, 1)).await;
     let placement = broken.placement(&id, 1);
@@ -317,8 +348,8 @@ async fn what_does_not_start_leaves_the_old_serving(target: &dyn Target) {
     target.remove(&alone).await.expect("what failed can be removed");
 }
 
-async fn what_is_removed_is_absent(target: &dyn Target) {
-    let release = TestRelease::double(1);
+async fn what_is_removed_is_absent(target: &dyn Target, place: &impl AsyncFn(TestRelease) -> TestRelease) {
+    let release = place(TestRelease::double(1)).await;
     let placement = release.placement(&deployment("removed", "blue"), 1);
     apply(target, &placement).await;
     for round in ["while it starts", "again"] {

@@ -8,6 +8,7 @@ mod engine;
 mod error;
 mod host;
 mod ignore;
+mod supply;
 
 pub use build::BuildRequest;
 pub use engine::{Engine, EngineDescription};

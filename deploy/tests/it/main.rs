@@ -3,6 +3,7 @@
 mod adoption;
 mod attest;
 mod conformance;
+mod container;
 mod environment_layer;
 mod environments;
 mod failures;
