@@ -178,7 +178,7 @@ mod tests {
             fs_err::create_dir_all(path.parent().unwrap()).unwrap();
             fs_err::write(path, content).unwrap();
         }
-        assert_eq!(names(folder.path()), ["Dockerfile", "a.log", "sub", "sub/b", "sub/c.log"]);
+        assert_eq!(names(folder.path()), ["Dockerfile", "a.log", "sub/", "sub/b", "sub/c.log"]);
         fs_err::write(folder.path().join(IGNORE_FILE), "*\n**/*.log\n!sub/b\n").unwrap();
         assert_eq!(names(folder.path()), [".dockerignore", "Dockerfile", "sub/b"]);
     }
