@@ -12,7 +12,7 @@ pub enum Step<'a> {
 }
 
 /// Which way bytes go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// From a registry to this machine.
     Pull,
@@ -20,6 +20,17 @@ pub enum Direction {
     Push,
     /// From this machine into an Engine.
     Load,
+}
+
+impl Direction {
+    /// The word for people.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "push",
+            Self::Load => "load",
+        }
+    }
 }
 
 /// Told of every step. It is called from tasks of the runtime and must not block. Cheap to clone.

@@ -4,6 +4,7 @@
 //! A harness that cannot go on panics with what was expected and what the process said; a test that lacks an
 //! optional peer (a Python environment) says `SKIPPED: why`, and fails instead where `CI=true`.
 
+pub mod containers;
 pub mod documents;
 mod http;
 mod log;

@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod check;
+mod containers;
 pub mod demo;
 pub mod python;
 pub mod scorer;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
-    Workspace, check, python, shell,
+    Workspace, check, containers, python, shell,
     tools::{self, Tool},
 };
 
@@ -27,6 +27,8 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         check::run(workspace)?;
     }
     tools::install(workspace, &Tool::FOR_TESTS)?;
+    // Before the ordinary one, which Cargo gives the same name.
+    let static_scorer = containers::static_scorer(workspace)?;
     // The tests with the binaries: alone, those would be compiled with fewer features of what both depend on, and all
     // of it again for the tests.
     shell::step("build all binaries and tests", || {
@@ -45,7 +47,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     if !nextest && !arguments.runner.is_empty() {
         command.arg("--");
     }
+    let engine = containers::Engine::start(workspace)?;
     command.args(&arguments.runner).envs(environment(workspace)?);
+    command.envs(containers::variables(workspace, engine.as_ref(), &static_scorer));
     shell::print("==> tests");
     shell::run(&mut command)
 }

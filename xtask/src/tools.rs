@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     Workspace,
+    containers,
     python::{self, Requirements},
     shell,
 };
@@ -39,6 +40,10 @@ pub enum Tool {
     Postgres,
     /// `libonnxruntime`, taken from the wheel in `tools` and put beside the binaries.
     OnnxRuntime,
+    /// A Docker Engine, a registry, and the tools that images are checked with.
+    Containers,
+    /// A Debian with Python as a base image, made from the distribution's packages.
+    BaseImage,
     /// The load generator of the benches.
     Wrk,
     /// cargo-deny, compiled once.
@@ -46,8 +51,17 @@ pub enum Tool {
 }
 
 impl Tool {
-    pub const FOR_TESTS: [Self; 7] =
-        [Self::Oracle, Self::Tools, Self::Mlflow, Self::AzureMl, Self::S3, Self::Postgres, Self::OnnxRuntime];
+    pub const FOR_TESTS: [Self; 9] = [
+        Self::Oracle,
+        Self::Tools,
+        Self::Mlflow,
+        Self::AzureMl,
+        Self::S3,
+        Self::Postgres,
+        Self::OnnxRuntime,
+        Self::Containers,
+        Self::BaseImage,
+    ];
 }
 
 pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
@@ -70,6 +84,8 @@ pub fn install(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
             Tool::S3 => python::install(workspace, "s3", &[Requirements::all("s3.txt")])?,
             Tool::Postgres => postgres()?,
             Tool::OnnxRuntime => onnx_runtime(workspace)?,
+            Tool::Containers => containers::install()?,
+            Tool::BaseImage => containers::base_image(workspace)?,
             Tool::Wrk => wrk()?,
             Tool::Deny => install_deny(workspace)?,
         }
@@ -146,7 +162,7 @@ fn wrk() -> Result<()> {
             "the benches need `wrk` as their load generator: install it (Debian: `apt-get install wrk`) and run again"
         );
     }
-    apt("wrk")
+    apt(&["wrk"])
 }
 
 /// The tests start servers of their own from its binaries; whether the distribution's one runs does not matter.
@@ -163,19 +179,21 @@ fn postgres() -> Result<()> {
         );
         return Ok(());
     }
-    apt("postgresql")
+    apt(&["postgresql"])
 }
 
 /// Whether the distribution's packages can be installed by us.
-fn can_install() -> Result<bool> {
+pub(crate) fn can_install() -> Result<bool> {
     let root = shell::output(std::process::Command::new("id").arg("-u"))?.trim() == "0";
     Ok(root && shell::find("apt-get").is_some())
 }
 
-fn apt(package: &str) -> Result<()> {
-    shell::step(package, || {
+pub(crate) fn apt(packages: &[&str]) -> Result<()> {
+    shell::step(&packages.join(" "), || {
         shell::run(std::process::Command::new("apt-get").args(["update", "--quiet"]))?;
-        shell::run(std::process::Command::new("apt-get").args(["install", "--quiet", "--yes", package]))
+        let mut install = std::process::Command::new("apt-get");
+        install.args(["install", "--quiet", "--yes", "--no-install-recommends"]).args(packages);
+        shell::run(install.env("DEBIAN_FRONTEND", "noninteractive"))
     })
 }
 

@@ -89,6 +89,12 @@ pub(crate) enum Command {
         after_help = "Example:\n  moorline online-deployment create -f blue.yml --all-traffic"
     )]
     OnlineDeployment(verbs::online_deployment::Verb),
+    /// Make, check and list images
+    #[command(
+        subcommand,
+        after_help = "Example:\n  moorline image build -f deployment.yml -t registry.example.org/ml/iris:7 --push"
+    )]
+    Image(verbs::image::Verb),
     /// Keep values that deployments need and nobody may see
     #[command(subcommand, after_help = "Example:\n  moorline secret set db-password < password.txt")]
     Secret(verbs::secret::Verb),

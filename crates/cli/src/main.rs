@@ -56,6 +56,7 @@ fn run(session: &Session, command: Command) -> anyhow::Result<()> {
             Command::Compute(verb) => verbs::compute::run(session, verb).await,
             Command::OnlineEndpoint(verb) => verbs::online_endpoint::run(session, verb).await,
             Command::OnlineDeployment(verb) => verbs::online_deployment::run(session, verb).await,
+            Command::Image(verb) => verbs::image::run(session, verb).await,
             Command::Secret(verb) => verbs::secret::run(session, verb).await,
             Command::Token(verb) => verbs::token::run(session, verb).await,
             Command::Up(up) => Box::pin(up::run(session, *up)).await,

@@ -52,6 +52,12 @@ pub(crate) struct Up {
     /// The scorer that runs releases [default: moorline-scorer beside this program, or in PATH]
     #[arg(long, env = "MOORLINE_SCORER", value_name = "FILE", hide_env_values = true)]
     scorer: Option<PathBuf>,
+    /// The scorer without libraries that images get [default: moorline-scorer-static beside this program, or in PATH]
+    #[arg(long, env = "MOORLINE_STATIC_SCORER", value_name = "FILE", hide_env_values = true)]
+    static_scorer: Option<PathBuf>,
+    /// The ONNX Runtime library that images get [default: libonnxruntime.so.1 beside the scorer, if it is there]
+    #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE", hide_env_values = true)]
+    onnxruntime: Option<PathBuf>,
     /// The uv that makes Python environments [default: found on this machine]
     #[arg(long, env = "MOORLINE_UV", value_name = "FILE", hide_env_values = true)]
     uv: Option<PathBuf>,
@@ -148,6 +154,13 @@ fn config(session: &Session, up: Up, home: PathBuf) -> anyhow::Result<ServerConf
         })?,
     };
     let scorer = fs_err::canonicalize(scorer)?;
+    let static_scorer = up
+        .static_scorer
+        .or_else(|| doctor::find_beside("moorline-scorer-static", &session.variables.search_path));
+    let onnxruntime = up.onnxruntime.or_else(|| {
+        let beside = scorer.with_file_name("libonnxruntime.so.1");
+        beside.exists().then_some(beside)
+    });
     let mut store = StoreConfig::in_folder(&home);
     if let Some(database) = up.database {
         store.database = database_of(database);
@@ -160,6 +173,8 @@ fn config(session: &Session, up: Up, home: PathBuf) -> anyhow::Result<ServerConf
         listen: up.listen,
         store,
         scorer,
+        static_scorer: static_scorer.map(fs_err::canonicalize).transpose()?,
+        onnxruntime: onnxruntime.map(fs_err::canonicalize).transpose()?,
         uv: up.uv,
         environment: environment_of_process(),
         default_workspace: session.workspace().clone(),

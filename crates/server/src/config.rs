@@ -14,6 +14,10 @@ pub struct ServerConfig {
     pub store: StoreConfig,
     /// The scorer's binary, which local replicas run.
     pub scorer: PathBuf,
+    /// The scorer that needs no library, for images; they get the other one with its libraries where it is left out.
+    pub static_scorer: Option<PathBuf>,
+    /// `libonnxruntime`, which images get whose model it runs.
+    pub onnxruntime: Option<PathBuf>,
     /// The `uv` that makes environments; found on the machine where it is left out.
     pub uv: Option<PathBuf>,
     /// The environment of this process; what is run is given a few of its variables.

@@ -81,6 +81,22 @@ impl HomeLock {
         }
     }
 
+    /// What tells this home's things from those of others, wherever they are: made once.
+    pub(crate) fn id(&self) -> io::Result<String> {
+        let path = self.home.join("server.id");
+        match fs_err::read_to_string(&path) {
+            Ok(id) if !id.trim().is_empty() => Ok(id.trim().to_owned()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => {
+                let id = uuid::Uuid::new_v4().simple().to_string();
+                let draft = self.home.join("server.id.new");
+                fs_err::write(&draft, &id)?;
+                fs_err::rename(draft, path)?;
+                Ok(id)
+            }
+        }
+    }
+
     /// Writes `server.json`, whole or not at all.
     pub(crate) fn announce(&self, announcement: &Announcement) -> io::Result<()> {
         let target = self.home.join(Announcement::FILE);
@@ -112,6 +128,13 @@ mod tests {
         assert_eq!(pid, Some(std::process::id()));
         drop(lock);
         assert!(HomeLock::take(home.path()).is_ok());
+    }
+
+    #[test]
+    fn a_home_keeps_its_id() {
+        let home = tempfile::tempdir().unwrap();
+        let id = HomeLock::take(home.path()).ok().unwrap().id().unwrap();
+        assert_eq!(HomeLock::take(home.path()).ok().unwrap().id().unwrap(), id);
     }
 
     #[test]

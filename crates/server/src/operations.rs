@@ -10,9 +10,10 @@ use std::{
 };
 
 use moorline_core::{ErrorClass, Name};
+use moorline_deploy::{Direction, Progress, Step};
 use moorline_store::{NewOperation, Operation, OperationState, OperationUpdate, Store, StoreError};
 use serde_json::json;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 
 use crate::problem::chain;
 
@@ -22,6 +23,8 @@ const LOG_LINES: usize = 1000;
 const LINE_BYTES: usize = 4096;
 /// Lines that may be lost with the process.
 const UNSAVED_LINES: usize = 64;
+/// Lines of work that wait to be written.
+const TOLD_LINES: usize = 1024;
 /// Events that a slow follower may be behind.
 const EVENTS: usize = 1024;
 
@@ -32,6 +35,7 @@ pub(crate) enum OperationKind {
     UpdateDeployment,
     DeleteDeployment,
     DeleteEndpoint,
+    BuildImage,
 }
 
 impl OperationKind {
@@ -41,6 +45,7 @@ impl OperationKind {
             Self::UpdateDeployment => "update_deployment",
             Self::DeleteDeployment => "delete_deployment",
             Self::DeleteEndpoint => "delete_endpoint",
+            Self::BuildImage => "build_image",
         }
     }
 }
@@ -170,6 +175,31 @@ impl Operations {
             let _ = live.events.send(Event::Transfer(transfer));
             false
         });
+    }
+
+    /// Does `work`, whose progress becomes lines and transfers of the operation.
+    pub(crate) async fn tell<T>(&self, id: &str, work: impl AsyncFnOnce(Progress) -> T) -> T {
+        let (lines, mut told) = mpsc::channel::<String>(TOLD_LINES);
+        let (operations, operation) = (self.clone(), id.to_owned());
+        let blobs: Mutex<HashMap<(Direction, String), (u64, u64)>> = Mutex::default();
+        let progress = Progress::new(move |step| match step {
+            // Whoever works does not wait for whoever reads: lines beyond the bound are left out.
+            Step::Line(line) => drop(lines.try_send(line.to_owned())),
+            Step::Transfer { direction, blob, done, total } => {
+                let mut blobs = blobs.lock().unwrap_or_else(PoisonError::into_inner);
+                blobs.insert((direction, blob.to_owned()), (done, total));
+                let same = blobs.iter().filter(|((its, _), _)| *its == direction);
+                let (done, total) =
+                    same.fold((0, 0), |sum, (_, (done, total))| (sum.0 + done, sum.1 + total));
+                operations.transfer(&operation, Transfer { direction: direction.as_str(), done, total });
+            }
+        });
+        let tell = async {
+            while let Some(line) = told.recv().await {
+                self.log(id, &line).await;
+            }
+        };
+        tokio::join!(work(progress), tell).0
     }
 
     pub(crate) async fn succeed(&self, id: &str) {

@@ -30,13 +30,22 @@ pub(crate) struct Resolved {
     pub(crate) notes: Vec<String>,
 }
 
-/// Resolves a deployment of `endpoint`; `compute` wins over what the documents say.
+/// Where a deployment is meant to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place<'a> {
+    /// On this compute, or where the documents say.
+    Compute(Option<&'a Name>),
+    /// Wherever somebody takes its image.
+    Image,
+}
+
+/// Resolves a deployment of `endpoint`; a compute that is named in `place` wins over what the documents say.
 pub(crate) async fn deployment(
     store: &Store,
     workspace: &Name,
     endpoint: &Name,
     document: &OnlineDeployment,
-    compute: Option<&Name>,
+    place: Place<'_>,
 ) -> Result<Resolved, ApiError> {
     let resolver = Resolver { store, workspace };
     let mut document = document.clone();
@@ -46,7 +55,10 @@ pub(crate) async fn deployment(
     let model = resolver.model(&mut document).await?;
     let code = resolver.code(&mut document).await?;
     let (environment, context) = resolver.environment(&mut document, model.as_ref()).await?;
-    let place = resolver.compute(endpoint, runtime.compute.as_ref(), compute).await?;
+    let place = match place {
+        Place::Compute(asked) => resolver.compute(endpoint, runtime.compute.as_ref(), asked).await?,
+        Place::Image => of_kind("image", TargetKind::Container),
+    };
     runs(model.as_ref(), code.as_ref(), environment.as_ref(), &place, &document)?;
 
     let mut variables = document.environment_variables.clone();
@@ -266,14 +278,7 @@ impl Resolver<'_> {
     async fn local(&self) -> Result<Compute, ApiError> {
         match self.store.record(self.workspace, RecordKind::Compute, LOCAL).await {
             Ok(record) => compute(&record.name, &record.body),
-            Err(error) if error.class() == ErrorClass::NotFound => Ok(Compute {
-                name: LOCAL.parse().expect("`local` is a name"),
-                kind: TargetKind::Local,
-                description: None,
-                tags: BTreeMap::default(),
-                instance_types: BTreeMap::new(),
-                settings: serde_json::Map::new(),
-            }),
+            Err(error) if error.class() == ErrorClass::NotFound => Ok(of_kind(LOCAL, TargetKind::Local)),
             Err(error) => Err(error.into()),
         }
     }
@@ -284,6 +289,18 @@ impl Resolver<'_> {
             .map_err(|error| ApiError::internal(format!("endpoint `{endpoint}` cannot be read"), error))?;
         let text = body.document["compute"].as_str();
         Ok(text.and_then(|text| text.strip_prefix("azureml:").unwrap_or(text).parse().ok()))
+    }
+}
+
+/// A compute without settings.
+fn of_kind(name: &str, kind: TargetKind) -> Compute {
+    Compute {
+        name: name.parse().expect("it is a name"),
+        kind,
+        description: None,
+        tags: BTreeMap::default(),
+        instance_types: BTreeMap::new(),
+        settings: serde_json::Map::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! A server's life: what it needs before it begins, serving, and its end.
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     io,
     net::SocketAddr,
@@ -14,7 +15,9 @@ use http::Request;
 use hyper::{body::Incoming, service::service_fn};
 use moorline_deploy::{
     environment::{EnvironmentConfig, Environments},
+    image::{ImageConfig, Images},
     local::{LocalConfig, LocalTarget, OnChange},
+    registry::Registries,
 };
 use moorline_gateway::{Gateway, GatewayConfig, Hooks, Verify};
 use moorline_listen::{Door, ListenConfig};
@@ -34,9 +37,12 @@ use crate::{
     control::Control,
     front,
     home::{Announcement, HomeLock, LockFailure},
+    hosts::Hosts,
+    images::ImageMaker,
     operations::Operations,
     problem::chain,
     reconcile::{Parts, Reconciler},
+    registries,
     release::Releases,
     targets::Targets,
 };
@@ -110,7 +116,9 @@ impl Server {
         let address =
             listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
 
-        let control = wire(store, access, config).await?;
+        let id =
+            lock.id().map_err(|source| StartError::Home { home: config.home.clone(), source })?;
+        let control = wire(store, access, config, id).await?;
         let announcement =
             Announcement { address, pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() };
         lock.announce(&announcement)
@@ -203,7 +211,12 @@ async fn ensure_default_workspace(store: &Store, config: &ServerConfig) -> Resul
 
 /// Makes the parts and puts them together. The gateway and the targets tell the reconciler what they see, and are made
 /// before it: what they say until then is lost, and the reconciler looks at everything when it starts.
-async fn wire(store: Store, access: Access, config: ServerConfig) -> Result<Control, StartError> {
+async fn wire(
+    store: Store,
+    access: Access,
+    config: ServerConfig,
+    id: String,
+) -> Result<Control, StartError> {
     let part =
         |part: &'static str| move |source: Box<dyn Error + Send + Sync>| StartError::Part { part, source };
     let metrics = Registry::new();
@@ -236,9 +249,14 @@ async fn wire(store: Store, access: Access, config: ServerConfig) -> Result<Cont
             }
         })
     };
+    let registries = registries::read(&config.home, config.environment.clone())
+        .map_err(|source| part("the registries")(source.into()))?;
+    let mirrored = registries.hosts.iter().filter(|(_, host)| host.mirror.is_some());
+    let mirrored = mirrored.map(|(name, _)| name.clone()).collect();
+    let registries = Registries::new(registries).map_err(|source| part("the registries")(source.into()))?;
     let local =
         LocalConfig::new(config.home.join("local"), config.scorer.clone(), config.environment.clone());
-    let local = LocalTarget::open(local, on_change)
+    let local = LocalTarget::open(local, Arc::clone(&on_change))
         .await
         .map_err(|source| part("the local target")(source.into()))?;
     let environments = EnvironmentConfig {
@@ -253,7 +271,28 @@ async fn wire(store: Store, access: Access, config: ServerConfig) -> Result<Cont
         Environments::open(environments).map_err(|source| part("the environments")(source.into()))?;
     let releases = Releases::open(config.home.join("releases"), store.blobs().clone())
         .map_err(|source| StartError::Home { home: config.home.clone(), source })?;
-    let targets = Targets::new(local, environments);
+    let images = ImageConfig {
+        dir: config.home.join("images"),
+        scorer: config.scorer.clone(),
+        static_scorer: config.static_scorer.clone(),
+        onnxruntime: config.onnxruntime.clone(),
+        other_platforms: BTreeMap::new(),
+        registries: registries.clone(),
+        mirrored,
+        environments: environments.clone(),
+    };
+    let images = Images::open(images).await.map_err(|source| part("the images")(source.into()))?;
+    let hosts = Hosts::new(
+        store.clone(),
+        images.clone(),
+        registries.clone(),
+        config.environment.clone(),
+        id,
+        on_change,
+    );
+    let contexts = config.home.join("contexts");
+    let images = ImageMaker::new(images, registries, store.clone(), releases.clone(), contexts);
+    let targets = Targets::new(local, hosts, environments, images);
     let operations = Operations::open(store.clone()).await.map_err(|source| StartError::Store { source })?;
 
     let parts = Parts {

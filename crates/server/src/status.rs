@@ -59,6 +59,10 @@ pub(crate) struct DeploymentStatus {
     /// What succeeded last, and serves.
     #[serde(default)]
     pub(crate) active: Option<Desired>,
+    /// The image of what serves, where it runs as one: a name that moved meanwhile, or a registry that cannot be
+    /// reached, changes nothing of what runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) image: Option<String>,
 }
 
 /// A deployment's record, read.

@@ -1,72 +1,101 @@
 //! Which target a deployment means: one exhaustive match, and what each kind of target needs before it can run a
 //! release.
 
-use std::{borrow::Cow, fmt, path::Path, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 use moorline_core::{
     DeploymentId, Desired, Environment, ErrorClass, InferenceConfig, LogOptions, LogStream, Manifest,
-    ModelType, Observation, Placement, ReleaseModel, Source, Target, TargetError, TargetKind, Variable,
+    ModelType, Name, Observation, Placement, ReleaseModel, Source, Target, TargetError, TargetKind, Variable,
 };
-use moorline_deploy::{environment::Environments, local::LocalTarget};
+use moorline_deploy::{Progress, environment::Environments, image::Compression, local::LocalTarget};
 
-use crate::{release::Releases, secrets};
+use crate::{
+    hosts::{Host, Hosts},
+    images::{ImageMaker, Order, repository},
+    release::Releases,
+    secrets,
+};
 
 /// The targets of this server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Targets {
     local: Arc<LocalTarget>,
+    hosts: Hosts,
     environments: Environments,
+    images: ImageMaker,
 }
 
-/// Told of every line that the making of an environment prints.
-#[derive(Clone)]
-pub(crate) struct Progress(Arc<dyn Fn(&str) + Send + Sync>);
-
-impl Progress {
-    pub(crate) fn new(line: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(line))
-    }
-
-    /// For whom nobody waits.
-    pub(crate) fn none() -> Self {
-        Self::new(|_| {})
-    }
+/// The target of one compute.
+enum Place {
+    Local(Arc<LocalTarget>),
+    Container(Arc<Host>),
 }
 
-impl fmt::Debug for Progress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Progress")
+impl Place {
+    fn target(&self) -> &dyn Target {
+        match self {
+            Self::Local(target) => &**target,
+            Self::Container(host) => &*host.target,
+        }
     }
 }
 
 impl Targets {
-    pub(crate) fn new(local: Arc<LocalTarget>, environments: Environments) -> Self {
-        Self { local, environments }
+    pub(crate) fn new(
+        local: Arc<LocalTarget>,
+        hosts: Hosts,
+        environments: Environments,
+        images: ImageMaker,
+    ) -> Self {
+        Self { local, hosts, environments, images }
     }
 
-    fn of(&self, kind: TargetKind) -> Result<&dyn Target, TargetError> {
-        match kind {
-            TargetKind::Local => Ok(&*self.local),
-            TargetKind::Container | TargetKind::Kubernetes | TargetKind::Fpga | TargetKind::Edge => {
-                Err(TargetError::new(
-                    ErrorClass::Unsupported,
-                    format!(
-                        "this build runs deployments on computes of type local, and not of type {}",
-                        kind.as_str()
-                    ),
-                ))
+    pub(crate) fn images(&self) -> &ImageMaker {
+        &self.images
+    }
+
+    pub(crate) fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
+    async fn of(&self, desired: &Desired) -> Result<Place, TargetError> {
+        match desired.target {
+            TargetKind::Local => Ok(Place::Local(Arc::clone(&self.local))),
+            TargetKind::Container => {
+                Ok(Place::Container(self.hosts.host(&desired.id.workspace, &desired.compute).await?))
             }
+            TargetKind::Kubernetes | TargetKind::Fpga | TargetKind::Edge => Err(TargetError::new(
+                ErrorClass::Unsupported,
+                format!(
+                    "this build runs deployments on computes of type local and container, and not of type {}",
+                    desired.target.as_str()
+                ),
+            )),
         }
     }
 
     pub(crate) async fn admit(&self, desired: &Desired) -> Result<(), TargetError> {
-        self.of(desired.target)?.admit(desired).await
+        self.of(desired).await?.target().admit(desired).await
     }
 
-    /// What would be applied, with secrets by reference and the paths that its files would have.
-    pub(crate) fn render(&self, releases: &Releases, desired: &Desired) -> Result<Manifest, TargetError> {
-        let python = environment_of(desired).map(|environment| self.environments.python(&environment));
-        let source = Source::Folder { path: releases.path(&desired.release), python };
+    /// What would be applied, with secrets by reference and the places that its files would have.
+    pub(crate) async fn render(
+        &self,
+        releases: &Releases,
+        desired: &Desired,
+    ) -> Result<Manifest, TargetError> {
+        let place = self.of(desired).await?;
+        let source = match &place {
+            Place::Local(_) => {
+                let python = environment_of(desired).map(|environment| self.environments.python(&environment));
+                Source::Folder { path: releases.path(&desired.release), python }
+            }
+            // The digest is known once the image is made.
+            Place::Container(host) => {
+                let registry = host.settings.registry.as_deref().unwrap_or(Source::UNPUSHED);
+                Source::Image { reference: format!("{registry}/{}@sha256:…", name_of(desired)) }
+            }
+        };
         let variables = desired.release.environment_variables.iter().map(|(name, value)| {
             let variable = match secrets::reference(value) {
                 None => Variable::Plain(value.clone()),
@@ -89,20 +118,28 @@ impl Targets {
             variables: variables.collect(),
             own_server: own_server(desired),
         };
-        self.of(desired.target)?.render(&placement)
+        place.target().render(&placement)
     }
 
-    /// Makes what the target reads the release from: its folder and its environment.
+    /// What the making of the source is called in an operation.
+    pub(crate) fn making(desired: &Desired) -> &'static str {
+        match desired.target {
+            TargetKind::Local => "environment",
+            TargetKind::Container | TargetKind::Kubernetes | TargetKind::Fpga | TargetKind::Edge => "image",
+        }
+    }
+
+    /// Makes what the target reads the release from: its folder and its environment, or its image.
     pub(crate) async fn source(
         &self,
         releases: &Releases,
         desired: &Desired,
-        progress: Progress,
+        progress: &Progress,
     ) -> Result<Source, TargetError> {
-        match desired.target {
-            TargetKind::Local => {
+        match self.of(desired).await? {
+            Place::Local(_) => {
                 let python = match environment_of(desired) {
-                    Some(environment) => Some(self.python(&environment, progress).await?),
+                    Some(environment) => Some(self.python(&environment, progress.clone()).await?),
                     None => None,
                 };
                 let path = releases.ensure(&desired.release).await.map_err(|error| {
@@ -110,8 +147,43 @@ impl Targets {
                 })?;
                 Ok(Source::Folder { path, python })
             }
-            kind => self.of(kind).map(|_| Source::Folder { path: Path::new("").to_owned(), python: None }),
+            Place::Container(host) => self.image(desired, &host, progress).await,
         }
+    }
+
+    async fn image(
+        &self,
+        desired: &Desired,
+        host: &Host,
+        progress: &Progress,
+    ) -> Result<Source, TargetError> {
+        let name = name_of(desired);
+        let push = match &host.settings.registry {
+            None => None,
+            Some(registry) => {
+                let tag = &desired.release.digest().hex()[..16];
+                let reference = format!("{registry}/{name}:{tag}").parse().map_err(|error| {
+                    TargetError::caused(
+                        ErrorClass::InvalidInput,
+                        format!("images cannot be pushed to `{registry}`"),
+                        error,
+                    )
+                })?;
+                Some(reference)
+            }
+        };
+        let order = Order {
+            desired,
+            name,
+            base: None,
+            compression: Compression::default(),
+            describe: push.is_some(),
+            push,
+            sign_with: host.settings.sign_with.as_deref(),
+        };
+        let made = self.images.make(&order, Some(host.target.engine()), progress).await?;
+        self.images.check_signature(&made.image, &host.settings.trusted_keys, progress).await?;
+        Ok(Source::Image { reference: made.reference })
     }
 
     async fn python(
@@ -119,7 +191,7 @@ impl Targets {
         environment: &Environment,
         progress: Progress,
     ) -> Result<std::path::PathBuf, TargetError> {
-        let built = self.environments.ensure(environment, move |line: &str| (progress.0)(line)).await;
+        let built = self.environments.ensure(environment, move |line: &str| progress.line(line)).await;
         built.map(|place| place.python).map_err(|error| {
             let log = error.log().to_vec();
             TargetError::caused(error.class(), "could not make the environment", error).with_log(log)
@@ -127,11 +199,11 @@ impl Targets {
     }
 
     pub(crate) async fn apply(&self, desired: &Desired, placement: &Placement) -> Result<(), TargetError> {
-        self.of(desired.target)?.apply(placement).await
+        self.of(desired).await?.target().apply(placement).await
     }
 
     pub(crate) async fn observe(&self, desired: &Desired) -> Result<Observation, TargetError> {
-        self.of(desired.target)?.observe(&desired.id).await
+        self.of(desired).await?.target().observe(&desired.id).await
     }
 
     pub(crate) async fn logs(
@@ -139,23 +211,49 @@ impl Targets {
         desired: &Desired,
         options: LogOptions,
     ) -> Result<LogStream, TargetError> {
-        self.of(desired.target)?.logs(&desired.id, options).await
+        self.of(desired).await?.target().logs(&desired.id, options).await
     }
 
-    /// Removes the deployment wherever it runs.
-    pub(crate) async fn remove(&self, id: &DeploymentId) -> Result<(), TargetError> {
-        self.local.remove(id).await
+    /// Removes the deployment from the place where `desired` runs. Where its compute is not known any more, nothing
+    /// can be left of it that this server could find.
+    pub(crate) async fn remove(&self, desired: &Desired) -> Result<(), TargetError> {
+        match self.of(desired).await {
+            Ok(place) => place.target().remove(&desired.id).await,
+            Err(error) if matches!(error.class, ErrorClass::NotFound | ErrorClass::Unsupported) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Tells the targets which deployments there are: what runs for any other is stopped.
-    pub(crate) async fn settle(&self, known: &[DeploymentId]) {
-        self.local.settle(known).await;
+    /// Removes what is left anywhere of a deployment that nobody knows.
+    pub(crate) async fn remove_everywhere(&self, id: &DeploymentId) -> Result<(), TargetError> {
+        self.local.remove(id).await?;
+        self.hosts.remove(id).await
     }
 
-    /// Ends what runs on this machine; with `keep` it runs on, and is adopted by the next server.
+    /// Tells the targets which deployments there are and where: what runs in any other place is stopped.
+    pub(crate) async fn settle(&self, known: &[(DeploymentId, Vec<(TargetKind, Name)>)]) {
+        let on = |kind: TargetKind| {
+            let on_it = move |(_, places): &&(DeploymentId, Vec<(TargetKind, Name)>)| {
+                places.iter().any(|(its, _)| *its == kind)
+            };
+            known.iter().filter(on_it)
+        };
+        let local: Vec<DeploymentId> = on(TargetKind::Local).map(|(id, _)| id.clone()).collect();
+        let hosted: Vec<_> = on(TargetKind::Container)
+            .flat_map(|(id, places)| places.iter().map(|(_, compute)| (compute.clone(), id.clone())))
+            .collect();
+        tokio::join!(self.local.settle(&local), self.hosts.settle(&hosted));
+    }
+
+    /// Ends what runs on this server's machine and its hosts; with `keep` it runs on, and is adopted by the next server.
     pub(crate) async fn shutdown(&self, keep: bool) {
-        self.local.shutdown(keep).await;
+        tokio::join!(self.local.shutdown(keep), self.hosts.shutdown(keep));
     }
+}
+
+/// The repository of a deployment's images.
+fn name_of(desired: &Desired) -> String {
+    repository(&desired.id.workspace, desired.id.endpoint.as_str())
 }
 
 /// The routes of an image that brings its own server.

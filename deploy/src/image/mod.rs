@@ -8,6 +8,7 @@ mod assemble;
 pub mod attest;
 mod base;
 mod config;
+mod describe;
 mod elf;
 mod error;
 mod filesystem;

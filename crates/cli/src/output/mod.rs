@@ -12,7 +12,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-pub(crate) use self::table::Columns;
+pub(crate) use self::{query::parse as parse_query, table::Columns};
 
 /// The flags of every verb that prints something.
 #[derive(Clone, Debug, Default, Args)]
@@ -45,6 +45,11 @@ pub(crate) enum Format {
 }
 
 impl Printing {
+    /// What a verb whose `--output` can mean more than a format makes of it.
+    pub(crate) fn of(format: Option<Format>, query: Option<String>) -> Self {
+        Self { format, query }
+    }
+
     /// Prints `value`; `columns` are what a table shows of it where no query says otherwise.
     pub(crate) fn print(&self, value: Value, columns: Columns) -> anyhow::Result<()> {
         let terminal = std::io::stdout().is_terminal();

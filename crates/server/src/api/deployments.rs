@@ -268,7 +268,7 @@ impl Attempt<'_> {
             &endpoint.workspace,
             &endpoint.name,
             &document,
-            wish.compute.as_ref(),
+            resolve::Place::Compute(wish.compute.as_ref()),
         )
         .await?;
         control.targets.admit(&resolved.desired).await.map_err(ApiError::from)?;
@@ -277,7 +277,7 @@ impl Attempt<'_> {
         let document = to_json(&resolved.document)?;
         if wish.dry_run {
             let manifest =
-                control.targets.render(&control.releases, &resolved.desired).map_err(ApiError::from)?;
+                control.targets.render(&control.releases, &resolved.desired).await.map_err(ApiError::from)?;
             let rendered = Rendered { documents: manifest.documents, deployment: document, notes };
             return Ok(Json(rendered).into_response());
         }

@@ -11,6 +11,7 @@ mod endpoint_keys;
 mod endpoints;
 mod environments;
 mod extract;
+mod images;
 mod list;
 mod logs;
 mod models;
@@ -48,6 +49,7 @@ fn routes() -> OpenApiRouter<Control> {
         .merge(environments::routes())
         .merge(codes::routes())
         .merge(computes::routes())
+        .merge(images::routes())
         .merge(secrets::routes())
         .merge(endpoints::routes())
         .merge(endpoint_keys::routes())

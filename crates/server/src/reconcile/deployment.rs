@@ -3,21 +3,18 @@
 use std::collections::BTreeMap;
 
 use moorline_core::{
-    DeploymentId, Desired, ErrorClass, Failure, Observation, Phase, Placement, TargetError, Variable,
+    DeploymentId, Desired, ErrorClass, Failure, Observation, Phase, Placement, Source, TargetError, Variable,
 };
+use moorline_deploy::Progress;
 use moorline_store::RecordKind;
-use tokio::sync::mpsc;
 
 use super::{Next, Reconciler, queue::Signal};
 use crate::{
     problem::chain,
     secrets,
     status::{DeploymentState, DeploymentStatus, EndpointBody, deployment_record_name},
-    targets::{Progress, own_server},
+    targets::{Targets, own_server},
 };
-
-/// Lines of a build that wait to be written to an operation's log.
-const LINES: usize = 1024;
 
 /// Why a round ended before its end.
 enum Interrupted {
@@ -37,7 +34,7 @@ impl Reconciler {
         };
         let Some(state) = state else {
             self.0.scalers.forget(id);
-            return match self.0.targets.remove(id).await {
+            return match self.0.targets.remove_everywhere(id).await {
                 Ok(()) => Next::Rest,
                 Err(error) => ours(id, &error),
             };
@@ -47,12 +44,12 @@ impl Reconciler {
         }
         if state.settled() {
             return match &state.status.active {
-                Some(active) => self.hold(id, active).await,
+                Some(active) => self.hold(id, active, state.status.image.as_deref()).await,
                 None => Next::Rest,
             };
         }
         match Box::pin(self.roll_out(id, &state, signal)).await {
-            Ok(()) => Box::pin(self.succeed(id, &state)).await,
+            Ok(image) => Box::pin(self.succeed(id, &state, image)).await,
             Err(Interrupted::Superseded) => Next::Again,
             Err(Interrupted::Failed(failure)) => self.fail(id, &state, failure).await,
             Err(Interrupted::Ours(reason)) => {
@@ -64,9 +61,9 @@ impl Reconciler {
     }
 
     /// Keeps what succeeded as it is: after a restart of the server, another number of replicas, or a failed update.
-    async fn hold(&self, id: &DeploymentId, active: &Desired) -> Next {
+    async fn hold(&self, id: &DeploymentId, active: &Desired, image: Option<&str>) -> Next {
         self.0.scalers.take_up(id, active);
-        let placed = self.place(active, Progress::none()).await;
+        let placed = self.place(active, image, &Progress::none()).await;
         let applied = match placed {
             Ok(placement) => self.0.targets.apply(active, &placement).await,
             Err(error) => Err(error),
@@ -85,11 +82,11 @@ impl Reconciler {
         id: &DeploymentId,
         state: &DeploymentState,
         signal: &Signal,
-    ) -> Result<(), Interrupted> {
+    ) -> Result<Option<String>, Interrupted> {
         let desired = &state.body.desired;
         self.phase(state, "resolve").await;
         self.0.targets.admit(desired).await.map_err(|error| refused(&error))?;
-        self.phase(state, "environment").await;
+        self.phase(state, Targets::making(desired)).await;
         let placement = tokio::select! {
             placement = self.place_and_tell(state) => placement.map_err(|error| refused(&error))?,
             () = self.superseded(id, state, signal) => return Err(Interrupted::Superseded),
@@ -116,20 +113,19 @@ impl Reconciler {
             }
         }
         self.phase(state, "ready").await;
-        Ok(())
+        Ok(match placement.source {
+            Source::Image { reference } => Some(reference),
+            Source::Folder { .. } => None,
+        })
     }
 
-    /// [`Reconciler::place`], with the lines of the environment's making in the operation's log.
+    /// [`Reconciler::place`], with the lines of the environment's or the image's making in the operation's log.
     async fn place_and_tell(&self, state: &DeploymentState) -> Result<Placement, TargetError> {
-        let (lines, mut told) = mpsc::channel::<String>(LINES);
-        // Whoever builds does not wait for whoever reads: lines beyond the bound are in the build's own log.
-        let progress = Progress::new(move |line| drop(lines.try_send(line.to_owned())));
-        let tell = async {
-            while let Some(line) = told.recv().await {
-                self.log(state, &line).await;
-            }
-        };
-        tokio::join!(self.place(&state.body.desired, progress), tell).0
+        let work = async |progress: Progress| self.place(&state.body.desired, None, &progress).await;
+        match &state.body.operation {
+            Some(operation) => self.0.operations.tell(operation, work).await,
+            None => work(Progress::none()).await,
+        }
     }
 
     /// Returns when another generation is desired.
@@ -145,8 +141,18 @@ impl Reconciler {
     }
 
     /// Makes everything ready that a target needs before it can run `desired`.
-    async fn place(&self, desired: &Desired, progress: Progress) -> Result<Placement, TargetError> {
-        let source = self.0.targets.source(&self.0.releases, desired, progress).await?;
+    ///
+    /// `image` is the image that was made of it before, where one was.
+    async fn place(
+        &self,
+        desired: &Desired,
+        image: Option<&str>,
+        progress: &Progress,
+    ) -> Result<Placement, TargetError> {
+        let source = match image {
+            Some(reference) => Source::Image { reference: reference.to_owned() },
+            None => self.0.targets.source(&self.0.releases, desired, progress).await?,
+        };
         let mut variables = BTreeMap::new();
         for (name, value) in &desired.release.environment_variables {
             let variable = match secrets::reference(value) {
@@ -174,7 +180,7 @@ impl Reconciler {
         self.0.scalers.replicas(&desired.id, desired.scale)
     }
 
-    async fn succeed(&self, id: &DeploymentId, state: &DeploymentState) -> Next {
+    async fn succeed(&self, id: &DeploymentId, state: &DeploymentState, image: Option<String>) -> Next {
         // The route first: who is told that it succeeded may send a request at once.
         if state.body.all_traffic
             && let Err(error) = self.take_all_traffic(id).await
@@ -185,11 +191,19 @@ impl Reconciler {
             settled_generation: state.generation,
             failure: None,
             active: Some(state.body.desired.clone()),
+            image,
         };
         if let Err(error) = self.settle(id, &status).await {
             return ours(id, &error);
         }
         self.sync_endpoint(&id.workspace, &id.endpoint).await;
+        // It moved: the gateway sends the old place nothing any more.
+        if let Some(before) = &state.status.active
+            && (before.target, &before.compute) != (state.body.desired.target, &state.body.desired.compute)
+            && let Err(error) = self.0.targets.remove(before).await
+        {
+            tracing::warn!(deployment = %id, error = chain(&error), "what ran on the former compute could not be removed; the next start of the server does it");
+        }
         if let Some(operation) = &state.body.operation {
             self.0.operations.succeed(operation).await;
         }
@@ -203,6 +217,7 @@ impl Reconciler {
             settled_generation: state.generation,
             failure: Some(failure.clone()),
             active: state.status.active.clone(),
+            image: state.status.image.clone(),
         };
         if let Err(error) = self.settle(id, &status).await {
             return ours(id, &error);
@@ -261,8 +276,11 @@ impl Reconciler {
         self.0.scalers.forget(id);
         // The gateway stops choosing it before it is drained.
         self.sync_endpoint(&id.workspace, &id.endpoint).await;
-        if let Err(error) = self.0.targets.remove(id).await {
-            return ours(id, &error);
+        let places = std::iter::once(&state.body.desired).chain(&state.status.active);
+        for desired in places {
+            if let Err(error) = self.0.targets.remove(desired).await {
+                return ours(id, &error);
+            }
         }
         let name = deployment_record_name(&id.endpoint, &id.deployment);
         match self.0.store.delete_record(&id.workspace, RecordKind::Deployment, &name).await {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
-use moorline_core::{DeploymentId, Name};
+use moorline_core::{DeploymentId, Name, TargetKind};
 use moorline_gateway::Gateway;
 use moorline_store::{RecordKind, Store, StoreError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -103,7 +103,8 @@ impl Reconciler {
         let mut known = Vec::new();
         for record in self.0.store.records(RecordKind::Deployment, None).await? {
             if let Some((endpoint, deployment)) = split_record_name(&record.name) {
-                known.push(DeploymentId { workspace: record.workspace, endpoint, deployment });
+                let places = places(&record);
+                known.push((DeploymentId { workspace: record.workspace, endpoint, deployment }, places));
             }
         }
         self.0.targets.settle(&known).await;
@@ -116,7 +117,7 @@ impl Reconciler {
                 }
             })
             .await;
-        for id in known {
+        for (id, _) in known {
             self.nudge(id);
         }
         let scaling = self.clone();
@@ -199,4 +200,11 @@ impl Reconciler {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Where a deployment is or was meant to run.
+fn places(record: &moorline_store::Record) -> Vec<(TargetKind, Name)> {
+    let Ok(state) = DeploymentState::read(record) else { return Vec::new() };
+    let desired = std::iter::once(&state.body.desired).chain(&state.status.active);
+    desired.map(|desired| (desired.target, desired.compute.clone())).collect()
 }

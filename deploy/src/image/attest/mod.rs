@@ -13,5 +13,5 @@ mod verify;
 pub use provenance::{Made, Material, provenance};
 pub use sbom::{Contents, sbom};
 pub use signature::{KeyError, KeyPair, PublicKey, SigningKey, generate_key, sign};
-pub use store::{Attachment, attach, referrers, signature_tag};
+pub use store::{Attachment, attach, keep_signature, referrers, signature_tag};
 pub use verify::{Verified, VerifyError, check, verify};

@@ -59,12 +59,35 @@ pub fn attach(
 ) -> Result<Descriptor, LayoutError> {
     let document = document(layout, kind, content)?;
     let manifest = manifest(layout, subject, kind, &[document])?;
+    add(layout, &manifest)?;
+    Ok(manifest)
+}
+
+/// Takes up a signature of `subject` that was pulled from a registry. Cosign's own manifests need not name what they
+/// sign, so that it gets a manifest that does. What holds no signature adds nothing. Blocks.
+pub fn keep_signature(
+    layout: &Layout,
+    subject: &Descriptor,
+    pulled: &Descriptor,
+) -> Result<(), LayoutError> {
+    let Some(digest) = digest_of(pulled) else { return Ok(()) };
+    let read: ImageManifest = layout.document("manifest", &digest)?;
+    let kind = Attachment::Signature;
+    let signs = |layer: &&Descriptor| layer.media_type().to_string() == kind.media_type();
+    let documents: Vec<Value> = read.layers().iter().filter(signs).map(|layer| json!(layer)).collect();
+    if documents.is_empty() {
+        return Ok(());
+    }
+    add(layout, &manifest(layout, subject, kind, &documents)?)
+}
+
+/// Lists a manifest in the layout's index, once.
+fn add(layout: &Layout, manifest: &Descriptor) -> Result<(), LayoutError> {
     layout.change_index(|all| {
         if !all.iter().any(|one| one.digest() == manifest.digest()) {
             all.push(manifest.clone());
         }
-    })?;
-    Ok(manifest)
+    })
 }
 
 /// The manifests of all documents about an image that are in the layout, in the order in which they were added. Blocks.
