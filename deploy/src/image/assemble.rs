@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use moorline_core::{ErrorClass, FileEntry, Release, Source};
+use moorline_core::{Digest, ErrorClass, FileEntry, Release, Source};
 use oci_spec::image::{Descriptor, ImageConfiguration, MediaType};
 use serde_json::{Value, json};
 
@@ -25,6 +25,7 @@ use crate::{
 
 const RELEASE: &str = "opt/moorline/release";
 const ENVIRONMENT: &str = "opt/moorline/release/environment";
+const MOST_KNOWN_PYTHONS: usize = 64;
 const DATA_PORT: u16 = 5001;
 const ADMIN_PORT: u16 = 5000;
 /// Where Azure ML puts models and code in containers with servers of their own.
@@ -318,8 +319,29 @@ impl Job<'_> {
     }
 }
 
-/// The Python of a base; `None` where an environment stands on it already.
+/// The Python of a base; `None` where an environment stands on it already. All of a base has to be unpacked to know, so
+/// it is remembered: a config names all layers by what is in them.
 fn python(images: &Images, name: &str, base: &BaseOfPlatform) -> Result<Option<BasePython>, ImageError> {
+    let text = (&base.config, name);
+    let key = Digest::of(&serde_json::to_vec(&text).expect("JSON is written"));
+    if let Some(known) = images.0.pythons.lock().ok().and_then(|known| known.get(&key).cloned()) {
+        return Ok(known);
+    }
+    let found = look_for_python(images, name, base)?;
+    if let Ok(mut known) = images.0.pythons.lock() {
+        if known.len() >= MOST_KNOWN_PYTHONS {
+            known.clear();
+        }
+        known.insert(key, found.clone());
+    }
+    Ok(found)
+}
+
+fn look_for_python(
+    images: &Images,
+    name: &str,
+    base: &BaseOfPlatform,
+) -> Result<Option<BasePython>, ImageError> {
     let invalid = |error| {
         ImageError::caused(ErrorClass::InvalidInput, "the base's config is no config of an image", error)
     };

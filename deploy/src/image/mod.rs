@@ -23,9 +23,9 @@ mod tarball;
 mod types;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -59,6 +59,8 @@ struct Inner {
     /// The platform of this machine.
     host: Platform,
     others: BTreeMap<String, (Platform, PathBuf)>,
+    /// Of bases that were looked through, by their configs.
+    pythons: Mutex<HashMap<Digest, Option<BasePython>>>,
 }
 
 impl Inner {
@@ -98,7 +100,7 @@ impl Images {
             if let Some(_alone) = layout.hold_alone()? {
                 stored::sweep(&layout)?;
             }
-            Ok(Self(Arc::new(Inner { config, layout, layers, host, others })))
+            Ok(Self(Arc::new(Inner { config, layout, layers, host, others, pythons: Mutex::default() })))
         })
         .await
     }
