@@ -5,11 +5,30 @@
 //! from registries. None knows the workspace: they are told a [`Placement`](moorline_core::Placement) or an
 //! [`Environment`](moorline_core::Environment) and say what came of it.
 
+mod checks;
 pub mod container;
 pub mod environment;
+mod failure;
 pub mod image;
 pub mod local;
+mod plan;
+mod probe;
 mod progress;
 pub mod registry;
 
 pub use progress::{Direction, Progress, Step};
+
+/// An error and what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -13,6 +13,8 @@ mod batching;
 #[cfg(test)]
 mod chaos;
 #[cfg(test)]
+mod containers;
+#[cfg(test)]
 mod deployments;
 #[cfg(test)]
 mod differential;
@@ -20,6 +22,8 @@ mod differential;
 mod documents;
 #[cfg(test)]
 mod endpoints;
+#[cfg(test)]
+mod images;
 #[cfg(test)]
 mod life_cycle;
 #[cfg(test)]

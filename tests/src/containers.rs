@@ -99,9 +99,8 @@ impl Registry {
             .expect("the registry can be started");
         let registry = Self { child, host, _folder: folder };
         let address = registry.host.parse().expect("an address");
-        let answers = || {
-            TcpListener::bind(address).is_err() && call(address, &Request::get("/v2/")).status == 200
-        };
+        let answers =
+            || TcpListener::bind(address).is_err() && call(address, &Request::get("/v2/")).status == 200;
         assert!(eventually(START_LIMIT, answers), "the registry does not answer");
         Some(registry)
     }

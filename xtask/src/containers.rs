@@ -71,7 +71,8 @@ pub(crate) fn base_image(workspace: &Workspace) -> Result<()> {
     if image.exists() {
         return Ok(());
     }
-    let Some(mmdebstrap) = system_program("mmdebstrap").filter(|_| Path::new("/etc/debian_version").exists()) else {
+    let Some(mmdebstrap) = system_program("mmdebstrap").filter(|_| Path::new("/etc/debian_version").exists())
+    else {
         shell::say("no base image: images with scoring scripts are not tested for want of mmdebstrap");
         return Ok(());
     };
@@ -101,7 +102,8 @@ fn pack(folder: &Path, image: &Path) -> Result<()> {
         "config": { "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "Cmd": ["/usr/bin/python3"] },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{layer}")] },
     });
-    let manifest = json!([{ "Config": "config.json", "Layers": ["layer.tar"], "RepoTags": ["moorline-test-python:1"] }]);
+    let manifest =
+        json!([{ "Config": "config.json", "Layers": ["layer.tar"], "RepoTags": ["moorline-test-python:1"] }]);
     fs_err::write(folder.join("config.json"), config.to_string())?;
     fs_err::write(folder.join("manifest.json"), manifest.to_string())?;
     let draft = folder.join("draft.tar");
@@ -149,7 +151,9 @@ impl Engine {
     pub(crate) fn start(workspace: &Workspace) -> Result<Option<Self>> {
         let root = shell::output(Command::new("id").arg("-u"))?.trim() == "0";
         let Some(dockerd) = system_program("dockerd").filter(|_| root) else {
-            shell::warn("no Docker Engine can be started here (Debian: docker.io, as root): containers are not tested");
+            shell::warn(
+                "no Docker Engine can be started here (Debian: docker.io, as root): containers are not tested",
+            );
             return Ok(None);
         };
         let data = workspace.target().join("docker");
@@ -163,7 +167,8 @@ impl Engine {
         command.arg("--data-root").arg(data.join("data")).arg("--exec-root").arg(run.join("exec"));
         command.arg("--pidfile").arg(run.join("pid"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.into_parts().0);
-        let child = command.spawn().with_context(|| format!("could not start `{}`", shell::line(&command)))?;
+        let child =
+            command.spawn().with_context(|| format!("could not start `{}`", shell::line(&command)))?;
         let mut engine = Self { child, socket };
         let deadline = Instant::now() + START_LIMIT;
         while !engine.answers() {
@@ -186,7 +191,9 @@ impl Engine {
         let Ok(mut stream) = UnixStream::connect(&self.socket) else { return false };
         let asked = std::io::Write::write_all(&mut stream, b"GET /_ping HTTP/1.0\r\nhost: docker\r\n\r\n");
         let mut answer = [0; 12];
-        asked.is_ok() && std::io::Read::read_exact(&mut stream, &mut answer).is_ok() && answer.ends_with(b"200")
+        asked.is_ok()
+            && std::io::Read::read_exact(&mut stream, &mut answer).is_ok()
+            && answer.ends_with(b"200")
     }
 
     /// As `DOCKER_HOST` has it.

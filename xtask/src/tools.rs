@@ -7,8 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    Workspace,
-    containers,
+    Workspace, containers,
     python::{self, Requirements},
     shell,
 };

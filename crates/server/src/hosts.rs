@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -109,7 +108,9 @@ impl Hosts {
             return Ok(None);
         };
         let engine = Engine::connect(&host).await;
-        engine.map(Some).map_err(|error| TargetError::caused(error.class(), "the Engine cannot be used", error))
+        engine
+            .map(Some)
+            .map_err(|error| TargetError::caused(error.class(), "the Engine cannot be used", error))
     }
 
     /// Stops what runs on a host and is not among `known`: the computes and deployments that there are. Hosts that
@@ -197,11 +198,9 @@ fn engine_host(
         })?,
     };
     Ok(match &settings.tls {
-        Some(tls) => host.with_tls(TlsFiles {
-            ca: tls.ca.clone(),
-            cert: tls.cert.clone(),
-            key: tls.key.clone(),
-        }),
+        Some(tls) => {
+            host.with_tls(TlsFiles { ca: tls.ca.clone(), cert: tls.cert.clone(), key: tls.key.clone() })
+        }
         None => host,
     })
 }

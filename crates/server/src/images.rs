@@ -1,18 +1,20 @@
 //! Images of deployments: made from a release, described, signed, carried to a registry, and checked before they run.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use moorline_core::{Desired, Digest, Environment, ErrorClass, FileEntry, Name, Secret, TargetError};
+use moorline_core::{Desired, Digest, Environment, ErrorClass, FileEntry, Name, Secret, Source, TargetError};
 use moorline_deploy::{
     Progress,
     container::{BuildRequest, Engine, EngineError},
     image::{
-        Base, Compression, Image, ImageError, ImageRequest, Images,
+        Base, Compression, Image, ImageError, ImageRequest, Images, Pruned,
         attest::{self, Attachment, PublicKey, SigningKey},
+        name_of,
     },
     registry::{Reference, Registries, RegistryError, Wanted},
 };
@@ -74,10 +76,6 @@ impl ImageMaker {
         &self.images
     }
 
-    pub(crate) fn registries(&self) -> &Registries {
-        &self.registries
-    }
-
     /// Makes the image with all that is said about it, and pushes it where that is asked for. `engine` builds what a
     /// Dockerfile describes and what has to be compiled.
     pub(crate) async fn make(
@@ -129,7 +127,15 @@ impl ImageMaker {
     /// Pushes an image and all that refers to it; its reference there.
     async fn push(&self, image: &Image, to: &Reference, progress: &Progress) -> Result<String, TargetError> {
         let layout = self.images.layout();
-        let pushed = self.registries.push(layout, &image.descriptor, to, &[], progress).await.map_err(registry_error)?;
+        // A base of the same registry has its layers there.
+        let base = image.base.as_deref().and_then(|base| base.parse::<Reference>().ok());
+        let base = base.filter(|base| base.registry() == to.registry());
+        let mounts: Vec<String> = base.iter().map(|base| base.repository().to_owned()).collect();
+        let pushed = self
+            .registries
+            .push(layout, &image.descriptor, to, &mounts, progress)
+            .await
+            .map_err(registry_error)?;
         let referrers = self.images.show(&image.digest).await.map_err(image_error)?.referrers;
         for referrer in &referrers {
             let digest = referrer.digest().to_string().parse().map_err(|error| {
@@ -141,7 +147,11 @@ impl ImageMaker {
                 _ => Ok(to.at(digest)),
             };
             let place = place.map_err(|error| {
-                TargetError::caused(ErrorClass::InvalidInput, format!("`{to}` cannot have a signature"), error)
+                TargetError::caused(
+                    ErrorClass::InvalidInput,
+                    format!("`{to}` cannot have a signature"),
+                    error,
+                )
             })?;
             self.registries.push(layout, referrer, &place, &[], progress).await.map_err(registry_error)?;
         }
@@ -151,6 +161,44 @@ impl ImageMaker {
             pushed.skipped + pushed.mounted
         ));
         Ok(to.at(image.digest).to_string())
+    }
+
+    /// Takes away every image that is not in `keep`, whatever it is called, and what was built of Dockerfiles for it.
+    pub(crate) async fn prune(&self, keep: HashSet<Digest>) -> Result<Pruned, TargetError> {
+        let (layout, kept) = (self.images.layout().clone(), keep.clone());
+        let forgotten = blocking(move || {
+            layout.change_index(|all| {
+                all.retain(|descriptor| {
+                    let digest = descriptor.digest().to_string().parse().ok();
+                    name_of(descriptor).is_none_or(|name| name.starts_with(Source::UNPUSHED))
+                        || digest.is_some_and(|digest| kept.contains(&digest))
+                });
+            })
+        })
+        .await?;
+        forgotten.map_err(|error| image_error(error.into()))?;
+        self.clear_contexts(SystemTime::now()).await?;
+        self.images.prune(&keep).await.map_err(image_error)
+    }
+
+    /// Removes what Engines built of Dockerfiles `before` that time: it can be built again.
+    pub(crate) async fn clear_contexts(&self, before: SystemTime) -> Result<(), TargetError> {
+        let folder = self.contexts.clone();
+        let cleared = blocking(move || {
+            if !folder.exists() {
+                return Ok(());
+            }
+            for entry in fs_err::read_dir(folder)? {
+                let entry = entry?;
+                let archive = entry.path().extension().is_some_and(|end| end == "tar");
+                if archive && entry.metadata()?.modified()? < before {
+                    fs_err::remove_file(entry.path())?;
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        cleared.map_err(|error| io_error("remove what was built of Dockerfiles", error))
     }
 
     /// Gives an image a name of its own, beside that of its repository.
@@ -290,7 +338,8 @@ impl ImageMaker {
         progress: &Progress,
     ) -> Result<PathBuf, TargetError> {
         let dockerfile = environment.build.as_ref().map_or("Dockerfile", |build| &build.dockerfile_path);
-        let key = Digest::of(&serde_json::to_vec(&(context, dockerfile)).expect("files have only string keys"));
+        let key =
+            Digest::of(&serde_json::to_vec(&(context, dockerfile)).expect("files have only string keys"));
         let archive = self.contexts.join(format!("{}.tar", key.hex()));
         if archive.is_file() {
             return Ok(archive);
@@ -301,7 +350,8 @@ impl ImageMaker {
                 "the environment is built from a Dockerfile, which needs an Engine, and none was found; start Docker, or say with DOCKER_HOST where it is",
             )
         })?;
-        fs_err::create_dir_all(&self.contexts).map_err(|error| io_error("make room for a build context", error))?;
+        fs_err::create_dir_all(&self.contexts)
+            .map_err(|error| io_error("make room for a build context", error))?;
         let folder = tempfile::tempdir_in(&self.contexts)
             .map_err(|error| io_error("make room for a build context", error))?;
         self.lay_out(context, folder.path()).await?;
@@ -328,21 +378,19 @@ impl ImageMaker {
     }
 
     async fn lay_out(&self, context: &[FileEntry], folder: &Path) -> Result<(), TargetError> {
-        let blobs = self.store.blobs();
-        stream::iter(context)
-            .map(|file| async move {
-                let to = folder.join(&file.path);
-                if let Some(parent) = to.parent() {
-                    fs_err::create_dir_all(parent)
-                        .map_err(|error| io_error("lay a build context out", error))?;
-                }
-                blobs.write_to(&file.sha256, &to).await.map_err(|error| {
-                    let message = format!("could not take `{}` of the build context out of the store", file.path);
+        let files: Vec<(PathBuf, Digest)> =
+            context.iter().map(|file| (folder.join(&file.path), file.sha256)).collect();
+        for (to, _) in &files {
+            let parent = to.parent().unwrap_or(folder);
+            fs_err::create_dir_all(parent).map_err(|error| io_error("lay a build context out", error))?;
+        }
+        stream::iter(files.into_iter().map(Ok))
+            .try_for_each_concurrent(COPIES, async |(to, digest)| {
+                self.store.blobs().write_to(&digest, &to).await.map_err(|error| {
+                    let message = "could not take a file of the build context out of the store";
                     TargetError::caused(error.class(), message, error)
                 })
             })
-            .buffer_unordered(COPIES)
-            .try_collect::<()>()
             .await
     }
 }

@@ -178,7 +178,7 @@ impl Operations {
     }
 
     /// Does `work`, whose progress becomes lines and transfers of the operation.
-    pub(crate) async fn tell<T>(&self, id: &str, work: impl AsyncFnOnce(Progress) -> T) -> T {
+    pub(crate) async fn tell<F: Future>(&self, id: &str, work: impl FnOnce(Progress) -> F) -> F::Output {
         let (lines, mut told) = mpsc::channel::<String>(TOLD_LINES);
         let (operations, operation) = (self.clone(), id.to_owned());
         let blobs: Mutex<HashMap<(Direction, String), (u64, u64)>> = Mutex::default();

@@ -25,7 +25,9 @@ pub(crate) fn read(
 ) -> Result<RegistryConfig, RegistriesError> {
     let source = match read_file(&home.join(FILE)) {
         Ok(source) => source,
-        Err(SourceError::Missing { .. }) => return Ok(RegistryConfig { hosts: BTreeMap::new(), environment }),
+        Err(SourceError::Missing { .. }) => {
+            return Ok(RegistryConfig { hosts: BTreeMap::new(), environment });
+        }
         Err(error) => return Err(error.into()),
     };
     let loaded = load::<moorline_spec::Registries>(&source, &[]).map_err(RegistriesError::Document)?;

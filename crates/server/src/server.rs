@@ -116,8 +116,7 @@ impl Server {
         let address =
             listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
 
-        let id =
-            lock.id().map_err(|source| StartError::Home { home: config.home.clone(), source })?;
+        let id = lock.id().map_err(|source| StartError::Home { home: config.home.clone(), source })?;
         let control = wire(store, access, config, id).await?;
         let announcement =
             Announcement { address, pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() };
@@ -211,12 +210,7 @@ async fn ensure_default_workspace(store: &Store, config: &ServerConfig) -> Resul
 
 /// Makes the parts and puts them together. The gateway and the targets tell the reconciler what they see, and are made
 /// before it: what they say until then is lost, and the reconciler looks at everything when it starts.
-async fn wire(
-    store: Store,
-    access: Access,
-    config: ServerConfig,
-    id: String,
-) -> Result<Control, StartError> {
+async fn wire(store: Store, access: Access, config: ServerConfig, id: String) -> Result<Control, StartError> {
     let part =
         |part: &'static str| move |source: Box<dyn Error + Send + Sync>| StartError::Part { part, source };
     let metrics = Registry::new();

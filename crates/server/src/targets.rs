@@ -87,7 +87,8 @@ impl Targets {
         let place = self.of(desired).await?;
         let source = match &place {
             Place::Local(_) => {
-                let python = environment_of(desired).map(|environment| self.environments.python(&environment));
+                let python =
+                    environment_of(desired).map(|environment| self.environments.python(&environment));
                 Source::Folder { path: releases.path(&desired.release), python }
             }
             // The digest is known once the image is made.
@@ -183,6 +184,7 @@ impl Targets {
         };
         let made = self.images.make(&order, Some(host.target.engine()), progress).await?;
         self.images.check_signature(&made.image, &host.settings.trusted_keys, progress).await?;
+        host.target.supply(&made.reference, progress).await?;
         Ok(Source::Image { reference: made.reference })
     }
 

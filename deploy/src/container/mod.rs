@@ -4,13 +4,18 @@
 
 mod build;
 mod context;
+mod deployment;
+mod document;
 mod engine;
 mod error;
 mod host;
 mod ignore;
+mod logs;
 mod supply;
+mod target;
 
 pub use build::BuildRequest;
 pub use engine::{Engine, EngineDescription};
 pub use error::EngineError;
 pub use host::{EngineHost, HostError, TlsFiles};
+pub use target::{ContainerConfig, ContainerTarget};

@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path},
 };
 
-use moorline_core::{Digest, ErrorClass, Release};
+use moorline_core::{Digest, Release};
 use tar::Archive;
 
 use super::{

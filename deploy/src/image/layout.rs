@@ -215,7 +215,7 @@ pub struct Hold {
 }
 
 /// The name that `index.json` gives a manifest.
-pub(crate) fn name_of(descriptor: &Descriptor) -> Option<&str> {
+pub fn name_of(descriptor: &Descriptor) -> Option<&str> {
     descriptor.annotations().as_ref()?.get(NAME).map(String::as_str)
 }
 

@@ -34,7 +34,7 @@ use moorline_core::{Digest, ErrorClass};
 pub use archive::DockerArchive;
 pub use error::ImageError;
 pub use filesystem::{Entry, Filesystem, FilesystemError, Kind};
-pub use layout::{Hold, Layout, LayoutError};
+pub use layout::{Hold, Layout, LayoutError, name_of};
 pub(crate) use layout::{LONGEST_DOCUMENT, digest_of};
 pub use python::{BasePython, BasePythonError};
 pub use types::{

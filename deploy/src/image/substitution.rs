@@ -36,7 +36,7 @@ pub(crate) fn choose(
     if environment.is_some_and(|environment| environment.build.is_some()) {
         return Err(ImageError::new(
             ErrorClass::Unavailable,
-            "the environment has a `build:`, whose image an Engine has to build first; use a compute of type `container`",
+            "the environment has a `build:`, whose image an Engine has to build first; none was given",
         ));
     }
     if let Some(image) = environment.and_then(|environment| environment.image.as_deref()) {

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, ffi::OsString, io, path::PathBuf, process::Stdi
 
 use fs_err::OpenOptions;
 use moorline_core::{
-    Desired, ErrorClass, ModelType, Placement, Probe, Release, Resources, Source, TargetError, TargetKind,
-    Variable,
+    Desired, ErrorClass, ModelType, Placement, Release, Source, TargetError, TargetKind, Variable,
 };
 use serde_json::{Value, json};
+
+use crate::checks;
 
 use super::{
     LocalConfig,
@@ -19,12 +20,6 @@ use super::{
 /// Of this process's variables, those that a program needs to find its way on the machine.
 const INHERITED: [&str; 9] =
     ["PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "ORT_DYLIB_PATH", "SSL_CERT_FILE"];
-/// Beyond it a number of replicas is a slip of the keyboard.
-const MAX_REPLICAS: u32 = 256;
-/// No scorer starts in less.
-const LEAST_MEMORY: u64 = 16 << 20;
-/// The kernel's least share of a core.
-const LEAST_CPU_MILLIS: u32 = 10;
 
 /// A program, its arguments and its whole environment.
 #[derive(Debug)]
@@ -146,13 +141,9 @@ pub(crate) fn render(
     Ok(manifest)
 }
 
-fn refuse(message: String) -> Result<(), TargetError> {
-    Err(TargetError::new(ErrorClass::InvalidInput, message))
-}
-
 pub(crate) fn check_placement(placement: &Placement) -> Result<(), TargetError> {
     if placement.own_server.is_some() {
-        return refuse(
+        return checks::refuse(
             "it brings its own server in an image, which needs a compute of type container".to_owned(),
         );
     }
@@ -162,10 +153,10 @@ pub(crate) fn check_placement(placement: &Placement) -> Result<(), TargetError> 
             format!("a compute of type local runs a release from a folder, and not the image `{reference}`"),
         ));
     }
-    check_replicas(placement.replicas)?;
-    check_resources(&placement.resources)?;
-    check_probe("liveness_probe", &placement.liveness)?;
-    check_probe("readiness_probe", &placement.readiness)?;
+    checks::replicas(placement.replicas)?;
+    checks::resources(&placement.resources)?;
+    checks::probe("liveness_probe", &placement.liveness)?;
+    checks::probe("readiness_probe", &placement.readiness)?;
     for (name, variable) in &placement.variables {
         let sound = match variable {
             Variable::Plain(value) => !value.contains('\0'),
@@ -200,10 +191,10 @@ pub(crate) fn check_desired(desired: &Desired) -> Result<(), TargetError> {
             ));
         }
     }
-    check_replicas(desired.scale.bounds().1)?;
-    check_resources(&desired.resources)?;
-    check_probe("liveness_probe", &desired.liveness)?;
-    check_probe("readiness_probe", &desired.readiness)?;
+    checks::replicas(desired.scale.bounds().1)?;
+    checks::resources(&desired.resources)?;
+    checks::probe("liveness_probe", &desired.liveness)?;
+    checks::probe("readiness_probe", &desired.readiness)?;
     for (name, value) in &desired.release.environment_variables {
         check_variable(name, !value.contains('\0'))?;
     }
@@ -225,58 +216,17 @@ fn check_release(release: &Release) -> Result<(), TargetError> {
         ModelType::TritonModel => "triton_model",
         ModelType::Onnx => "onnx",
     };
-    refuse(format!(
+    checks::refuse(format!(
         "model `{}` of type {kind} has neither an .onnx file nor an MLmodel file; a deployment without a scoring script needs one of them",
         model.name
     ))
 }
 
-fn check_replicas(replicas: u32) -> Result<(), TargetError> {
-    if replicas > MAX_REPLICAS {
-        return refuse(format!(
-            "{replicas} instances are more than the {MAX_REPLICAS} that one machine is asked to run"
-        ));
-    }
-    Ok(())
-}
-
-fn check_resources(resources: &Resources) -> Result<(), TargetError> {
-    match *resources {
-        Resources { cpu_millis: Some(millis), .. } if millis < LEAST_CPU_MILLIS => refuse(format!(
-            "a limit of {millis}m cpu is below {LEAST_CPU_MILLIS}m, the least that can be set"
-        )),
-        Resources { memory_bytes: Some(bytes), .. } if bytes < LEAST_MEMORY => refuse(format!(
-            "a limit of {bytes} bytes of memory is below {} MiB, without which no scorer starts",
-            LEAST_MEMORY >> 20
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn check_probe(name: &str, probe: &Probe) -> Result<(), TargetError> {
-    let settings = [
-        ("period", probe.period),
-        ("timeout", probe.timeout),
-        ("success_threshold", probe.success_threshold),
-        ("failure_threshold", probe.failure_threshold),
-    ];
-    match settings.iter().find(|(_, value)| *value == 0) {
-        Some((setting, _)) => refuse(format!("{name}: {setting} must be 1 at least")),
-        None => Ok(()),
-    }
-}
-
 fn check_variable(name: &str, sound_value: bool) -> Result<(), TargetError> {
-    if name.is_empty() || name.contains(['=', '\0']) {
-        return refuse(format!("`{}` cannot be the name of an environment variable", name.escape_debug()));
-    }
     if name == IDENTITY {
-        return refuse(format!(
+        return checks::refuse(format!(
             "the environment variable {IDENTITY} is set by the local target and by nobody else"
         ));
     }
-    if !sound_value {
-        return refuse(format!("the value of the environment variable {name} has a zero byte in it"));
-    }
-    Ok(())
+    checks::variable(name, sound_value)
 }

@@ -12,10 +12,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use crate::plan::{Plan, Seen, plan};
+
 use super::{
     Context,
     layout::{Record, new_replica_id},
-    plan::{Plan, Seen, plan},
     process::{Identity, Process},
     replica::{Event, Outcome, Replica},
 };

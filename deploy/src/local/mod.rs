@@ -11,8 +11,6 @@ mod layout;
 mod limits;
 mod log_source;
 mod logs;
-mod plan;
-mod probe;
 mod process;
 mod replica;
 

@@ -15,13 +15,14 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
+use crate::probe;
+
 use super::{
     Context,
     command::ReplicaCommand,
     failure,
     layout::ReplicaFolder,
     limits::{Group, Limits},
-    probe,
     process::{Ended, Identity, Process},
 };
 

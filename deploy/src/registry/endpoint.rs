@@ -192,7 +192,7 @@ fn read_certificates(host: &str, path: &Path) -> Result<Vec<Certificate>, Regist
     if certificates.is_empty() {
         return Err(RegistryError::Settings {
             host: host.to_owned(),
-            why: format!("its ca_file `{}` holds no PEM certificate", path.display()),
+            why: format!("its `ca` `{}` holds no PEM certificate", path.display()),
         });
     }
     Ok(certificates)

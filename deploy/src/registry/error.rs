@@ -21,7 +21,7 @@ pub enum RegistryError {
         source: io::Error,
     },
     #[error(
-        "connections to registry `{host}` cannot be set up; see its `ca_file`, or install `ca-certificates`"
+        "connections to registry `{host}` cannot be set up; see its `ca` in registries.yml, or install `ca-certificates`"
     )]
     Client {
         host: String,
@@ -43,7 +43,7 @@ pub enum RegistryError {
         #[source]
         source: reqwest::Error,
     },
-    #[error("registry `{host}` shows a certificate that is not trusted; its `ca_file` names one to trust")]
+    #[error("registry `{host}` shows a certificate that is not trusted; its `ca` in registries.yml names one to trust")]
     Untrusted {
         host: String,
         #[source]

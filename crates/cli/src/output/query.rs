@@ -7,7 +7,7 @@ use jmespath::ast::Ast;
 use serde_json::{Map, Value};
 
 /// Checks an expression where it is given, so that a mistake in it costs nothing.
-pub(super) fn parse(expression: &str) -> Result<String, String> {
+pub(crate) fn parse(expression: &str) -> Result<String, String> {
     match jmespath::compile(expression) {
         Ok(_) => Ok(expression.to_owned()),
         Err(error) => Err(format!("not a JMESPath expression: {error}")),

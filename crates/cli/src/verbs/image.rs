@@ -180,7 +180,9 @@ fn push(url: &mut Url, part: &str) {
 
 async fn build(session: &Session, build: Build) -> anyhow::Result<()> {
     if build.document.file.is_none() {
-        return Err(Explained::usage("an image is made of a deployment's document").hint("name it with -f").into());
+        return Err(Explained::usage("an image is made of a deployment's document")
+            .hint("name it with -f")
+            .into());
     }
     let mut deployment: OnlineDeployment = build.document.read(Flags::default(), &session.screen)?;
     let client = session.client().await?;

@@ -75,6 +75,7 @@ async fn put(
     let body = to_json(&from_json::<Compute>(&Value::Object(document))?.document)?;
     let (store, name) = (&control.store, at.name.as_str());
     if !precondition.create {
+        stays_where_it_is(&control, &at, &body).await?;
         let updated = store
             .update_record(&at.workspace, RecordKind::Compute, name, precondition.generation, body.clone())
             .await;
@@ -100,6 +101,25 @@ async fn delete(State(control): State<Control>, At(at): At<AtName>) -> Result<St
     }
     control.store.delete_record(&at.workspace, RecordKind::Compute, at.name.as_str()).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Refuses to let a compute that is in use mean another place: what runs in the former one would be left there.
+async fn stays_where_it_is(control: &Control, at: &AtName, body: &Value) -> Result<(), ApiError> {
+    let record = match control.store.record(&at.workspace, RecordKind::Compute, at.name.as_str()).await {
+        Ok(record) => record,
+        Err(error) if is_absent(&error) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let moved = ["type", "host"].iter().find(|key| record.body.get(**key) != body.get(**key));
+    let Some(moved) = moved else { return Ok(()) };
+    match user_of(control, at).await? {
+        Some(user) => Err(ApiError::conflict(format!(
+            "`{moved}` of compute `{}` cannot change while it is used by {user}",
+            at.name
+        ))
+        .hint("register the other place under a name of its own, and move the deployments there with `--compute`")),
+        None => Ok(()),
+    }
 }
 
 /// One deployment or endpoint that names this compute.

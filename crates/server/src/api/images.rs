@@ -103,7 +103,7 @@ impl From<CompressionBody> for Compression {
 /// A build that was begun.
 #[derive(Debug, Serialize, ToSchema)]
 struct Begun {
-    /// Where to see how it goes.
+    /// The operation's id.
     operation: String,
     /// The name under which it is found once the operation has succeeded.
     reference: String,
@@ -243,18 +243,13 @@ async fn build(
             .hint("give it a tag: `registry.example.org/team/iris:7`"));
     }
     let base = body.base.as_deref().map(parse).transpose()?.map(Base::Registry);
-    let resolved = resolve::deployment(
-        &control.store,
-        &at.workspace,
-        &document.endpoint_name,
-        &document,
-        Place::Image,
-    )
-    .await?;
+    let resolved =
+        resolve::deployment(&control.store, &at.workspace, &document.endpoint_name, &document, Place::Image)
+            .await?;
     let operation =
         control.operations.begin(&at.workspace, OperationKind::BuildImage, &reference.to_string()).await?;
     let location = operation_location(&at.workspace, &operation);
-    let begun = Begun { operation: location.clone(), reference: reference.to_string() };
+    let begun = Begun { operation: operation.clone(), reference: reference.to_string() };
     let work = control.clone();
     control.changes.spawn(Box::pin(async move {
         let order = Order {
@@ -292,19 +287,21 @@ async fn make(
     reference: &Reference,
 ) -> Result<(), TargetError> {
     let maker = control.targets.images();
-    let engine = match order.desired.environment.as_ref().is_some_and(|environment| environment.build.is_some()) {
-        true => control.targets.hosts().usual_engine().await?,
-        false => None,
-    };
+    let engine =
+        match order.desired.environment.as_ref().is_some_and(|environment| environment.build.is_some()) {
+            true => control.targets.hosts().usual_engine().await?,
+            false => None,
+        };
     let made = control
         .operations
-        .tell(operation, async |progress| maker.make(order, engine.as_ref(), &progress).await)
+        .tell(operation, |progress| async move { maker.make(order, engine.as_ref(), &progress).await })
         .await?;
     maker.name(reference, &made.image).await
 }
 
 fn parse(text: &str) -> Result<Reference, ApiError> {
-    text.parse().map_err(|error: moorline_deploy::registry::ReferenceError| ApiError::invalid(error.to_string()))
+    text.parse()
+        .map_err(|error: moorline_deploy::registry::ReferenceError| ApiError::invalid(error.to_string()))
 }
 
 /// An image with its layers and what is said about it.
@@ -401,14 +398,14 @@ async fn prune(
             let endpoint = state.body.desired.id.endpoint.as_str();
             on_their_way.insert(repository(&record.workspace, endpoint));
         }
-        keep.extend(state.status.image.as_deref().and_then(|image| image.rsplit_once('@')?.1.parse().ok()));
+        let image = state.status.image.as_deref().and_then(|image| image.rsplit_once('@'));
+        keep.extend(image.and_then(|(_, digest)| digest.parse::<Digest>().ok()));
     }
     let all = images.list().await.map_err(refusal)?;
-    let kept = |image: &&Image| {
-        !in_workspace(image, &at.workspace) || on_their_way.contains(repository_of(image))
-    };
+    let kept =
+        |image: &&Image| !in_workspace(image, &at.workspace) || on_their_way.contains(repository_of(image));
     keep.extend(all.iter().filter(kept).map(|image| image.digest));
-    let pruned = images.prune(&keep).await.map_err(refusal)?;
+    let pruned = control.targets.images().prune(keep).await?;
     Ok(Json(PrunedShown { images: pruned.images, blobs: pruned.blobs, bytes: pruned.bytes }))
 }
 
@@ -424,12 +421,11 @@ async fn find(control: &Control, at: &AtImage) -> Result<Image, ApiError> {
         ApiError::not_found(format!("there is no image `{}`", at.image))
             .hint("`moorline image list` shows those that there are")
     };
-    let image = maker.images().image(&digest.ok_or_else(absent)?).await;
-    let image = image.map_err(|error| match error.class() {
-        ErrorClass::NotFound => absent(),
-        _ => refusal(error),
-    })?;
-    if in_workspace(&image, &at.workspace) { Ok(image) } else { Err(absent()) }
+    let digest = digest.ok_or_else(absent)?;
+    // Another workspace may have made the same image under its own name.
+    let all = maker.images().list().await.map_err(refusal)?;
+    let own = |image: &Image| image.digest == digest && in_workspace(image, &at.workspace);
+    all.into_iter().find(own).ok_or_else(absent)
 }
 
 fn refusal(error: moorline_deploy::image::ImageError) -> ApiError {

@@ -121,7 +121,8 @@ impl Reconciler {
 
     /// [`Reconciler::place`], with the lines of the environment's or the image's making in the operation's log.
     async fn place_and_tell(&self, state: &DeploymentState) -> Result<Placement, TargetError> {
-        let work = async |progress: Progress| self.place(&state.body.desired, None, &progress).await;
+        let desired = &state.body.desired;
+        let work = |progress: Progress| async move { self.place(desired, None, &progress).await };
         match &state.body.operation {
             Some(operation) => self.0.operations.tell(operation, work).await,
             None => work(Progress::none()).await,

@@ -46,6 +46,12 @@ impl Reconciler {
         if let Err(error) = self.0.releases.sweep(&needed, before).await {
             tracing::warn!(error = chain(&error), "housekeeping could not remove releases");
         }
+        if let Err(error) = self.0.targets.images().clear_contexts(before).await {
+            tracing::warn!(
+                error = chain(&error),
+                "housekeeping could not remove what was built of Dockerfiles"
+            );
+        }
         match self.0.store.blobs().collect_garbage(AGE).await {
             Ok(collected) if collected.blobs + collected.uploads > 0 => {
                 tracing::info!(

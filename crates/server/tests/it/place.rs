@@ -76,6 +76,8 @@ pub(crate) fn config(home: &Path) -> ServerConfig {
         listen: ([127, 0, 0, 1], 0).into(),
         store: StoreConfig::in_folder(home),
         scorer,
+        static_scorer: None,
+        onnxruntime: None,
         uv: None,
         environment: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
         default_workspace: name("default"),

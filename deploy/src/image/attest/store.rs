@@ -65,11 +65,7 @@ pub fn attach(
 
 /// Takes up a signature of `subject` that was pulled from a registry. Cosign's own manifests need not name what they
 /// sign, so that it gets a manifest that does. What holds no signature adds nothing. Blocks.
-pub fn keep_signature(
-    layout: &Layout,
-    subject: &Descriptor,
-    pulled: &Descriptor,
-) -> Result<(), LayoutError> {
+pub fn keep_signature(layout: &Layout, subject: &Descriptor, pulled: &Descriptor) -> Result<(), LayoutError> {
     let Some(digest) = digest_of(pulled) else { return Ok(()) };
     let read: ImageManifest = layout.document("manifest", &digest)?;
     let kind = Attachment::Signature;

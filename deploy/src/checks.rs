@@ -1,0 +1,60 @@
+//! What no target could host, whatever it is: refused early, and by one rule.
+
+use moorline_core::{ErrorClass, Probe, Resources, TargetError};
+
+/// Beyond it a number of replicas is a slip of the keyboard.
+const MAX_REPLICAS: u32 = 256;
+/// No scorer starts in less.
+const LEAST_MEMORY: u64 = 16 << 20;
+/// The kernel's least share of a core.
+const LEAST_CPU_MILLIS: u32 = 10;
+
+pub(crate) fn refuse(message: String) -> Result<(), TargetError> {
+    Err(TargetError::new(ErrorClass::InvalidInput, message))
+}
+
+pub(crate) fn replicas(replicas: u32) -> Result<(), TargetError> {
+    if replicas > MAX_REPLICAS {
+        return refuse(format!(
+            "{replicas} instances are more than the {MAX_REPLICAS} that one machine is asked to run"
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn resources(resources: &Resources) -> Result<(), TargetError> {
+    match *resources {
+        Resources { cpu_millis: Some(millis), .. } if millis < LEAST_CPU_MILLIS => refuse(format!(
+            "a limit of {millis}m cpu is below {LEAST_CPU_MILLIS}m, the least that can be set"
+        )),
+        Resources { memory_bytes: Some(bytes), .. } if bytes < LEAST_MEMORY => refuse(format!(
+            "a limit of {bytes} bytes of memory is below {} MiB, without which no scorer starts",
+            LEAST_MEMORY >> 20
+        )),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn probe(name: &str, probe: &Probe) -> Result<(), TargetError> {
+    let settings = [
+        ("period", probe.period),
+        ("timeout", probe.timeout),
+        ("success_threshold", probe.success_threshold),
+        ("failure_threshold", probe.failure_threshold),
+    ];
+    match settings.iter().find(|(_, value)| *value == 0) {
+        Some((setting, _)) => refuse(format!("{name}: {setting} must be 1 at least")),
+        None => Ok(()),
+    }
+}
+
+/// A variable's name, and whether its value can be one.
+pub(crate) fn variable(name: &str, sound_value: bool) -> Result<(), TargetError> {
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return refuse(format!("`{}` cannot be the name of an environment variable", name.escape_debug()));
+    }
+    if !sound_value {
+        return refuse(format!("the value of the environment variable {name} has a zero byte in it"));
+    }
+    Ok(())
+}
