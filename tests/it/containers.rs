@@ -65,7 +65,12 @@ impl Hosted {
 
 impl Drop for Hosted {
     fn drop(&mut self) {
-        for endpoint in self.workspace.moorline(&["online-endpoint", "list", "--query", "[].name", "-o", "tsv"]).stdout.lines() {
+        for endpoint in self
+            .workspace
+            .moorline(&["online-endpoint", "list", "--query", "[].name", "-o", "tsv"])
+            .stdout
+            .lines()
+        {
             self.workspace.moorline(&["online-endpoint", "delete", "-n", endpoint, "-y"]);
         }
     }
@@ -87,7 +92,8 @@ fn a_model_runs_in_a_container_that_heals_and_goes() {
     assert_eq!(seen["Config"]["User"], "65532:65532");
     let published = settings["PortBindings"].to_string();
     assert!(published.contains("127.0.0.1") && !published.contains("0.0.0.0"), "{published}");
-    let logs = hosted.workspace.moorline(&["online-deployment", "get-logs", "-n", "blue", "-e", "boxed"]).ok();
+    let logs =
+        hosted.workspace.moorline(&["online-deployment", "get-logs", "-n", "blue", "-e", "boxed"]).ok();
     assert!(logs.stdout.contains("ready"), "{}", logs.stdout);
 
     docker(&hosted.host, &["kill", &containers[0]]);
@@ -102,7 +108,8 @@ fn a_model_runs_in_a_container_that_heals_and_goes() {
     assert!(eventually(PATIENCE, || hosted.containers("boxed").len() == 2));
     hosted.workspace.moorline(&["online-endpoint", "delete", "-n", "boxed", "-y"]).ok();
     assert!(eventually(PATIENCE, || hosted.containers("boxed").is_empty()));
-    let networks = docker(&hosted.host, &["network", "ls", "--filter", "label=io.moorline.endpoint=boxed", "--quiet"]);
+    let networks =
+        docker(&hosted.host, &["network", "ls", "--filter", "label=io.moorline.endpoint=boxed", "--quiet"]);
     assert_eq!(networks, "", "the endpoint's network is left");
 }
 
@@ -164,7 +171,9 @@ fn an_update_and_a_move_lose_no_request() {
 
 #[test]
 fn a_script_runs_on_its_image_with_its_packages_and_its_secret() {
-    let (Some(base), Some(registry), Some(host)) = (base_image(), Registry::start(), engine()) else { return };
+    let (Some(base), Some(registry), Some(host)) = (base_image(), Registry::start(), engine()) else {
+        return;
+    };
     // The YAML says Azure's name; where it is, the home says.
     registry.take(&base, "azureml/minimal-py311-inference:latest");
     let workspace = Workspace::down();
@@ -201,7 +210,8 @@ fn a_script_runs_on_its_image_with_its_packages_and_its_secret() {
 
     // A broken script leaves the old one serving, and its reason is told.
     workspace.write("code/score.py", "def init():\n    raise RuntimeError('the oracle is out')\n");
-    let broken = workspace.moorline(&["online-deployment", "update", "-f", "blue.yml", "--compute", "docker"]);
+    let broken =
+        workspace.moorline(&["online-deployment", "update", "-f", "blue.yml", "--compute", "docker"]);
     assert_eq!(broken.code, Some(1), "{}", broken.stdout);
     assert!(broken.stderr.contains("the oracle is out"), "{}", broken.stderr);
     assert_eq!(hosted.score("scripted", &key).0, 200);
@@ -237,7 +247,7 @@ fn a_host_that_trusts_keys_runs_nothing_that_they_did_not_sign() {
     let Some(hosted) = Hosted::up("") else { return };
     let workspace = &hosted.workspace;
     let key = workspace.moorline(&["image", "generate-key", "-n", "signing"]).ok().stdout;
-    let indented = key.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let indented = format!("    {}\n", key.trim_end().replace('\n', "\n    "));
     let strict = |sign: &str| {
         let host = &hosted.host;
         workspace.write(
@@ -269,7 +279,10 @@ fn a_dockerfile_is_built_and_a_broken_one_says_its_last_lines() {
     docker(&host, &["load", "--quiet", "--input", base.to_str().unwrap()]);
     let hosted = Hosted::on(Workspace::down(), "", host);
     let workspace = &hosted.workspace;
-    workspace.write("context/Dockerfile", "FROM moorline-test-python:1\nENV BUILT=here\nCOPY word.txt /word.txt\n");
+    workspace.write(
+        "context/Dockerfile",
+        "FROM moorline-test-python:1\nENV BUILT=here\nCOPY word.txt /word.txt\n",
+    );
     workspace.write("context/word.txt", "from the context");
     workspace.write(
         "code/score.py",
@@ -281,7 +294,8 @@ fn a_dockerfile_is_built_and_a_broken_one_says_its_last_lines() {
     let key = hosted.deploy("built", document);
     assert_eq!(hosted.score("built", &key), (200, "[\"here\",\"from the context\"]".to_owned()));
     workspace.write("context/Dockerfile", "FROM moorline-test-python:1\nCOPY nothing.txt /x\n");
-    let broken = workspace.moorline(&["online-deployment", "update", "-f", "blue.yml", "--compute", "docker"]);
+    let broken =
+        workspace.moorline(&["online-deployment", "update", "-f", "blue.yml", "--compute", "docker"]);
     assert_eq!(broken.code, Some(1), "{}", broken.stdout);
     assert!(broken.stderr.contains("nothing.txt"), "{}", broken.stderr);
     assert_eq!(hosted.score("built", &key).0, 200);
@@ -296,8 +310,7 @@ fn a_host_that_cannot_be_reached_is_named() {
     workspace.write("endpoint.yml", endpoint("away"));
     workspace.write("blue.yml", onnx_deployment("blue", "away", "model.onnx"));
     workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
-    let refused =
-        workspace.moorline(&["online-deployment", "create", "-f", "blue.yml", "--compute", "away"]);
+    let refused = workspace.moorline(&["online-deployment", "create", "-f", "blue.yml", "--compute", "away"]);
     assert_eq!(refused.code, Some(1), "{}", refused.stdout);
     assert!(refused.stderr.contains("/nowhere/docker.sock"), "{}", refused.stderr);
 }

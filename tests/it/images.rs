@@ -106,7 +106,8 @@ fn an_image_is_pushed_with_its_signature_and_verified() {
     let digest = built["digest"].as_str().unwrap();
     let inspect = |what: &str| {
         let name = format!("docker://{}/ml/linear{what}", registry.host);
-        serde_json::from_str::<Value>(&tool("skopeo", &["inspect", "--tls-verify=false", "--raw", &name])).unwrap()
+        serde_json::from_str::<Value>(&tool("skopeo", &["inspect", "--tls-verify=false", "--raw", &name]))
+            .unwrap()
     };
     let manifest = inspect(":7");
     assert_eq!(manifest["layers"].as_array().map(Vec::len), built["layers"].as_array().map(Vec::len));

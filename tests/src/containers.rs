@@ -22,7 +22,7 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// The address of the Engine that tests may use, as `DOCKER_HOST` has it.
 pub fn engine() -> Option<String> {
-    let host = env::var("MOORLINE_TEST_DOCKER").ok();
+    let host = env::var_os("MOORLINE_TEST_DOCKER").and_then(|host| host.into_string().ok());
     if host.is_none() {
         skip("no Docker Engine; `cargo xtask test` starts one where docker.io can be installed");
     }

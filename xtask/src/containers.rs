@@ -129,12 +129,14 @@ pub(crate) fn static_scorer(workspace: &Workspace) -> Result<PathBuf> {
         let mut build = workspace.cargo(&["rustc", "--release", "--package", "moorline-scorer"]);
         build.args(["--bin", "moorline-scorer", "--no-default-features", "--"]);
         build.args(["-C", "target-feature=+crt-static", "-C", "strip=symbols"]);
+        // Cargo gives both the same name, and puts there only what is missing or new.
+        if ordinary.exists() {
+            fs_err::remove_file(&ordinary)?;
+        }
         shell::run(&mut build)?;
         fs_err::copy(&ordinary, place.with_extension("new"))?;
         fs_err::rename(place.with_extension("new"), &place)?;
-        // Cargo gives both the same name.
-        fs_err::remove_file(&ordinary)?;
-        Ok(())
+        Ok(fs_err::remove_file(&ordinary)?)
     })?;
     Ok(place)
 }

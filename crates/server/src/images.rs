@@ -21,7 +21,7 @@ use moorline_deploy::{
 use moorline_store::Store;
 use tokio::io::AsyncWriteExt;
 
-use crate::release::Releases;
+use crate::{problem::chain, release::Releases};
 
 /// Files of a build context copied at one time.
 const COPIES: usize = 8;
@@ -291,9 +291,8 @@ impl ImageMaker {
         };
         let keys = keys.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let verified = blocking(move || attest::verify(&layout, &image, &keys)).await?;
-        verified.map(|verified| verified.by).map_err(|error| {
-            TargetError::caused(error.class(), format!("image {image} is not signed as it should be"), error)
-        })
+        let verified = verified.map(|verified| verified.by);
+        verified.map_err(|error| TargetError::new(error.class(), chain(&error)))
     }
 
     async fn sign(

@@ -11,6 +11,7 @@ mod error;
 mod host;
 mod ignore;
 mod logs;
+mod state;
 mod supply;
 mod target;
 

@@ -183,9 +183,13 @@ impl ContainerTarget {
         self.events.abort();
         let all: Vec<_> = lock(&self.deployments).values().map(Arc::clone).collect();
         if keep {
-            all.iter().for_each(|deployment| deployment.leave());
+            for deployment in &all {
+                deployment.leave();
+            }
         } else {
-            all.iter().for_each(|deployment| deployment.remove());
+            for deployment in &all {
+                deployment.remove();
+            }
             join_all(all.iter().map(|deployment| deployment.gone())).await;
         }
     }
@@ -205,7 +209,9 @@ impl ContainerTarget {
 impl Drop for ContainerTarget {
     fn drop(&mut self) {
         self.events.abort();
-        lock(&self.deployments).values().for_each(|deployment| deployment.leave());
+        for deployment in lock(&self.deployments).values() {
+            deployment.leave();
+        }
     }
 }
 
@@ -268,7 +274,9 @@ async fn listen(context: Arc<Context>, deployments: Deployments) {
             }
         }
         tokio::time::sleep(backoff.next_pause().min(Duration::from_secs(5))).await;
-        lock(&deployments).values().for_each(|deployment| deployment.wake());
+        for deployment in lock(&deployments).values() {
+            deployment.wake();
+        }
     }
 }
 

@@ -43,7 +43,9 @@ pub enum RegistryError {
         #[source]
         source: reqwest::Error,
     },
-    #[error("registry `{host}` shows a certificate that is not trusted; its `ca` in registries.yml names one to trust")]
+    #[error(
+        "registry `{host}` shows a certificate that is not trusted; its `ca` in registries.yml names one to trust"
+    )]
     Untrusted {
         host: String,
         #[source]

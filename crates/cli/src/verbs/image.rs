@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, builder::PossibleValue};
 use futures_util::StreamExt;
 use moorline_core::Name;
 use moorline_spec::OnlineDeployment;
@@ -193,7 +193,7 @@ async fn build(session: &Session, build: Build) -> anyhow::Result<()> {
         "reference": build.tag,
         "push": build.push,
         "base": build.base,
-        "compression": compression.as_ref().map(|value| value.get_name()),
+        "compression": compression.as_ref().map(PossibleValue::get_name),
         "sign_with": build.sign_with,
     });
     let reply = client.call(Method::POST, client.at(&[KIND]), Some(&body), Precondition::Any).await?;

@@ -263,12 +263,15 @@ impl Attempt<'_> {
         let state = current.as_ref().map(read).transpose()?;
         self.check_precondition(state.as_ref())?;
         let (document, warnings) = self.document(change, state.as_ref())?;
+        // What was once put somewhere by a flag stays there.
+        let named = document.runtime().compute.is_some();
+        let stays = state.as_ref().filter(|_| !named).map(|state| state.body.desired.compute.clone());
         let resolved = resolve::deployment(
             &control.store,
             &endpoint.workspace,
             &endpoint.name,
             &document,
-            resolve::Place::Compute(wish.compute.as_ref()),
+            resolve::Place::Compute(wish.compute.as_ref().or(stays.as_ref())),
         )
         .await?;
         control.targets.admit(&resolved.desired).await.map_err(ApiError::from)?;

@@ -287,11 +287,8 @@ async fn make(
     reference: &Reference,
 ) -> Result<(), TargetError> {
     let maker = control.targets.images();
-    let engine =
-        match order.desired.environment.as_ref().is_some_and(|environment| environment.build.is_some()) {
-            true => control.targets.hosts().usual_engine().await?,
-            false => None,
-        };
+    let builds = order.desired.environment.as_ref().is_some_and(|environment| environment.build.is_some());
+    let engine = if builds { control.targets.hosts().usual_engine().await? } else { None };
     let made = control
         .operations
         .tell(operation, |progress| async move { maker.make(order, engine.as_ref(), &progress).await })
