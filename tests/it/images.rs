@@ -123,7 +123,7 @@ fn an_image_is_pushed_with_its_signature_and_verified() {
 
     // What is there already is not sent again.
     let again = workspace.moorline(&["image", "build", "-f", "blue.yml", "-t", &reference, "--push"]).ok();
-    assert!(again.stderr.contains(": 0 MB sent"), "{}", again.stderr);
+    assert!(again.stderr.contains(": 0.0 MB sent"), "{}", again.stderr);
 }
 
 #[test]

@@ -9,13 +9,14 @@ use std::{
 };
 
 use clap::Args;
+use moorline_deploy::container::{Engine, EngineHost};
 use serde_json::{Value, json};
 
 use crate::{
     exit::Explained,
     local_server,
     output::{Columns, Printing},
-    session::Session,
+    session::{Session, environment_of_process},
 };
 
 const COLUMNS: Columns =
@@ -84,7 +85,8 @@ pub(crate) async fn run(session: &Session, doctor: Doctor) -> anyhow::Result<()>
         None => None,
     };
     let mut findings = tools(session, scorer.as_deref(), scorer_version.as_deref()).await;
-    let computes = computes(&findings, scorer_version.is_some());
+    let mut computes = computes(&findings, scorer_version.is_some());
+    computes.insert(1, container().await);
     findings.extend(computes);
     let works = scorer_version.is_some();
     doctor.printing.print(Value::Array(findings.iter().map(Finding::json).collect()), COLUMNS)?;
@@ -114,12 +116,28 @@ fn computes(tools: &[Finding], scorer: bool) -> Vec<Finding> {
         detail,
     };
     let mut found = vec![compute("local", scorer, local.to_owned())];
-    for (name, needs) in [("container", "docker"), ("kubernetes", "kubeconfig"), ("fpga", "OpenCL")] {
+    for (name, needs) in [("kubernetes", "kubeconfig"), ("fpga", "OpenCL")] {
         let is = if missing(needs) { "is missing" } else { "was found" };
         found.push(compute(name, false, format!("not in this version; what it needs, {needs}, {is}")));
     }
     found.push(compute("edge", false, "not in this version".to_owned()));
     found
+}
+
+/// Whether an Engine answers where Docker's own tools would look for one.
+async fn container() -> Finding {
+    let described = async {
+        let host = EngineHost::discover(&environment_of_process()).map_err(|error| error.to_string())?;
+        let host = host.ok_or("needs Docker or Podman: no socket was found, and DOCKER_HOST is not set")?;
+        let engine = Engine::connect(&host).await.map_err(|error| error.to_string())?;
+        let engine = engine.describe().await.map_err(|error| error.to_string())?;
+        Ok::<_, String>(format!("{} {} at {host}, {}", engine.name, engine.version, engine.platform))
+    };
+    let (good, detail) = match described.await {
+        Ok(detail) => (true, detail),
+        Err(reason) => (false, reason),
+    };
+    Finding { kind: "compute", name: "container".to_owned(), good: Some(good), detail }
 }
 
 async fn tools(session: &Session, scorer: Option<&Path>, scorer_version: Option<&str>) -> Vec<Finding> {
@@ -182,7 +200,7 @@ async fn tools(session: &Session, scorer: Option<&Path>, scorer_version: Option<
         ),
         program("uv", path, "makes the environments of scoring scripts; `pip install uv` installs it").await,
         program("micromamba", path, "only needed for conda packages that PyPI does not have").await,
-        program("docker", path, "only needed for images").await,
+        program("docker", path, "only needed to look at containers by hand").await,
         program("kubectl", path, "only needed to look at a cluster by hand").await,
         Finding::tool(
             "kubeconfig",

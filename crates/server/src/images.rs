@@ -156,8 +156,8 @@ impl ImageMaker {
             self.registries.push(layout, referrer, &place, &[], progress).await.map_err(registry_error)?;
         }
         progress.line(&format!(
-            "pushed to {to}: {} MB sent, {} blobs were there",
-            pushed.bytes_sent.div_ceil(1_000_000),
+            "pushed to {to}: {:.1} MB sent, {} blobs were there",
+            pushed.bytes_sent as f64 / 1e6,
             pushed.skipped + pushed.mounted
         ));
         Ok(to.at(image.digest).to_string())

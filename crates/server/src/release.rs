@@ -89,7 +89,10 @@ impl Releases {
         let folders: BTreeSet<PathBuf> =
             files.iter().filter_map(|(to, _)| to.parent().map(Path::to_owned)).collect();
         let (manifest, text) = (folder.join(Release::FILE), release.to_json());
+        let own = folder.to_owned();
         blocking(move || {
+            // A release whose image brings its own server may have no file but the one that says so.
+            fs_err::create_dir_all(own)?;
             folders.iter().try_for_each(fs_err::create_dir_all)?;
             Ok(fs_err::write(manifest, text)?)
         })
