@@ -59,7 +59,8 @@ impl Hosted {
 
     fn score(&self, endpoint: &str, key: &str) -> (u16, String) {
         let reply = self.workspace.call(&Workspace::scoring(endpoint, key, BODY));
-        (reply.status, reply.text())
+        // However Python writes it.
+        (reply.status, reply.text().replace(", ", ","))
     }
 }
 
