@@ -201,7 +201,8 @@ fn a_script_runs_on_its_image_with_its_packages_and_its_secret() {
     let container = &hosted.containers("scripted")[0];
     let seen = inspect(&hosted.host, container);
     let image = seen["Config"]["Image"].as_str().unwrap();
-    assert!(image.contains("/made/"), "{image}");
+    let pulled = inspect(&hosted.host, image)["RepoDigests"].to_string();
+    assert!(pulled.contains(&format!("{}/made/", registry.host)), "{pulled}");
     let labels = seen["Config"]["Labels"].to_string();
     let history = docker(&hosted.host, &["history", "--no-trunc", image]);
     let told = [labels, history, inspect(&hosted.host, image).to_string(), hosted.workspace.server_log()];
@@ -210,7 +211,10 @@ fn a_script_runs_on_its_image_with_its_packages_and_its_secret() {
     }
 
     // A broken script leaves the old one serving, and its reason is told.
-    workspace.write("code/score.py", "def init():\n    raise RuntimeError('the oracle is out')\n");
+    workspace.write(
+        "code/score.py",
+        "def init():\n    raise RuntimeError('the oracle is out')\n\n\ndef run(data):\n    return data\n",
+    );
     let broken =
         workspace.moorline(&["online-deployment", "update", "-f", "blue.yml", "--compute", "docker"]);
     assert_eq!(broken.code, Some(1), "{}", broken.stdout);

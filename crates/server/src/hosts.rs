@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
@@ -16,6 +17,11 @@ use moorline_deploy::{
 };
 use moorline_spec::{Compute, ContainerHost, from_json};
 use moorline_store::{RecordKind, Store};
+
+use crate::problem::chain;
+
+/// So long a host that could not be opened is not tried again.
+const FAILED_FOR: Duration = Duration::from_secs(5);
 
 /// A host's target, and what its compute says.
 #[derive(Debug)]
@@ -39,9 +45,19 @@ struct Inner {
     open: Mutex<HashMap<Key, Arc<Host>>>,
     /// Held while a host is opened, so that it is opened once.
     opening: tokio::sync::Mutex<()>,
+    /// Hosts that could not be opened, when, and why.
+    failed: Mutex<HashMap<Key, Failed>>,
 }
 
 type Key = (Name, Name);
+
+/// Why a host could not be opened, when, and with which settings.
+struct Failed {
+    when: Instant,
+    settings: ContainerHost,
+    class: ErrorClass,
+    reason: String,
+}
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -67,6 +83,7 @@ impl Hosts {
             on_change,
             open: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
+            failed: Mutex::default(),
         }))
     }
 
@@ -80,6 +97,9 @@ impl Hosts {
         let _turn = self.0.opening.lock().await;
         if let Some(host) = self.known(&key, &settings) {
             return Ok(host);
+        }
+        if let Some((class, reason)) = self.failed_lately(&key, &settings) {
+            return Err(TargetError::new(class, reason));
         }
         // What it began goes on, and is adopted by the one that takes its place.
         let before = self.open().remove(&key);
@@ -96,7 +116,18 @@ impl Hosts {
                 self.0.registries.clone(),
             )
         };
-        let target = ContainerTarget::open(config, Arc::clone(&self.0.on_change)).await?;
+        let target =
+            ContainerTarget::open(config, Arc::clone(&self.0.on_change)).await.inspect_err(|error| {
+                self.failed().insert(
+                    key.clone(),
+                    Failed {
+                        when: Instant::now(),
+                        settings: settings.clone(),
+                        class: error.class,
+                        reason: chain(error),
+                    },
+                );
+            })?;
         let host = Arc::new(Host { settings, target });
         self.open().insert(key, Arc::clone(&host));
         Ok(host)
@@ -113,8 +144,8 @@ impl Hosts {
             .map_err(|error| TargetError::caused(error.class(), "the Engine cannot be used", error))
     }
 
-    /// Stops what runs on a host and is not among `known`: the computes and deployments that there are. Hosts that
-    /// cannot be reached now are settled when they can.
+    /// Stops what runs on a host and is not among `known`: the computes and deployments that there are. It goes on
+    /// after this returns, since an Engine may take its time. A host that cannot be reached is left as it is.
     pub(crate) async fn settle(&self, known: &[(Name, DeploymentId)]) {
         let computes = match self.0.store.records(RecordKind::Compute, None).await {
             Ok(computes) => computes,
@@ -126,20 +157,22 @@ impl Hosts {
             let name: Name = record.name.parse().ok()?;
             (record.body["type"] == "container").then_some((record.workspace.clone(), name))
         });
-        join_all(hosts.map(|(workspace, compute)| async move {
+        for (workspace, compute) in hosts {
             let own: Vec<DeploymentId> = known
                 .iter()
                 .filter(|(on, id)| same(on, &compute) && same(&id.workspace, &workspace))
                 .map(|(_, id)| id.clone())
                 .collect();
-            match self.host(&workspace, &compute).await {
-                Ok(host) => host.target.settle(&own).await,
-                Err(error) => {
-                    tracing::warn!(%compute, %error, "a container host cannot be used now");
+            let hosts = self.clone();
+            tokio::spawn(async move {
+                match hosts.host(&workspace, &compute).await {
+                    Ok(host) => host.target.settle(&own).await,
+                    Err(error) => {
+                        tracing::warn!(%compute, error = chain(&error), "a container host cannot be used now");
+                    }
                 }
-            }
-        }))
-        .await;
+            });
+        }
     }
 
     /// Removes a deployment from every host that is open.
@@ -176,6 +209,18 @@ impl Hosts {
 
     fn known(&self, key: &Key, settings: &ContainerHost) -> Option<Arc<Host>> {
         self.open().get(key).filter(|host| host.settings == *settings).map(Arc::clone)
+    }
+
+    /// Why the host could not be opened a moment ago: an Engine that does not answer makes every asker wait only once.
+    fn failed_lately(&self, key: &Key, settings: &ContainerHost) -> Option<(ErrorClass, String)> {
+        let mut failed = self.failed();
+        failed.retain(|_, failed| failed.when.elapsed() < FAILED_FOR);
+        let failed = failed.get(key).filter(|failed| failed.settings == *settings)?;
+        Some((failed.class, failed.reason.clone()))
+    }
+
+    fn failed(&self) -> MutexGuard<'_, HashMap<Key, Failed>> {
+        self.0.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<Key, Arc<Host>>> {

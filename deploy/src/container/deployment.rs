@@ -104,6 +104,10 @@ impl Deployment {
         *self.gone.borrow()
     }
 
+    pub(super) fn was_applied(&self) -> bool {
+        self.state().placement.is_some()
+    }
+
     pub(super) fn is_ending(&self) -> bool {
         self.state().removing
     }

@@ -162,11 +162,12 @@ impl ContainerTarget {
         Ok(())
     }
 
-    /// Says which deployments there are, once every one of them was applied: what runs for others is drained and removed.
+    /// Says which deployments there were when this was opened: what was found of others is drained and removed. What
+    /// was applied since is left alone.
     pub async fn settle(&self, known: &[DeploymentId]) {
         let others: Vec<_> = lock(&self.deployments)
             .iter()
-            .filter(|(id, _)| !known.contains(id))
+            .filter(|(id, deployment)| !known.contains(id) && !deployment.was_applied())
             .map(|(_, deployment)| Arc::clone(deployment))
             .collect();
         for deployment in &others {
