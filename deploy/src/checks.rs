@@ -1,6 +1,6 @@
 //! What no target could host, whatever it is: refused early, and by one rule.
 
-use moorline_core::{ErrorClass, Probe, Resources, TargetError};
+use moorline_core::{Desired, ErrorClass, Placement, Probe, Resources, TargetError, Variable};
 
 /// Beyond it a number of replicas is a slip of the keyboard.
 const MAX_REPLICAS: u32 = 256;
@@ -13,7 +13,30 @@ pub(crate) fn refuse(message: String) -> Result<(), TargetError> {
     Err(TargetError::new(ErrorClass::InvalidInput, message))
 }
 
-pub(crate) fn replicas(replicas: u32) -> Result<(), TargetError> {
+pub(crate) fn placement(placement: &Placement) -> Result<(), TargetError> {
+    replicas(placement.replicas)?;
+    resources(&placement.resources)?;
+    probe("liveness_probe", &placement.liveness)?;
+    probe("readiness_probe", &placement.readiness)?;
+    placement.variables.iter().try_for_each(|(name, value)| {
+        let value = match value {
+            Variable::Plain(value) => value,
+            Variable::Secret { value, .. } => value.expose(),
+        };
+        variable(name, !value.contains('\0'))
+    })
+}
+
+pub(crate) fn desired(desired: &Desired) -> Result<(), TargetError> {
+    replicas(desired.scale.bounds().1)?;
+    resources(&desired.resources)?;
+    probe("liveness_probe", &desired.liveness)?;
+    probe("readiness_probe", &desired.readiness)?;
+    let variables = &desired.release.environment_variables;
+    variables.iter().try_for_each(|(name, value)| variable(name, !value.contains('\0')))
+}
+
+fn replicas(replicas: u32) -> Result<(), TargetError> {
     if replicas > MAX_REPLICAS {
         return refuse(format!(
             "{replicas} instances are more than the {MAX_REPLICAS} that one machine is asked to run"
@@ -22,7 +45,7 @@ pub(crate) fn replicas(replicas: u32) -> Result<(), TargetError> {
     Ok(())
 }
 
-pub(crate) fn resources(resources: &Resources) -> Result<(), TargetError> {
+fn resources(resources: &Resources) -> Result<(), TargetError> {
     match *resources {
         Resources { cpu_millis: Some(millis), .. } if millis < LEAST_CPU_MILLIS => refuse(format!(
             "a limit of {millis}m cpu is below {LEAST_CPU_MILLIS}m, the least that can be set"
@@ -35,7 +58,7 @@ pub(crate) fn resources(resources: &Resources) -> Result<(), TargetError> {
     }
 }
 
-pub(crate) fn probe(name: &str, probe: &Probe) -> Result<(), TargetError> {
+fn probe(name: &str, probe: &Probe) -> Result<(), TargetError> {
     let settings = [
         ("period", probe.period),
         ("timeout", probe.timeout),
@@ -49,7 +72,7 @@ pub(crate) fn probe(name: &str, probe: &Probe) -> Result<(), TargetError> {
 }
 
 /// A variable's name, and whether its value can be one.
-pub(crate) fn variable(name: &str, sound_value: bool) -> Result<(), TargetError> {
+fn variable(name: &str, sound_value: bool) -> Result<(), TargetError> {
     if name.is_empty() || name.contains(['=', '\0']) {
         return refuse(format!("`{}` cannot be the name of an environment variable", name.escape_debug()));
     }

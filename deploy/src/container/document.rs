@@ -267,18 +267,7 @@ pub(super) fn check(placement: &Placement) -> Result<(), TargetError> {
             format!("a container host runs images, and not the folder `{}`", path.display()),
         ));
     }
-    checks::replicas(placement.replicas)?;
-    checks::resources(&placement.resources)?;
-    checks::probe("liveness_probe", &placement.liveness)?;
-    checks::probe("readiness_probe", &placement.readiness)?;
-    for (name, variable) in &placement.variables {
-        let sound = match variable {
-            Variable::Plain(value) => !value.contains('\0'),
-            Variable::Secret { value, .. } => !value.expose().contains('\0'),
-        };
-        checks::variable(name, sound)?;
-    }
-    Ok(())
+    checks::placement(placement)
 }
 
 #[cfg(test)]

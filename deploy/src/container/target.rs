@@ -294,14 +294,7 @@ impl Target for ContainerTarget {
                 ),
             ));
         }
-        checks::replicas(desired.scale.bounds().1)?;
-        checks::resources(&desired.resources)?;
-        checks::probe("liveness_probe", &desired.liveness)?;
-        checks::probe("readiness_probe", &desired.readiness)?;
-        for (name, value) in &desired.release.environment_variables {
-            checks::variable(name, !value.contains('\0'))?;
-        }
-        Ok(())
+        checks::desired(desired)
     }
 
     fn render(&self, placement: &Placement) -> Result<Manifest, TargetError> {

@@ -153,18 +153,8 @@ pub(crate) fn check_placement(placement: &Placement) -> Result<(), TargetError> 
             format!("a compute of type local runs a release from a folder, and not the image `{reference}`"),
         ));
     }
-    checks::replicas(placement.replicas)?;
-    checks::resources(&placement.resources)?;
-    checks::probe("liveness_probe", &placement.liveness)?;
-    checks::probe("readiness_probe", &placement.readiness)?;
-    for (name, variable) in &placement.variables {
-        let sound = match variable {
-            Variable::Plain(value) => !value.contains('\0'),
-            Variable::Secret { value, .. } => !value.expose().contains('\0'),
-        };
-        check_variable(name, sound)?;
-    }
-    Ok(())
+    placement.variables.keys().try_for_each(|name| check_name(name))?;
+    checks::placement(placement)
 }
 
 pub(crate) fn check_desired(desired: &Desired) -> Result<(), TargetError> {
@@ -191,13 +181,8 @@ pub(crate) fn check_desired(desired: &Desired) -> Result<(), TargetError> {
             ));
         }
     }
-    checks::replicas(desired.scale.bounds().1)?;
-    checks::resources(&desired.resources)?;
-    checks::probe("liveness_probe", &desired.liveness)?;
-    checks::probe("readiness_probe", &desired.readiness)?;
-    for (name, value) in &desired.release.environment_variables {
-        check_variable(name, !value.contains('\0'))?;
-    }
+    desired.release.environment_variables.keys().try_for_each(|name| check_name(name))?;
+    checks::desired(desired)?;
     check_release(&desired.release)
 }
 
@@ -222,11 +207,12 @@ fn check_release(release: &Release) -> Result<(), TargetError> {
     ))
 }
 
-fn check_variable(name: &str, sound_value: bool) -> Result<(), TargetError> {
+/// The variable by which replicas are known.
+fn check_name(name: &str) -> Result<(), TargetError> {
     if name == IDENTITY {
         return checks::refuse(format!(
             "the environment variable {IDENTITY} is set by the local target and by nobody else"
         ));
     }
-    checks::variable(name, sound_value)
+    Ok(())
 }
