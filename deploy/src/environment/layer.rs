@@ -17,8 +17,6 @@ use crate::{Progress, image::BasePython};
 const FORMAT: &str = "layer 1";
 /// Names in the message of what has no wheel.
 const NAMED_AT_MOST: usize = 20;
-/// The file of requirements in the context of [`EngineBuild`].
-const REQUIREMENTS: &str = "requirements.txt";
 
 /// An environment's files for an image. Nothing in it is of this machine, but for times of files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,21 +27,13 @@ pub struct LayerTree {
     pub lock: String,
 }
 
-/// The environment as an Engine builds it, where a package has to be compiled in the image that it is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EngineBuild {
-    pub dockerfile: String,
-    /// The files beside the Dockerfile in the build's context, by name.
-    pub files: Vec<(String, String)>,
-}
-
 impl Environments {
     /// Makes the environment's tree if it is not there. `progress` is told of every line that the build prints. Two
     /// calls for one environment build it once. A call that is cancelled ends what it had begun.
     ///
     /// An environment without a conda file gives a tree without packages.
     ///
-    /// Where packages have no wheel, the error names them: [`EnvironmentError::without_wheels`].
+    /// Where packages have no wheel, the error names them.
     pub async fn layer(
         &self,
         environment: &Environment,
@@ -73,27 +63,6 @@ impl Environments {
             Ok(tree) => Ok(tree),
             Err(error) => Err(explain(EnvironmentError { log: log.tail(), ..error })),
         }
-    }
-
-    /// How an Engine makes the environment in the image itself: what [`Environments::layer`] makes, in the same place,
-    /// and with a compiler where the image brings one. `image` is the reference of the base.
-    pub fn engine_build(
-        environment: &Environment,
-        image: &str,
-        base: &BasePython,
-    ) -> Result<EngineBuild, EnvironmentError> {
-        let lines = requirements(environment, base)?;
-        let place = tree::IN_IMAGE;
-        let python = &base.path;
-        let dockerfile = format!(
-            "FROM {image}\n\
-             USER 0:0\n\
-             COPY {REQUIREMENTS} /tmp/moorline-{REQUIREMENTS}\n\
-             RUN {python} -m venv --system-site-packages {place} \\\n \
-             && {place}/bin/python -m pip install --no-cache-dir --no-compile --requirement /tmp/moorline-{REQUIREMENTS} \\\n \
-             && rm /tmp/moorline-{REQUIREMENTS}\n"
-        );
-        Ok(EngineBuild { dockerfile, files: vec![(REQUIREMENTS.to_owned(), lines.join("\n") + "\n")] })
     }
 }
 
@@ -185,7 +154,7 @@ impl Making<'_> {
         log: &mut BuildLog<'_>,
     ) -> Result<(), EnvironmentError> {
         let uv = self.uv()?.ok_or_else(|| self.no_uv())?;
-        let requirements = workshop.0.join(REQUIREMENTS);
+        let requirements = workshop.0.join("requirements.txt");
         fs_err::write(&requirements, lines.join("\n") + "\n")
             .map_err(|error| EnvironmentError::io("could not write the requirements", error))?;
         // uv runs with one, and asks nothing of it: versions and platform are those of the image.
@@ -217,7 +186,7 @@ fn explain(error: EnvironmentError) -> EnvironmentError {
         "{} cannot be had as a wheel for the image's Python, and has to be built in the image; choose a version that has one, or give the environment's `build:` a Dockerfile",
         named.join(", ")
     );
-    EnvironmentError { class: ErrorClass::Unsupported, message, without_wheels, ..error }
+    EnvironmentError { class: ErrorClass::Unsupported, message, ..error }
 }
 
 /// Of uv's output: ``Wheels are required for `docopt` because …`` and `docopt==0.6.2 has no usable wheels`.

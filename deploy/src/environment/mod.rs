@@ -28,7 +28,7 @@ use moorline_spec::{
 use thiserror::Error;
 use tokio::{process::Command, time::timeout};
 
-pub use self::layer::{EngineBuild, LayerTree};
+pub use self::layer::LayerTree;
 use self::{
     build::BuildLog,
     python::{Constraint, Python},
@@ -81,14 +81,13 @@ pub struct EnvironmentError {
     class: ErrorClass,
     message: String,
     log: Vec<String>,
-    without_wheels: Vec<String>,
     #[source]
     source: Option<io::Error>,
 }
 
 impl EnvironmentError {
     fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), log: Vec::new(), without_wheels: Vec::new(), source: None }
+        Self { class, message: message.into(), log: Vec::new(), source: None }
     }
 
     fn io(message: &str, source: io::Error) -> Self {
@@ -106,12 +105,6 @@ impl EnvironmentError {
     /// The last lines that the build printed, oldest first.
     pub fn log(&self) -> &[String] {
         &self.log
-    }
-
-    /// Packages that have to be built in the image that they are for, which an Engine can do: see
-    /// [`Environments::engine_build`].
-    pub fn without_wheels(&self) -> &[String] {
-        &self.without_wheels
     }
 
     fn late(after: Duration) -> Self {

@@ -175,13 +175,9 @@ async fn what_cannot_be_made_is_named() {
     assert!(error.contains("Python 3.12") && error.contains("has Python 3.11"), "{error}");
 
     let from_source = conda(wheels.path(), "=3.11", "source_probe");
-    let error = refusal(from_source.clone()).await;
+    let error = refusal(from_source).await;
     assert_eq!(error.class(), ErrorClass::Unsupported, "{error}: {:?}", error.log());
-    assert_eq!(error.without_wheels(), ["source-probe"]);
     assert!(error.to_string().contains("`source-probe`"), "{error}");
-    let build = Environments::engine_build(&from_source, "python:3.11", &base).unwrap();
-    assert!(build.dockerfile.starts_with("FROM python:3.11\n"), "{}", build.dockerfile);
-    assert!(build.files[0].1.ends_with("source_probe\n"), "{:?}", build.files);
 
     let error = refusal(of_conda("dependencies:\n- python=3.11\n- cudatoolkit=11.8\n")).await;
     assert_eq!(error.class(), ErrorClass::Unsupported);
