@@ -111,6 +111,18 @@ fn an_image_is_pushed_with_its_signature_and_verified() {
     };
     let manifest = inspect(":7");
     assert_eq!(manifest["layers"].as_array().map(Vec::len), built["layers"].as_array().map(Vec::len));
+    if let Some(library) = moorline_tests::ort_library() {
+        let sbom = built["referrers"].as_array().unwrap().iter().find(|said| said["kind"] == "sbom").unwrap();
+        let sbom = inspect(&format!("@{}", sbom["digest"].as_str().unwrap()));
+        let blob = sbom["layers"][0]["digest"].as_str().unwrap().replace("sha256:", "blobs/sha256/");
+        let text = fs_err::read(workspace.home().join("images").join(blob)).unwrap();
+        let text: Value = serde_json::from_slice(&text).unwrap();
+        let packages = text["packages"].as_array().unwrap();
+        let runtime = packages.iter().find(|package| package["name"] == "onnxruntime").unwrap();
+        let version = runtime["versionInfo"].as_str().unwrap();
+        let named = fs_err::canonicalize(library).unwrap().display().to_string();
+        assert!(version.starts_with("1.") && named.contains(version), "{version} of {named}");
+    }
     let signature = inspect(&format!(":sha256-{}.sig", digest.trim_start_matches("sha256:")));
     let annotations = &signature["layers"][0]["annotations"];
     assert!(annotations["dev.cosignproject.cosign/signature"].is_string(), "{signature}");

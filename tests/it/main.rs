@@ -11,6 +11,8 @@ mod bad_release;
 #[cfg(test)]
 mod batching;
 #[cfg(test)]
+mod built_packages;
+#[cfg(test)]
 mod chaos;
 #[cfg(test)]
 mod containers;
@@ -36,6 +38,8 @@ mod onnx_nodes;
 mod onnx_score;
 #[cfg(test)]
 mod open_inference;
+#[cfg(test)]
+mod platforms;
 #[cfg(test)]
 mod scaling;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use moorline_core::Secret;
+use moorline_deploy::registry::{Platform, PlatformError};
 use moorline_server::{Announcement, Bounds, Server, ServerConfig, StartError};
 use moorline_store::{Blobs, Database, StoreConfig};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -55,6 +56,16 @@ pub(crate) struct Up {
     /// The scorer without libraries that images get [default: moorline-scorer-static beside this program, or in PATH]
     #[arg(long, env = "MOORLINE_STATIC_SCORER", value_name = "FILE", hide_env_values = true)]
     static_scorer: Option<PathBuf>,
+    /// A scorer without libraries for images of another platform: linux/arm64=FILE; may be given several times
+    #[arg(
+        long,
+        env = "MOORLINE_OTHER_SCORERS",
+        value_name = "PLATFORM=FILE",
+        value_delimiter = ',',
+        value_parser = other_scorer,
+        hide_env_values = true
+    )]
+    other_scorer: Vec<(String, PathBuf)>,
     /// The ONNX Runtime library that images get [default: libonnxruntime.so.1 beside the scorer, if it is there]
     #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE", hide_env_values = true)]
     onnxruntime: Option<PathBuf>,
@@ -174,6 +185,7 @@ fn config(session: &Session, up: Up, home: PathBuf) -> anyhow::Result<ServerConf
         store,
         scorer,
         static_scorer: static_scorer.map(fs_err::canonicalize).transpose()?,
+        other_scorers: other_scorers(up.other_scorer)?,
         onnxruntime: onnxruntime.map(fs_err::canonicalize).transpose()?,
         uv: up.uv,
         environment: environment_of_process(),
@@ -181,6 +193,23 @@ fn config(session: &Session, up: Up, home: PathBuf) -> anyhow::Result<ServerConf
         public_url: up.public_url,
         bounds: Bounds::default(),
     })
+}
+
+fn other_scorer(text: &str) -> Result<(String, PathBuf), String> {
+    let (platform, file) =
+        text.split_once('=').ok_or("it is written PLATFORM=FILE, as in linux/arm64=scorer")?;
+    let platform: Platform = platform.parse().map_err(|error: PlatformError| error.to_string())?;
+    Ok((platform.to_string(), file.into()))
+}
+
+fn other_scorers(given: Vec<(String, PathBuf)>) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let mut scorers = BTreeMap::new();
+    for (platform, file) in given {
+        if scorers.insert(platform.clone(), fs_err::canonicalize(file)?).is_some() {
+            bail!("--other-scorer is given twice for {platform}");
+        }
+    }
+    Ok(scorers)
 }
 
 fn database_of(text: String) -> Database {
@@ -256,6 +285,15 @@ fn still_announced(home: &Path, pid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scorers_of_other_platforms_are_named_by_them() {
+        assert_eq!(other_scorer("linux/arm64=a=b"), Ok(("linux/arm64".to_owned(), PathBuf::from("a=b"))));
+        assert!(other_scorer("arm64=a").unwrap_err().contains("`arm64` is not a platform"));
+        assert!(other_scorer("linux/arm64").is_err());
+        let twice = vec![("linux/arm64".to_owned(), PathBuf::from("/")); 2];
+        assert!(other_scorers(twice).unwrap_err().to_string().contains("twice for linux/arm64"));
+    }
 
     #[test]
     fn places_are_told_apart() {

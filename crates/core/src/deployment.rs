@@ -41,6 +41,9 @@ pub struct Desired {
     /// The files of the environment's build context, where it has one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub context: Vec<FileEntry>,
+    /// Where the model lies in an image that brings its own server, where it is not to be in the usual place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_mount_path: Option<String>,
     pub scale: Scale,
     #[serde(default)]
     pub resources: Resources,

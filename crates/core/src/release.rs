@@ -123,7 +123,7 @@ pub struct ReleaseCode {
 #[serde(deny_unknown_fields)]
 pub struct ReleaseEnvironment {
     pub digest: Digest,
-    /// `3.11`, where the environment asks for one.
+    /// `3.11` or `>=3.9,<3.12`, where the environment asks for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub python: Option<String>,
     /// The environment's image brings its own server, and no scorer runs.

@@ -16,6 +16,9 @@ pub struct ServerConfig {
     pub scorer: PathBuf,
     /// The scorer that needs no library, for images; they get the other one with its libraries where it is left out.
     pub static_scorer: Option<PathBuf>,
+    /// Scorers without libraries for other platforms, by names like `linux/arm64`: images whose base has them are for these
+    /// too.
+    pub other_scorers: BTreeMap<String, PathBuf>,
     /// `libonnxruntime`, which images get whose model it runs.
     pub onnxruntime: Option<PathBuf>,
     /// The `uv` that makes environments; found on the machine where it is left out.

@@ -21,7 +21,9 @@ use moorline_deploy::{
 use moorline_store::Store;
 use tokio::io::AsyncWriteExt;
 
-use crate::{problem::chain, release::Releases};
+use crate::{hosts::Hosts, problem::chain, release::Releases};
+
+mod compile;
 
 /// Files of a build context copied at one time.
 const COPIES: usize = 8;
@@ -53,6 +55,24 @@ pub(crate) struct Order<'a> {
     pub(crate) sign_with: Option<&'a str>,
 }
 
+/// Where an Engine is found for what only an Engine can build.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Builder<'a> {
+    /// That of the compute which the image is for.
+    Of(&'a Engine),
+    /// The one that Docker's own tools would use. Nobody asks whether there is one before it is needed.
+    Usual(&'a Hosts),
+}
+
+impl Builder<'_> {
+    async fn engine(self) -> Result<Option<Engine>, TargetError> {
+        match self {
+            Self::Of(engine) => Ok(Some(engine.clone())),
+            Self::Usual(hosts) => hosts.usual_engine().await,
+        }
+    }
+}
+
 /// An image that is there.
 #[derive(Clone, Debug)]
 pub(crate) struct Made {
@@ -76,12 +96,12 @@ impl ImageMaker {
         &self.images
     }
 
-    /// Makes the image with all that is said about it, and pushes it where that is asked for. `engine` builds what a
-    /// Dockerfile describes and what has to be compiled.
+    /// Makes the image with all that is said about it, and pushes it where that is asked for. The Engine of `builder`
+    /// builds what a Dockerfile describes and what has to be compiled.
     pub(crate) async fn make(
         &self,
         order: &Order<'_>,
-        engine: Option<&Engine>,
+        builder: Builder<'_>,
         progress: &Progress,
     ) -> Result<Made, TargetError> {
         let desired = order.desired;
@@ -91,7 +111,7 @@ impl ImageMaker {
         let base = match (&order.base, &desired.environment) {
             (Some(base), _) => Some(base.clone()),
             (None, Some(environment)) if environment.build.is_some() => {
-                Some(Base::Path(self.built(environment, &desired.context, engine, progress).await?))
+                Some(Base::Path(self.built(environment, &desired.context, builder, progress).await?))
             }
             (None, _) => None,
         };
@@ -102,8 +122,15 @@ impl ImageMaker {
             base,
             compression: order.compression,
             name: &order.name,
+            model_mount_path: desired.model_mount_path.as_deref(),
         };
-        let image = self.images.build(request, progress).await.map_err(image_error)?;
+        let image = match (self.images.build(request.clone(), progress).await, request.environment) {
+            (Err(ImageError::Uncompiled(uncompiled)), Some(environment)) => {
+                self.compile(uncompiled, environment, builder, progress).await?;
+                self.images.build(request, progress).await.map_err(image_error)?
+            }
+            (made, _) => made.map_err(image_error)?,
+        };
         progress.line(&format!("image {} of {} MB", image.digest, image.size.div_ceil(1_000_000)));
         if order.describe {
             let environment = desired.environment.as_ref().map(Environment::digest);
@@ -333,7 +360,7 @@ impl ImageMaker {
         &self,
         environment: &Environment,
         context: &[FileEntry],
-        engine: Option<&Engine>,
+        builder: Builder<'_>,
         progress: &Progress,
     ) -> Result<PathBuf, TargetError> {
         let dockerfile = environment.build.as_ref().map_or("Dockerfile", |build| &build.dockerfile_path);
@@ -343,7 +370,7 @@ impl ImageMaker {
         if archive.is_file() {
             return Ok(archive);
         }
-        let engine = engine.ok_or_else(|| {
+        let engine = builder.engine().await?.ok_or_else(|| {
             TargetError::new(
                 ErrorClass::Unsupported,
                 "the environment is built from a Dockerfile, which needs an Engine, and none was found; start Docker, or say with DOCKER_HOST where it is",
@@ -435,6 +462,7 @@ fn io_error(what: &str, error: std::io::Error) -> TargetError {
 pub(crate) fn image_error(error: ImageError) -> TargetError {
     let log = match &error {
         ImageError::Environment(error) => error.log().to_vec(),
+        ImageError::Uncompiled(uncompiled) => uncompiled.error.log().to_vec(),
         _ => Vec::new(),
     };
     TargetError::caused(lasting(error.class()), "could not make the image", error).with_log(log)

@@ -18,6 +18,7 @@ use crate::{problem::ApiError, secrets, status::EndpointBody};
 
 /// The compute that every workspace has.
 const LOCAL: &str = "local";
+const LONGEST_MOUNT_PATH: usize = 1024;
 /// An MLflow model's own description of its environment, of which more than this is not one.
 const MAX_CONDA_BYTES: u64 = 1 << 20;
 
@@ -60,6 +61,7 @@ pub(crate) async fn deployment(
         Place::Image => of_kind("image", TargetKind::Container),
     };
     runs(model.as_ref(), code.as_ref(), environment.as_ref(), &place, &document)?;
+    mounts(&document, environment.as_ref())?;
 
     let mut variables = document.environment_variables.clone();
     for value in variables.values() {
@@ -99,6 +101,7 @@ pub(crate) async fn deployment(
         release,
         environment,
         context,
+        model_mount_path: document.model_mount_path.clone(),
         scale: document.scale(),
         resources,
         liveness: document.liveness_probe.unwrap_or_default(),
@@ -349,6 +352,27 @@ fn runs(
     }
 }
 
+/// Refuses a `model_mount_path` that means nothing.
+fn mounts(document: &OnlineDeployment, environment: Option<&Environment>) -> Result<(), ApiError> {
+    let Some(path) = &document.model_mount_path else { return Ok(()) };
+    if environment.is_none_or(|environment| environment.inference_config.is_none()) {
+        return Err(ApiError::invalid(format!(
+            "deployment `{}` has a `model_mount_path`, which is for a container with a server of its own: an environment with an `image` and an `inference_config`",
+            document.name
+        ))
+        .hint("leave it out; `AZUREML_MODEL_DIR` says where the model is"));
+    }
+    let mut parts = path.trim_matches('/').split('/');
+    let sound = |part: &str| {
+        !matches!(part, "" | "." | "..") && !part.contains(|c: char| c.is_control() || c == '\\')
+    };
+    if path.starts_with('/') && path.len() <= LONGEST_MOUNT_PATH && parts.all(sound) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!("`model_mount_path: {path}` is not the path of a folder in a container"))
+        .hint("it is absolute and has no `..`, as in `/models`"))
+}
+
 /// `resources.limits`, else what the compute means by `instance_type`.
 fn resources(document: &OnlineDeployment, compute: &Compute, notes: &mut Vec<String>) -> Resources {
     let limits = document.limits();
@@ -371,7 +395,8 @@ fn python(environment: &Environment) -> Option<String> {
     let text = environment.conda_file.clone()?;
     let file = moorline_spec::SourceFile { name: "conda_file".into(), text };
     let version = conda::parse(&file).ok()?.python?;
-    Some(version.trim_start_matches(['=', '~', '>', '<', '!']).to_owned())
+    // `=3.11` is written as people say it; a bound keeps its meaning.
+    Some(version.trim_start_matches('=').to_owned())
 }
 
 /// The document that an asset was registered with. What is stored leaves out what the asset itself says.

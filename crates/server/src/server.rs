@@ -1,7 +1,6 @@
 //! A server's life: what it needs before it begins, serving, and its end.
 
 use std::{
-    collections::BTreeMap,
     error::Error,
     io,
     net::SocketAddr,
@@ -270,7 +269,7 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
         scorer: config.scorer.clone(),
         static_scorer: config.static_scorer.clone(),
         onnxruntime: config.onnxruntime.clone(),
-        other_platforms: BTreeMap::new(),
+        other_platforms: config.other_scorers.clone(),
         registries: registries.clone(),
         mirrored,
         environments: environments.clone(),

@@ -11,7 +11,7 @@ use moorline_deploy::{Progress, environment::Environments, image::Compression, l
 
 use crate::{
     hosts::{Host, Hosts},
-    images::{ImageMaker, Order, repository},
+    images::{Builder, ImageMaker, Order, repository},
     release::Releases,
     secrets,
 };
@@ -182,7 +182,7 @@ impl Targets {
             push,
             sign_with: host.settings.sign_with.as_deref(),
         };
-        let made = self.images.make(&order, Some(host.target.engine()), progress).await?;
+        let made = self.images.make(&order, Builder::Of(host.target.engine()), progress).await?;
         self.images.check_signature(&made.image, &host.settings.trusted_keys, progress).await?;
         host.target.supply(&made.reference, progress).await?;
         Ok(Source::Image { reference: made.reference })

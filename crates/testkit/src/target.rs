@@ -235,6 +235,7 @@ async fn what_cannot_be_hosted_is_refused_early(
         release: release.release.clone(),
         environment: None,
         context: Vec::new(),
+        model_mount_path: None,
         scale: Scale::Fixed { instances: 1 },
         resources: Resources::default(),
         liveness: probe(),

@@ -76,13 +76,13 @@ fn is_id(line: &str) -> bool {
 
 /// What a build printed: whole lines are told, and the last ones kept.
 #[derive(Default)]
-struct Said {
+pub(super) struct Said {
     lines: VecDeque<String>,
     open: String,
 }
 
 impl Said {
-    fn hear(&mut self, text: &str, progress: &Progress) {
+    pub(super) fn hear(&mut self, text: &str, progress: &Progress) {
         for piece in text.split_inclusive('\n') {
             // A line without an end is cut, not gathered.
             let room = LONGEST_LINE.saturating_sub(self.open.chars().count());
@@ -106,7 +106,7 @@ impl Said {
         self.lines.push_back(line.to_owned());
     }
 
-    fn end(&mut self, progress: &Progress) -> Vec<String> {
+    pub(super) fn end(&mut self, progress: &Progress) -> Vec<String> {
         self.line(progress);
         std::mem::take(&mut self.lines).into()
     }

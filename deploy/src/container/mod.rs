@@ -7,6 +7,7 @@ mod context;
 mod deployment;
 mod document;
 mod engine;
+mod errand;
 mod error;
 mod host;
 mod ignore;
@@ -17,6 +18,7 @@ mod target;
 
 pub use build::BuildRequest;
 pub use engine::{Engine, EngineDescription};
+pub use errand::{Done, Errand};
 pub use error::EngineError;
 pub use host::{EngineHost, HostError, TlsFiles};
 pub use target::{ContainerConfig, ContainerTarget};

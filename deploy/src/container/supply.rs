@@ -129,6 +129,20 @@ impl Engine {
         })
     }
 
+    /// Makes sure that the Engine has an image of the store, whether it was built or is the base of others; its id
+    /// there.
+    pub(super) async fn give(
+        &self,
+        image: &Image,
+        images: &Images,
+        progress: &Progress,
+    ) -> Result<String, EngineError> {
+        let reference: Reference = image.reference.parse().map_err(|error| {
+            EngineError::caused(ErrorClass::Internal, "an image of the store has no valid name", error)
+        })?;
+        self.load(image, &reference, images, progress).await
+    }
+
     async fn load(
         &self,
         image: &Image,
@@ -171,7 +185,7 @@ impl Engine {
         progress: &Progress,
     ) -> Result<(), EngineError> {
         let what = format!("could not load the image {}", image.digest);
-        let archive = images.docker_archive(&image.digest, tag, without).await?;
+        let archive = images.docker_archive(image, tag, without).await?;
         let (total, name) = (archive.size(), image.digest.to_string());
         let mut done = 0;
         let told = progress.clone();

@@ -1,15 +1,15 @@
 //! Environments of images: a conda file becomes a folder that is a virtual environment where the image's Python finds it,
 //! without the image being run. It is made once for every Python that it can stand on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use moorline_core::{Digest, Environment, ErrorClass};
 use moorline_spec::conda::CondaFile;
 use tokio::{process::Command, time::timeout};
 
 use super::{
-    BuildLog, Constraint, EnvironmentError, Environments, Folder, Inner, Making, Workshop, conda_file,
-    packages, python, python::Version, tools, tree,
+    BuildLog, Constraint, EnvironmentError, Environments, Folder, Inner, Making, Workshop, compile,
+    conda_file, packages, python, python::Version, tools, tree,
 };
 use crate::{Progress, image::BasePython};
 
@@ -33,18 +33,22 @@ impl Environments {
     ///
     /// An environment without a conda file gives a tree without packages.
     ///
-    /// Where packages have no wheel, the error names them.
+    /// Where packages have no wheel, the error names them, and [`Environments::compilation`] makes what this gives then.
+    /// `image` is the digest of the base's config.
     pub async fn layer(
         &self,
         environment: &Environment,
         base: &BasePython,
+        image: &Digest,
         progress: &Progress,
     ) -> Result<LayerTree, EnvironmentError> {
         let lines = requirements(environment, base)?;
         let key = key(&lines, base);
         let Inner { config, folder } = &*self.0;
-        if let Some(tree) = present(folder, &key).await? {
-            return Ok(tree);
+        for key in [&key, &compile::key(&lines, base, image)] {
+            if let Some(tree) = present(folder, key).await? {
+                return Ok(tree);
+            }
         }
         let _lock = folder
             .lock(&key, || progress.line("waiting for the same environment, which is being made already"))
@@ -67,7 +71,10 @@ impl Environments {
 }
 
 /// The lines for pip, where the base will do for them.
-fn requirements(environment: &Environment, base: &BasePython) -> Result<Vec<String>, EnvironmentError> {
+pub(super) fn requirements(
+    environment: &Environment,
+    base: &BasePython,
+) -> Result<Vec<String>, EnvironmentError> {
     let Some(text) = &environment.conda_file else { return Ok(Vec::new()) };
     let file = conda_file(text)?;
     check_python(&file, base)?;
@@ -87,9 +94,10 @@ fn requirements(environment: &Environment, base: &BasePython) -> Result<Vec<Stri
 fn check_python(file: &CondaFile, base: &BasePython) -> Result<(), EnvironmentError> {
     let asked = file.python.as_deref().unwrap_or_default();
     let constraint = Constraint::parse(asked).ok_or_else(|| EnvironmentError::python_constraint(asked))?;
+    let minor = [base.major, base.minor];
     let meets = |patch| constraint.meets(Version([base.major, base.minor, patch]), false);
     // A patch level that nobody knows may be any.
-    let met = base.patch.map_or_else(|| (0..100).any(meets), meets);
+    let met = base.patch.map_or_else(|| constraint.meets_some(minor), meets);
     if met {
         return Ok(());
     }
@@ -107,7 +115,7 @@ fn key(lines: &[String], base: &BasePython) -> String {
     Digest::of(&parts).hex()
 }
 
-async fn present(folder: &Folder, key: &str) -> Result<Option<LayerTree>, EnvironmentError> {
+pub(super) async fn present(folder: &Folder, key: &str) -> Result<Option<LayerTree>, EnvironmentError> {
     if !folder.is_whole(key) {
         return Ok(None);
     }
@@ -126,23 +134,32 @@ impl Making<'_> {
         log: &mut BuildLog<'_>,
     ) -> Result<LayerTree, EnvironmentError> {
         log.line(&format!("Python {} of the image, for {}", base.full_version(), base.platform));
-        let failed = |error| EnvironmentError::io("could not write the environment", error);
         let workshop = Workshop(self.folder.workshop(self.key));
-        let tree = Folder::tree_of(&workshop.0);
-        fs_err::create_dir_all(&tree).map_err(failed)?;
+        fs_err::create_dir_all(Folder::tree_of(&workshop.0))
+            .map_err(|error| EnvironmentError::io("could not write the environment", error))?;
         if !lines.is_empty() {
             self.install(lines, base, &workshop, log).await?;
         }
-        let (place, own) = (workshop.0.clone(), base.clone());
+        self.put_tree(workshop.0.clone(), base).await
+    }
+
+    /// Makes what was installed into an environment, and moves it into place.
+    pub(super) async fn put_tree(
+        &self,
+        made: PathBuf,
+        base: &BasePython,
+    ) -> Result<LayerTree, EnvironmentError> {
+        let failed = |error| EnvironmentError::io("could not write the environment", error);
+        let (place, own) = (made.clone(), base.clone());
         let finish = move || {
-            let lock = tree::finish(&tree, &own)?;
+            let lock = tree::finish(&Folder::tree_of(&place), &own)?;
             fs_err::write(Folder::lock_of(&place), &lock)?;
             let made_of = serde_json::json!({ "python": own.full_version(), "platform": own.platform });
             Folder::mark(&place, &made_of.to_string())?;
             Ok(lock)
         };
         let lock = blocking(finish).await.map_err(failed)?;
-        self.folder.put(&workshop.0, self.key).map_err(failed)?;
+        self.folder.put(&made, self.key).map_err(failed)?;
         Ok(LayerTree { root: self.folder.layer_tree(self.key), lock })
     }
 
@@ -153,12 +170,33 @@ impl Making<'_> {
         workshop: &Workshop,
         log: &mut BuildLog<'_>,
     ) -> Result<(), EnvironmentError> {
-        let uv = self.uv()?.ok_or_else(|| self.no_uv())?;
         let requirements = workshop.0.join("requirements.txt");
         fs_err::write(&requirements, lines.join("\n") + "\n")
             .map_err(|error| EnvironmentError::io("could not write the requirements", error))?;
-        // uv runs with one, and asks nothing of it: versions and platform are those of the image.
-        let found = python::find(&self.variables, Some(&uv)).await;
+        let mut command = self.install_command(base, &workshop.0).await?;
+        command.arg("--requirements").arg(&requirements);
+        self.run(command, "could not install the packages of the environment", log).await
+    }
+
+    /// uv, as it installs wheels for the image's Python into the tree of `place`. What to install is to be added.
+    pub(super) async fn install_command(
+        &self,
+        base: &BasePython,
+        place: &Path,
+    ) -> Result<Command, EnvironmentError> {
+        let uv = self.uv()?.ok_or_else(|| self.no_uv())?;
+        let runner = self.runner(&uv, base).await?;
+        let mut command = Command::new(&uv);
+        command.args(["pip", "install", "--prefix"]).arg(Folder::tree_of(place));
+        command.arg("--python").arg(&runner);
+        command.args(["--python-version", &base.full_version(), "--python-platform", &base.platform]);
+        command.args(["--only-binary", ":all:", "--no-compile-bytecode", "--link-mode", "copy"]);
+        Ok(command)
+    }
+
+    /// uv runs with a Python of this machine, and asks nothing of it: versions and platform are those of the image.
+    pub(super) async fn runner(&self, uv: &Path, base: &BasePython) -> Result<PathBuf, EnvironmentError> {
+        let found = python::find(&self.variables, Some(uv)).await;
         let runner = Constraint::parse(&base.version()).and_then(|same| same.choose(&found));
         let runner = runner.or_else(|| found.first()).ok_or_else(|| {
             EnvironmentError::new(
@@ -166,12 +204,7 @@ impl Making<'_> {
                 "uv needs a Python 3 on this machine, of any version, and none was found; install python3",
             )
         })?;
-        let mut command = Command::new(&uv);
-        command.args(["pip", "install", "--prefix"]).arg(Folder::tree_of(&workshop.0));
-        command.arg("--requirements").arg(&requirements).arg("--python").arg(&runner.path);
-        command.args(["--python-version", &base.full_version(), "--python-platform", &base.platform]);
-        command.args(["--only-binary", ":all:", "--no-compile-bytecode", "--link-mode", "copy"]);
-        self.run(command, "could not install the packages of the environment", log).await
+        Ok(runner.path.clone())
     }
 }
 
@@ -183,10 +216,10 @@ fn explain(error: EnvironmentError) -> EnvironmentError {
     }
     let named: Vec<String> = without_wheels.iter().map(|name| format!("`{name}`")).collect();
     let message = format!(
-        "{} cannot be had as a wheel for the image's Python, and has to be built in the image; choose a version that has one, or give the environment's `build:` a Dockerfile",
+        "{} cannot be had as a wheel for the image's Python, and has to be built in the image, which needs an Engine, and none was found; start Docker, or say with DOCKER_HOST where it is, or choose a version that has a wheel",
         named.join(", ")
     );
-    EnvironmentError { class: ErrorClass::Unsupported, message, ..error }
+    EnvironmentError { class: ErrorClass::Unsupported, message, without_wheels, ..error }
 }
 
 /// Of uv's output: ``Wheels are required for `docopt` because …`` and `docopt==0.6.2 has no usable wheels`.
@@ -211,7 +244,7 @@ fn without_wheels(log: &[String]) -> Vec<String> {
     names
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?

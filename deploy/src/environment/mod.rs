@@ -4,6 +4,7 @@
 //! is named by the digest of its description, made beside and moved into place, and never changed afterwards.
 
 mod build;
+mod compile;
 mod distributions;
 mod layer;
 mod packages;
@@ -28,13 +29,9 @@ use moorline_spec::{
 use thiserror::Error;
 use tokio::{process::Command, time::timeout};
 
-pub use self::layer::LayerTree;
-use self::{
-    build::BuildLog,
-    python::{Constraint, Python},
-    store::Folder,
-};
-pub(crate) use self::{distributions::Distribution, tree::distributions_of_tree};
+use self::{build::BuildLog, python::Python, store::Folder};
+pub use self::{compile::Compilation, layer::LayerTree};
+pub(crate) use self::{distributions::Distribution, python::Constraint, tree::distributions_of_tree};
 
 /// Part of every name, so that environments that an earlier build made differently are made again.
 const FORMAT: &str = "1";
@@ -81,13 +78,14 @@ pub struct EnvironmentError {
     class: ErrorClass,
     message: String,
     log: Vec<String>,
+    without_wheels: Vec<String>,
     #[source]
     source: Option<io::Error>,
 }
 
 impl EnvironmentError {
     fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into(), log: Vec::new(), source: None }
+        Self { class, message: message.into(), log: Vec::new(), without_wheels: Vec::new(), source: None }
     }
 
     fn io(message: &str, source: io::Error) -> Self {
@@ -105,6 +103,11 @@ impl EnvironmentError {
     /// The last lines that the build printed, oldest first.
     pub fn log(&self) -> &[String] {
         &self.log
+    }
+
+    /// Packages that have to be compiled in the image that they are for, which [`Environments::compilation`] is for.
+    pub fn without_wheels(&self) -> &[String] {
+        &self.without_wheels
     }
 
     fn late(after: Duration) -> Self {
@@ -403,6 +406,7 @@ impl Making<'_> {
 }
 
 /// A folder that is gone when it is not needed any more.
+#[derive(Debug)]
 struct Workshop(PathBuf);
 
 impl Drop for Workshop {

@@ -14,6 +14,8 @@ use tokio::{process::Command, time::timeout};
 const OLDEST: Version = Version([3, 8, 0]);
 /// More interpreters than this are not asked for their versions.
 const ASKED_AT_MOST: usize = 64;
+/// More patch levels than any minor version has had.
+const MOST_PATCHES: u32 = 100;
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +82,16 @@ impl Constraint {
         Some((comparison, numbers.filter(|numbers| numbers.len() <= 3)?))
     }
 
+    /// Nothing is asked for.
+    pub(crate) fn is_any(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether some patch level of a minor version meets it.
+    pub(crate) fn meets_some(&self, [major, minor]: [u32; 2]) -> bool {
+        (0..MOST_PATCHES).any(|patch| self.meets(Version([major, minor, patch]), false))
+    }
+
     /// `precise` compares patch levels as well; without it, an exact 3.12.4 is met by any 3.12.
     pub(crate) fn meets(&self, version: Version, precise: bool) -> bool {
         self.0.iter().all(|(comparison, asked)| {
@@ -90,7 +102,7 @@ impl Constraint {
             let ordering = version.0[..looked_at].cmp(&asked[..looked_at]);
             match comparison {
                 Comparison::Is => ordering.is_eq(),
-                Comparison::IsNot => ordering.is_ne() || !precise,
+                Comparison::IsNot => ordering.is_ne() || (!precise && asked.len() > 2),
                 Comparison::AtLeast => ordering.is_ge(),
                 Comparison::AtMost => ordering.is_le(),
                 Comparison::Above => ordering.is_gt(),
@@ -239,6 +251,8 @@ mod tests {
         assert_eq!(chosen("==3.12.3").unwrap(), "/opt/3.12.7", "another patch level of the same Python");
         assert_eq!(chosen("3.13"), None);
         assert_eq!(chosen("3.7"), None, "no worker runs on it");
+        assert_eq!(chosen("!=3.12.*").unwrap(), "/usr/bin/python3");
+        assert_eq!(chosen("!=3.12.7,>3.11").unwrap(), "/usr/bin/python3.12");
         assert!(Constraint::parse("3.12|3.13").is_none());
         assert!(Constraint::parse("latest").is_none());
     }

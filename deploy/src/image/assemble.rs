@@ -2,12 +2,13 @@
 
 use std::{path::Path, sync::Arc};
 
-use moorline_core::{Digest, ErrorClass, FileEntry, Release, Source};
+use moorline_core::{Digest, EngineName, ErrorClass, FileEntry, Release, Source};
 use oci_spec::image::{Descriptor, ImageConfiguration, MediaType};
 use serde_json::{Value, json};
 
 use super::{
     Base, BasePython, Compression, Filesystem, Image, ImageError, ImageRequest, Images, LayerKind,
+    Uncompiled,
     base::{self, BaseImage, BaseOfPlatform},
     blocking,
     config::{self, Changes, Run},
@@ -25,11 +26,14 @@ use crate::{
 
 const RELEASE: &str = "opt/moorline/release";
 const ENVIRONMENT: &str = "opt/moorline/release/environment";
+/// The repository that Engines know bases by in which something is compiled.
+const BASE: &str = "base";
 const MOST_KNOWN_PYTHONS: usize = 64;
 const DATA_PORT: u16 = 5001;
 const ADMIN_PORT: u16 = 5000;
 /// Where Azure ML puts models and code in containers with servers of their own.
 const APP_ROOT: &str = "/var/azureml-app";
+const MODELS: &str = "/var/azureml-app/azureml-models";
 
 impl Images {
     /// Makes the image of a release, or finds it made. Cancelling loses nothing that was finished.
@@ -46,10 +50,15 @@ impl Images {
             progress.line(&told);
         }
         let job = Job { images: self, request: &request, hold: &hold, progress };
-        let wanted: Vec<Platform> =
-            if own_server { vec![self.0.host.clone()] } else { self.0.platforms().cloned().collect() };
-        let base = job.base(base, wanted).await?;
         let release = request.release;
+        let ort = release.engine.name == Some(EngineName::Ort);
+        if ort && !own_server && !self.0.others.is_empty() {
+            let host = &self.0.host;
+            progress.line(&format!("the engine `ort` is here for {host} alone, and so is the image"));
+        }
+        let wanted: Vec<Platform> =
+            if own_server || ort { vec![self.0.host.clone()] } else { self.0.platforms().cloned().collect() };
+        let base = job.base(base, wanted).await?;
         let made = match &base.descriptor {
             // Nothing to add: it runs as it is.
             Some(descriptor) if own_server && release.model.is_none() && release.code.is_none() => {
@@ -93,10 +102,13 @@ impl Job<'_> {
                 let release = self.request.release.clone();
                 return self
                     .work(move |images| {
-                        let scorer = scorer::of_host(&images.0.config, &release)?;
-                        let tree = scorer::base(&scorer);
-                        let layer = images.0.layers.of_tree(LayerKind::Base, &tree, compression)?;
-                        Ok(base::of_scorer(images.0.host.clone(), layer))
+                        let mut made = Vec::new();
+                        for platform in wanted {
+                            let tree = scorer::base(&images.0.scorer(&platform, &release)?);
+                            let layer = images.0.layers.of_tree(LayerKind::Base, &tree, compression)?;
+                            made.push((platform, layer));
+                        }
+                        Ok(base::of_scorer(made))
                     })
                     .await;
             }
@@ -197,12 +209,32 @@ impl Job<'_> {
         if environment.conda_file.is_none() || !substitution::needs_python(self.request.release) {
             return Ok(None);
         }
+        // It stands on nothing that has a Python.
+        let Some(descriptor) = whole.descriptor.clone() else { return Ok(None) };
+        let platform = base.platform.clone();
         let (base, name) = (base.clone(), whole.name.clone().unwrap_or_else(|| "the base".to_owned()));
-        let Some(python) = self.work(move |images| python(images, &name, &base)).await? else {
-            return Ok(None);
-        };
+        let found = self.work(move |images| {
+            let Some(python) = python(images, &name, &base)? else { return Ok(None) };
+            let digest = super::digest_of(&descriptor)
+                .ok_or_else(|| ImageError::refused("the base has a digest that is not sha256"))?;
+            let reference = Reference::to_digest(Source::UNPUSHED, BASE, digest)
+                .map_err(|error| ImageError::refused(format!("a base cannot be named: {error}")))?
+                .to_string();
+            let image = stored::read(&images.0.layout, &reference, &descriptor, &base.platform)?;
+            Ok(Some((python, image)))
+        });
+        let Some((python, image)) = found.await? else { return Ok(None) };
         self.progress.line(&format!("environment for Python {}", python.full_version()));
-        let made = self.images.0.config.environments.layer(environment, &python, self.progress).await?;
+        let environments = &self.images.0.config.environments;
+        let made = environments.layer(environment, &python, &image.config_digest, self.progress).await;
+        let made = match made {
+            Err(error) if !error.without_wheels().is_empty() => {
+                let hold = Arc::clone(self.hold);
+                let uncompiled = Uncompiled { error, base: image, platform, python, _hold: hold };
+                return Err(ImageError::Uncompiled(Box::new(uncompiled)));
+            }
+            made => made?,
+        };
         let compression = self.request.compression;
         let blob = self
             .work(move |images| {
@@ -222,7 +254,8 @@ impl Job<'_> {
         let mut variables = vec![("AML_APP_ROOT".to_owned(), APP_ROOT.to_owned())];
         let mut trees = Vec::new();
         if let Some(model) = &release.model {
-            let place = format!("{APP_ROOT}/azureml-models/{}/{}", model.name, model.version);
+            let models = self.request.model_mount_path.unwrap_or(MODELS).trim_end_matches('/');
+            let place = format!("{models}/{}/{}", model.name, model.version);
             let at = place.trim_start_matches('/');
             trees.push((LayerKind::Model, tree(at, &files.join(Release::MODEL_DIR), &model.files)));
             variables.push(("AZUREML_MODEL_DIR".to_owned(), place));

@@ -207,15 +207,21 @@ pub(crate) fn tars<'a>(
     })
 }
 
-/// The base that the scorer has of its own: one small layer.
-pub(crate) fn of_scorer(platform: Platform, layer: Blob) -> BaseImage {
-    let config = serde_json::json!({
-        "architecture": platform.architecture,
-        "os": platform.os,
-        "config": { "Env": ["PATH=/opt/moorline/bin"] },
-        "rootfs": { "type": "layers", "diff_ids": [layer.diff_id] },
-        "history": [super::config::history(LayerKind::Base)],
-    });
-    let image = BaseOfPlatform { platform, layers: vec![layer], config };
-    BaseImage { descriptor: None, name: None, is_index: false, images: vec![image] }
+/// The base that the scorer has of its own: one small layer for each platform.
+pub(crate) fn of_scorer(made: Vec<(Platform, Blob)>) -> BaseImage {
+    let image = |(platform, layer): (Platform, Blob)| {
+        let mut config = serde_json::json!({
+            "architecture": platform.architecture,
+            "os": platform.os,
+            "config": { "Env": ["PATH=/opt/moorline/bin"] },
+            "rootfs": { "type": "layers", "diff_ids": [layer.diff_id] },
+            "history": [super::config::history(LayerKind::Base)],
+        });
+        if let Some(variant) = &platform.variant {
+            config["variant"] = variant.as_str().into();
+        }
+        BaseOfPlatform { platform, layers: vec![layer], config }
+    };
+    let images: Vec<BaseOfPlatform> = made.into_iter().map(image).collect();
+    BaseImage { descriptor: None, name: None, is_index: images.len() > 1, images }
 }

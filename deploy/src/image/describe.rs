@@ -12,6 +12,7 @@ use super::{
     Filesystem, Image, ImageError, ImageLayer, Images, LayerKind, Layout,
     attest::{self, Attachment, Contents, Made, Material},
     base::unpacked,
+    scorer::ONNXRUNTIME,
 };
 use crate::registry::Reference;
 
@@ -62,6 +63,11 @@ fn sbom(
     for layer in of(LayerKind::Environment) {
         write_metadata(tar_of(layout, layer).map_err(failed)?, environment.path()).map_err(failed)?;
     }
+    let mut onnxruntime = None;
+    for layer in of(LayerKind::Engine) {
+        onnxruntime =
+            onnxruntime.or(version_of_onnxruntime(tar_of(layout, layer).map_err(failed)?).map_err(failed)?);
+    }
     let name = named(image);
     let base_image = base_of(image);
     let contents = Contents {
@@ -72,7 +78,7 @@ fn sbom(
         base_reference: base_image.as_ref().map(|base| (base.name.as_str(), &base.digest)),
         environment: of(LayerKind::Environment).next().map(|_| environment.path()),
         scorer: of(LayerKind::Scorer).next().map(|_| version),
-        onnxruntime: None,
+        onnxruntime: onnxruntime.as_deref(),
         version,
     };
     attest::sbom(&contents).map_err(failed)
@@ -110,6 +116,44 @@ fn tar_of(layout: &Layout, layer: &ImageLayer) -> io::Result<Box<dyn Read>> {
     unpacked(fs_err::File::open(layout.blob_path(&layer.digest))?)
 }
 
+/// The version of the ONNX Runtime in a layer, if that is there: its symbols have it in their own version.
+fn version_of_onnxruntime(layer: impl Read) -> io::Result<Option<String>> {
+    for entry in Archive::new(layer).entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.into_owned();
+        if format!("/{}", path.display()) == ONNXRUNTIME {
+            return Ok(Some(symbol_version(&mut entry)?.unwrap_or_else(|| "unknown".to_owned())));
+        }
+    }
+    Ok(None)
+}
+
+/// Of `VERS_1.20.1`, a string of its own in a library.
+fn symbol_version(library: &mut impl Read) -> io::Result<Option<String>> {
+    const BEFORE: &[u8] = b"\0VERS_";
+    const LONGEST: usize = 32;
+    let mut window = Vec::new();
+    let mut chunk = vec![0; 128 * 1024];
+    loop {
+        let read = library.read(&mut chunk)?;
+        window.extend_from_slice(&chunk[..read]);
+        for start in
+            window.windows(BEFORE.len()).enumerate().filter(|(_, own)| *own == BEFORE).map(|(at, _)| at)
+        {
+            let rest = &window[start + BEFORE.len()..];
+            let text = rest.split(|byte| *byte == 0).next().unwrap_or_default();
+            // The end of it may be in the next chunk.
+            if text.len() < rest.len() && (1..LONGEST).contains(&text.len()) {
+                return Ok(String::from_utf8(text.to_vec()).ok());
+            }
+        }
+        if read == 0 {
+            return Ok(None);
+        }
+        window.drain(..window.len().saturating_sub(BEFORE.len() + LONGEST));
+    }
+}
+
 /// Writes what Python distributions of an environment layer say of themselves, and nothing else of it, below `to`.
 fn write_metadata(layer: impl Read, to: &Path) -> io::Result<()> {
     for entry in Archive::new(layer).entries()? {
@@ -132,6 +176,19 @@ fn write_metadata(layer: impl Read, to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_library_tells_its_version_wherever_it_stands() {
+        for before in [0, 1, 128 * 1024 - 3, 300_000] {
+            let library = [vec![7; before], b"\0VERS_\0VERS_1.20.1\0more".to_vec()].concat();
+            assert_eq!(
+                symbol_version(&mut library.as_slice()).unwrap().as_deref(),
+                Some("1.20.1"),
+                "{before}"
+            );
+        }
+        assert_eq!(symbol_version(&mut &b"\0VERS_1.20"[..]).unwrap(), None);
+    }
 
     #[test]
     fn of_an_environment_only_what_describes_it_is_written() {

@@ -8,6 +8,8 @@ use std::{
 };
 
 const MAGIC: &[u8] = b"\x7fELF\x02\x01";
+/// What is in the header for each processor.
+const MACHINES: [(&str, u16); 4] = [("amd64", 62), ("arm64", 183), ("riscv64", 243), ("ppc64le", 21)];
 const PROGRAM_HEADER: usize = 56;
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
@@ -96,6 +98,12 @@ impl Elf {
             }
         }
         Ok(elf)
+    }
+
+    /// Whether a processor runs it, in Go's words; of one that is not known here, it is taken to.
+    pub(crate) fn suits(&self, architecture: &str) -> bool {
+        let known = MACHINES.iter().find(|(name, _)| *name == architecture);
+        known.is_none_or(|(_, machine)| self.machine == *machine)
     }
 
     /// Nothing has to be there for it to run.

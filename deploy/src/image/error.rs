@@ -5,7 +5,7 @@ use std::{error::Error, io};
 use moorline_core::ErrorClass;
 use thiserror::Error;
 
-use super::LayoutError;
+use super::{LayoutError, Uncompiled};
 use crate::{environment::EnvironmentError, registry::RegistryError};
 
 /// Why there is no image.
@@ -17,6 +17,9 @@ pub enum ImageError {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
+    /// Packages have to be compiled in the base before the image can be made.
+    #[error("{}", .0.error)]
+    Uncompiled(Box<Uncompiled>),
     #[error("{message}")]
     Other {
         class: ErrorClass,
@@ -55,6 +58,7 @@ impl ImageError {
             Self::Layout(_) => ErrorClass::Internal,
             Self::Registry(error) => error.class(),
             Self::Environment(error) => error.class(),
+            Self::Uncompiled(uncompiled) => uncompiled.error.class(),
             Self::Other { class, .. } => *class,
         }
     }

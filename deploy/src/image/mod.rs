@@ -39,10 +39,11 @@ pub(crate) use layout::{LONGEST_DOCUMENT, digest_of};
 pub use python::{BasePython, BasePythonError};
 pub use types::{
     Base, Compression, Image, ImageConfig, ImageDetails, ImageLayer, ImageRequest, LayerKind, Pruned,
+    Uncompiled,
 };
 
 use self::layers::Layers;
-use crate::registry::Platform;
+use crate::{environment::Environments, registry::Platform};
 
 const PRUNE_WAITS: Duration = Duration::from_mins(5);
 const PRUNE_POLL: Duration = Duration::from_millis(100);
@@ -90,11 +91,17 @@ impl Images {
             let platform: Platform = text.parse().map_err(|error| {
                 ImageError::caused(ErrorClass::InvalidInput, "a scorer is configured for no platform", error)
             })?;
-            if platform != host {
-                others.insert(platform.to_string(), (platform, program.clone()));
+            if platform == host {
+                return Err(ImageError::refused(format!(
+                    "{platform} is the platform of this machine, whose scorers are configured by themselves"
+                )));
             }
+            others.insert(platform.to_string(), (platform, program.clone()));
         }
         blocking(move || {
+            for (platform, program) in others.values() {
+                scorer::check_other(platform, program)?;
+            }
             let layout = Layout::open(&config.dir)?;
             let layers = Layers::open(&layout)?;
             if let Some(_alone) = layout.hold_alone()? {
@@ -107,6 +114,11 @@ impl Images {
 
     pub fn layout(&self) -> &Layout {
         &self.0.layout
+    }
+
+    /// What makes the environment layers.
+    pub fn environments(&self) -> &Environments {
+        &self.0.config.environments
     }
 
     /// Every image that was built here, in the order of their references. One that cannot be read is left out, and told
@@ -169,13 +181,12 @@ impl Images {
     /// left out: an Engine that has them looks at no file.
     pub async fn docker_archive(
         &self,
-        digest: &Digest,
+        image: &Image,
         tag: &str,
         without: &HashSet<Digest>,
     ) -> Result<DockerArchive, ImageError> {
-        let (digest, tag, without) = (*digest, tag.to_owned(), without.clone());
-        self.work(move |inner| archive::for_docker(&inner.layout, &inner.image(&digest)?, &tag, &without))
-            .await
+        let (image, tag, without) = (image.clone(), tag.to_owned(), without.clone());
+        self.work(move |inner| archive::for_docker(&inner.layout, &image, &tag, &without)).await
     }
 
     /// Writes the image as the tar of an OCI layout, under the name `tag`: the same for the same image.

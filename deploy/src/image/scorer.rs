@@ -13,10 +13,11 @@ use super::{
     elf::{self, Elf},
     tarball::{Content, PLAIN, PROGRAM, Tree},
 };
+use crate::registry::Platform;
 
 pub(crate) const PROGRAM_PATH: &str = "/opt/moorline/bin/moorline-scorer";
 pub(crate) const LIBRARIES: &str = "/opt/moorline/lib";
-const ONNXRUNTIME: &str = "/opt/moorline/lib/libonnxruntime.so";
+pub(crate) const ONNXRUNTIME: &str = "/opt/moorline/lib/libonnxruntime.so";
 pub(crate) const USER: &str = "65532:65532";
 
 /// What a scorer adds to an image.
@@ -51,6 +52,19 @@ pub(crate) fn of_host(config: &ImageConfig, release: &Release) -> Result<Scorer,
         (false, None) => dynamic(&config.scorer, None),
         (true, _) => dynamic(&config.scorer, config.onnxruntime.as_deref()),
     }
+}
+
+/// Refuses what is no static program of a platform, before an image is made with it.
+pub(crate) fn check_other(platform: &Platform, program: &Path) -> Result<(), ImageError> {
+    of_static(program)?;
+    let elf = Elf::read(program).map_err(|error| unreadable(program, error))?;
+    if elf.suits(&platform.architecture) {
+        return Ok(());
+    }
+    Err(ImageError::refused(format!(
+        "`{}` is configured as the scorer for {platform} and is a program for another processor",
+        program.display()
+    )))
 }
 
 pub(crate) fn of_static(program: &Path) -> Result<Scorer, ImageError> {

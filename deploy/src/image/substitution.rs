@@ -3,12 +3,14 @@
 use moorline_core::{Environment, ErrorClass, ModelType, Release};
 
 use super::{Base, ImageError};
-use crate::registry::Reference;
+use crate::{environment::Constraint, registry::Reference};
 
 const AZURE: &str = "mcr.microsoft.com";
 const AZURE_REPOSITORIES: &str = "azureml/";
-/// Minor versions of Python 3, the most usual first.
-const MINORS: [u32; 6] = [11, 12, 10, 13, 9, 8];
+/// Minor versions of Python 3 that there are images of, the newest first.
+const MINORS: [u32; 6] = [13, 12, 11, 10, 9, 8];
+/// Where any will do.
+const USUAL: u32 = 11;
 /// The Pythons of Azure ML's curated images, by what their names begin with. In all others Python comes from the conda
 /// file, or is the usual one.
 const CURATED: [(&str, u32); 12] = [
@@ -50,9 +52,7 @@ pub(crate) fn choose(
             return Ok((Base::Registry(reference), None));
         }
         let curated = CURATED.iter().find(|(name, _)| reference.repository().starts_with(name));
-        let minor = python_minor(asked.unwrap_or_default())?
-            .or(curated.map(|(_, minor)| *minor))
-            .unwrap_or(MINORS[0]);
+        let minor = python_minor(asked.unwrap_or_default(), curated.map_or(USUAL, |(_, minor)| *minor))?;
         let base = python(minor);
         let mut told = format!(
             "`{image}` is replaced by `{base}`; configure a mirror for {AZURE} to have the image itself"
@@ -70,7 +70,7 @@ pub(crate) fn choose(
     if !needs_python(release) {
         return Ok((Base::Scorer, None));
     }
-    let minor = python_minor(asked.unwrap_or_default())?.unwrap_or(MINORS[0]);
+    let minor = python_minor(asked.unwrap_or_default(), USUAL)?;
     Ok((Base::Registry(python(minor)), None))
 }
 
@@ -86,33 +86,18 @@ fn python(minor: u32) -> Reference {
         .expect("the name of an image is sound")
 }
 
-/// The minor version that suits what a conda file asks for, as in `3.10`, `>=3.9,<3.12`; `None` for any.
-fn python_minor(asked: &str) -> Result<Option<u32>, ImageError> {
-    let parts: Vec<(&str, u32)> = asked
-        .split(',')
-        .map(str::trim)
-        .filter_map(|part| {
-            let start = part.find(|c: char| c.is_ascii_digit())?;
-            let (sign, version) = part.split_at(start);
-            let mut numbers = version.split('.');
-            let minor = numbers.nth(1)?.trim_end_matches('*').split('=').next()?.parse().ok()?;
-            Some((sign.trim(), minor))
-        })
-        .collect();
-    if parts.is_empty() {
-        return Ok(None);
+/// The newest minor version that suits what a conda file asks for, as in `3.10`, `>=3.9,<3.12`; `usual` where it asks for
+/// nothing.
+fn python_minor(asked: &str, usual: u32) -> Result<u32, ImageError> {
+    let constraint = Constraint::parse(asked).ok_or_else(|| {
+        ImageError::refused(format!(
+            "`python {asked}` is no version that can be chosen; write `python=3.12` or `python>=3.10,<3.13`"
+        ))
+    })?;
+    if constraint.is_any() {
+        return Ok(usual);
     }
-    let suits = |minor: &u32| {
-        parts.iter().all(|(sign, asked)| match *sign {
-            ">=" => minor >= asked,
-            ">" => minor > asked,
-            "<=" => minor <= asked,
-            "<" => minor < asked,
-            "!=" => true,
-            _ => minor == asked,
-        })
-    };
-    MINORS.into_iter().find(suits).map(Some).ok_or_else(|| {
+    MINORS.into_iter().find(|minor| constraint.meets_some([3, *minor])).ok_or_else(|| {
         ImageError::refused(format!(
             "the environment asks for Python `{asked}`, for which no base image is known; name one as the environment's `image:`"
         ))
@@ -153,13 +138,20 @@ mod tests {
         assert_eq!(chosen(openmpi, ">=3.8,<3.10", &[]), (python(9), true));
         assert_eq!(chosen("", "=3.12.1=h123_0", &[]), (python(12), false));
         assert_eq!(chosen("", "", &[]), (python(11), false));
+        assert_eq!(chosen("", "<3.12", &[]), (python(11), false));
+        assert_eq!(chosen("", ">=3.9", &[]), (python(13), false));
+        assert_eq!(chosen("", "!=3.13.*,>3.8", &[]), (python(12), false));
+        assert_eq!(chosen("", "<=3.10", &[]), (python(10), false));
+        assert_eq!(chosen(minimal, ">=3.8", &[]), (python(13), true));
         assert_eq!(chosen("python:3.9", "3.10", &[]), ("docker.io/library/python:3.9".to_owned(), false));
         assert_eq!(chosen(minimal, "", &[AZURE.to_owned()]), (minimal.to_owned(), false));
     }
 
     #[test]
     fn a_python_that_nobody_has_is_refused() {
-        assert!(python_minor("3.4").is_err());
-        assert_eq!(python_minor("3").unwrap(), None);
+        assert!(python_minor("3.4", 11).is_err());
+        assert!(python_minor("<3.8", 11).is_err());
+        assert!(python_minor("3.12|3.13", 11).is_err());
+        assert_eq!(python_minor("3", 11).unwrap(), 13);
     }
 }

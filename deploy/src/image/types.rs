@@ -3,14 +3,16 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use moorline_core::{Digest, Environment, Release};
 use oci_spec::image::Descriptor;
 use serde::Serialize;
 
+use super::{BasePython, Hold};
 use crate::{
-    environment::Environments,
+    environment::{EnvironmentError, Environments},
     registry::{Platform, Reference, Registries},
 };
 
@@ -69,6 +71,9 @@ pub struct ImageRequest<'a> {
     pub compression: Compression,
     /// The repository that the image is named by: `default/iris`.
     pub name: &'a str,
+    /// Where the model lies in an image that brings its own server, in the place of
+    /// `/var/azureml-app/azureml-models`: Azure ML's `model_mount_path`.
+    pub model_mount_path: Option<&'a str>,
 }
 
 /// What a layer holds: the annotation [`LayerKind::ANNOTATION`] of its descriptor.
@@ -141,6 +146,19 @@ pub struct Image {
     pub platforms: Vec<Platform>,
     /// Bytes of all blobs that it is made of.
     pub size: u64,
+}
+
+/// An image that cannot be made before packages of its environment were compiled in its base: see
+/// [`Environments::compilation`].
+#[derive(Debug)]
+pub struct Uncompiled {
+    pub error: EnvironmentError,
+    /// The base, which an Engine can be given.
+    pub base: Image,
+    pub platform: Platform,
+    pub python: BasePython,
+    /// The base stays in the layout.
+    pub(super) _hold: Arc<Hold>,
 }
 
 /// An image, and what refers to it.

@@ -57,6 +57,7 @@ async fn the_container_target_obeys_the_laws() {
             base: Some(Base::Scorer),
             compression: Compression::None,
             name: "test/conformance",
+            model_mount_path: None,
         };
         let image = images.build(request, &Progress::none()).await.expect("an image can be made");
         release.with_source(Source::Image { reference: image.reference })

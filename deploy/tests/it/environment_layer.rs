@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use moorline_core::ErrorClass;
+use moorline_core::{Digest, ErrorClass};
 use moorline_deploy::{
     Progress,
     environment::{EnvironmentConfig, Environments},
@@ -61,6 +61,11 @@ fn base(home: &str, minor: u32) -> BasePython {
     }
 }
 
+/// Of the base that the environment is for.
+fn image() -> Digest {
+    Digest::of(b"a base")
+}
+
 fn conda(wheels: &Path, python: &str, packages: &str) -> moorline_core::Environment {
     let wheels = wheels.display();
     of_conda(&format!(
@@ -102,9 +107,9 @@ async fn a_tree_is_the_same_again_and_has_nothing_of_this_machine() {
     let environment = conda(wheels.path(), "=3.10", "layer_probe\n  - native_probe");
     let base = base("/usr/bin", 10);
     let [first, second] = [one.path(), two.path()].map(|home| open(home, &uv));
-    let first = first.layer(&environment, &base, &Progress::none()).await;
+    let first = first.layer(&environment, &base, &image(), &Progress::none()).await;
     let first = first.unwrap_or_else(|error| panic!("{error}: {:?}", error.log()));
-    let second = second.layer(&environment, &base, &Progress::none()).await.unwrap();
+    let second = second.layer(&environment, &base, &image(), &Progress::none()).await.unwrap();
     assert_ne!(first.root, second.root);
     let files = listing(&first.root);
     assert_eq!(files, listing(&second.root));
@@ -149,16 +154,16 @@ async fn a_tree_works_where_its_python_is() {
     let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let lines = std::sync::Arc::clone(&told);
     let progress = Progress::new(move |step| lines.lock().unwrap().push(format!("{step:?}")));
-    let tree = environments.layer(&environment, &base, &progress).await.unwrap();
+    let tree = environments.layer(&environment, &base, &image(), &progress).await.unwrap();
     let python = tree.root.join("bin/python");
     assert_eq!(run(&python, "import layer_probe; layer_probe.main()"), "42");
     assert_eq!(run(&python, "import sys; print(sys.prefix != sys.base_prefix)"), "True");
     assert_eq!(run(&python, "import importlib.metadata as m; print(m.version('layer-probe'))"), "1.0");
     assert!(told.lock().unwrap().iter().any(|line| line.contains("layer-probe")), "uv's lines are told");
     let built = told.lock().unwrap().len();
-    assert_eq!(environments.layer(&environment, &base, &progress).await.unwrap(), tree);
+    assert_eq!(environments.layer(&environment, &base, &image(), &progress).await.unwrap(), tree);
     // Another process finds it as well.
-    assert_eq!(open(home.path(), &uv).layer(&environment, &base, &progress).await.unwrap(), tree);
+    assert_eq!(open(home.path(), &uv).layer(&environment, &base, &image(), &progress).await.unwrap(), tree);
     assert_eq!(told.lock().unwrap().len(), built, "what is there is not made again");
 }
 
@@ -168,8 +173,9 @@ async fn what_cannot_be_made_is_named() {
     let (home, wheels) = (tempfile::tempdir().unwrap(), wheels());
     let environments = open(home.path(), &uv);
     let base = base("/usr/bin", 11);
-    let refusal =
-        async |environment| environments.layer(&environment, &base, &Progress::none()).await.unwrap_err();
+    let refusal = async |environment| {
+        environments.layer(&environment, &base, &image(), &Progress::none()).await.unwrap_err()
+    };
 
     let error = refusal(conda(wheels.path(), "=3.12", "layer_probe")).await.to_string();
     assert!(error.contains("Python 3.12") && error.contains("has Python 3.11"), "{error}");
@@ -177,6 +183,7 @@ async fn what_cannot_be_made_is_named() {
     let from_source = conda(wheels.path(), "=3.11", "source_probe");
     let error = refusal(from_source).await;
     assert_eq!(error.class(), ErrorClass::Unsupported, "{error}: {:?}", error.log());
+    assert_eq!(error.without_wheels(), ["source-probe"]);
     assert!(error.to_string().contains("`source-probe`"), "{error}");
 
     let error = refusal(of_conda("dependencies:\n- python=3.11\n- cudatoolkit=11.8\n")).await;

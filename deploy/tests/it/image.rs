@@ -117,6 +117,7 @@ impl Place {
             base,
             compression,
             name: "default/iris",
+            model_mount_path: None,
         };
         self.images.build(request, &Progress::none()).await
     }
@@ -352,6 +353,23 @@ async fn a_custom_container_runs_as_it_is() {
             "AZUREML_MODEL_DIR=/var/azureml-app/azureml-models/iris/3"
         ])
     );
+    let files = place.files();
+    let request = ImageRequest {
+        release: &place.release,
+        files: &files,
+        environment: Some(&environment),
+        base: base(),
+        compression: Compression::Gzip,
+        name: "default/iris",
+        model_mount_path: Some("/models/"),
+    };
+    let mounted = place.images.build(request, &Progress::none()).await.unwrap();
+    let config = String::from_utf8(place.images.layout().read(&mounted.config_digest).unwrap()).unwrap();
+    assert!(config.contains("AZUREML_MODEL_DIR=/models/iris/3"), "{config}");
+    let layer = fs_err::read(place.images.layout().blob_path(&mounted.layers[1].digest)).unwrap();
+    let mut tar = tar::Archive::new(layer.as_slice());
+    let paths = tar.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string());
+    assert!(paths.into_iter().any(|path| path == "models/iris/3/deep/model.onnx"));
     place.release.model = None;
     let bare = place.build_with(base(), Some(&environment), Compression::Gzip).await.unwrap();
     assert_eq!(kinds(&bare), ["base"]);
@@ -400,7 +418,7 @@ async fn what_is_written_for_docker_can_be_built_upon() {
     let image = place.build(None).await.unwrap();
     let none = HashSet::new();
     let mut whole = Vec::new();
-    let mut archive = place.images.docker_archive(&image.digest, "iris:1", &none).await.unwrap();
+    let mut archive = place.images.docker_archive(&image, "iris:1", &none).await.unwrap();
     let size = archive.size();
     archive.read_to_end(&mut whole).unwrap();
     assert_eq!(whole.len() as u64, size);
@@ -414,7 +432,7 @@ async fn what_is_written_for_docker_can_be_built_upon() {
     assert_eq!(onto.diff_ids[..image.diff_ids.len()], image.diff_ids);
     // An Engine that has the lower layers is sent the others only.
     let has: HashSet<Digest> = image.diff_ids[..3].iter().copied().collect();
-    let archive = place.images.docker_archive(&image.digest, "iris:1", &has).await.unwrap();
+    let archive = place.images.docker_archive(&image, "iris:1", &has).await.unwrap();
     assert!(archive.size() < size);
     let names: Vec<String> = tar::Archive::new(archive)
         .entries()
@@ -427,7 +445,7 @@ async fn what_is_written_for_docker_can_be_built_upon() {
     let mut content = fs_err::read(&blob).unwrap();
     content[600] ^= 1;
     fs_err::write(blob, content).unwrap();
-    let mut archive = place.images.docker_archive(&image.digest, "iris:1", &none).await.unwrap();
+    let mut archive = place.images.docker_archive(&image, "iris:1", &none).await.unwrap();
     let error = archive.read_to_end(&mut Vec::new()).unwrap_err();
     assert!(error.to_string().contains(&format!("{} is corrupt", model.digest)), "{error}");
 }

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     control::Control,
-    images::{Order, image_error, in_workspace, repository},
+    images::{Builder, Order, image_error, in_workspace, repository},
     operations::OperationKind,
     problem::{ApiError, chain},
     resolve::{self, Place},
@@ -287,11 +287,10 @@ async fn make(
     reference: &Reference,
 ) -> Result<(), TargetError> {
     let maker = control.targets.images();
-    let builds = order.desired.environment.as_ref().is_some_and(|environment| environment.build.is_some());
-    let engine = if builds { control.targets.hosts().usual_engine().await? } else { None };
+    let builder = Builder::Usual(control.targets.hosts());
     let made = control
         .operations
-        .tell(operation, |progress| async move { maker.make(order, engine.as_ref(), &progress).await })
+        .tell(operation, |progress| async move { maker.make(order, builder, &progress).await })
         .await?;
     maker.name(reference, &made.image).await
 }

@@ -77,6 +77,7 @@ pub(crate) fn config(home: &Path) -> ServerConfig {
         store: StoreConfig::in_folder(home),
         scorer,
         static_scorer: None,
+        other_scorers: BTreeMap::new(),
         onnxruntime: None,
         uv: None,
         environment: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),

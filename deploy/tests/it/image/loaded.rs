@@ -38,7 +38,7 @@ async fn load(
     tag: &str,
     without: &HashSet<Digest>,
 ) -> u64 {
-    let mut archive = place.images.docker_archive(&image.digest, tag, without).await.unwrap();
+    let mut archive = place.images.docker_archive(image, tag, without).await.unwrap();
     let size = archive.size();
     let mut child = docker().arg("load").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
