@@ -5,6 +5,7 @@
 //! from registries. None knows the workspace: they are told a [`Placement`](moorline_core::Placement) or an
 //! [`Environment`](moorline_core::Environment) and say what came of it.
 
+mod attempts;
 mod checks;
 pub mod container;
 pub mod environment;

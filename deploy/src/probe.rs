@@ -19,7 +19,13 @@ struct Drain {
 
 /// Whether a GET of `path` is answered with 200 in time.
 pub(crate) async fn succeeds(admin: SocketAddr, path: &str, within: Duration) -> bool {
-    matches!(timeout(within, ask(admin, Method::GET, path)).await, Ok(Ok((200, _))))
+    status(admin, path, within).await == Some(200)
+}
+
+/// The status that a GET of `path` is answered with, if it is in time.
+pub(crate) async fn status(at: SocketAddr, path: &str, within: Duration) -> Option<u16> {
+    let answer = timeout(within, ask(at, Method::GET, path)).await.ok()?;
+    answer.ok().map(|(status, _)| status)
 }
 
 /// Takes the replica out of readiness, and says how many requests it still has.

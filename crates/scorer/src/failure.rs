@@ -27,8 +27,10 @@ impl Failure {
 
     /// Prints the chain of causes; there may be no log to print it to.
     pub(crate) fn report(self) -> ExitCode {
+        // In one piece: what keeps a container's log may take each write for a line.
+        let words = format!("error: {:#}\n", self.error);
         // A standard error that is closed leaves the exit code to speak.
-        let _ = writeln!(std::io::stderr(), "error: {:#}", self.error);
+        let _ = std::io::stderr().write_all(words.as_bytes());
         ExitCode::from(self.code)
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bollard::{
-    models::{ContainerState, ContainerSummary, NetworkCreateRequest},
+    models::{ContainerSummary, NetworkCreateRequest},
     query_parameters::{CreateContainerOptions, RemoveContainerOptions, StopContainerOptions},
 };
 use futures_util::future::join_all;
@@ -21,20 +21,23 @@ use tokio::{
 use super::{
     EngineError,
     document::{self, Identity, ImageFacts, Routes},
-    logs,
+    logs, reason,
     state::{Replica, State, Verdict},
     target::{Context, image_of},
 };
-use crate::{Progress, failure, probe};
+use crate::{Progress, probe};
 
 /// So long must a drained container have had no request: what was sent to it before all who send knew arrives meanwhile.
 const SETTLE: Duration = Duration::from_millis(200);
 /// The same for one that cannot say how many requests it has.
 const SETTLE_UNASKED: Duration = Duration::from_secs(1);
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// The longest time until an Engine that was out of order is asked again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The log lines that go with a failure.
 const FAILURE_LINES: usize = 50;
-const OUT_OF_MEMORY: &str = "ended: it used more memory than its limit";
+/// The lines that its reason is looked for in: below it a scorer lists what it has.
+const LINES_LOOKED_AT: usize = 500;
 
 /// A deployment as the target holds it.
 #[derive(Debug)]
@@ -66,14 +69,7 @@ impl Deployment {
         let mut state = self.state();
         let revision = placement.revision();
         let same = state.placement.as_ref().is_some_and(|known| known.revision() == revision);
-        if !same {
-            state.failed_starts = 0;
-            state.backoff = Backoff::default();
-            state.not_before = None;
-            state.completed = false;
-        }
-        // Whoever asks again for what failed wants it tried again: once, and not before its pause is over.
-        state.failure = None;
+        state.attempts.asked(same);
         state.placement = Some(Arc::new(placement.clone()));
         drop(state);
         self.wake();
@@ -131,7 +127,7 @@ impl Deployment {
                 }
                 Err(error) => {
                     tracing::warn!(deployment = %self.id, error = &error as &dyn std::error::Error, "could not look after a deployment; it is tried again");
-                    sleep(backoff.next_pause()).await;
+                    sleep(backoff.next_pause().min(LONGEST_PAUSE)).await;
                     false
                 }
             };
@@ -178,11 +174,11 @@ impl Deployment {
                     let failure = Failure { reason: crate::chain(&error), log: error.log().to_vec() };
                     tracing::warn!(deployment = %self.id, reason = failure.reason, "a container did not start");
                     let mut state = self.state();
-                    // An Engine that cannot be reached is no fault of the revision.
-                    if matches!(error.class(), ErrorClass::Unavailable | ErrorClass::Timeout) {
-                        state.not_before = Some(Instant::now() + state.backoff.next_pause());
+                    if error.was_heard() {
+                        let own = !matches!(error.class(), ErrorClass::Unavailable | ErrorClass::Timeout);
+                        state.not_started(&placement.revision(), failure, own);
                     } else {
-                        state.not_started(&placement.revision(), failure);
+                        state.attempts.pause();
                     }
                     break;
                 }
@@ -203,8 +199,9 @@ impl Deployment {
     async fn bury(&self, identity: &Identity, container: &str) {
         let inspected = self.context.engine.docker().inspect_container(container, None).await;
         let ended = inspected.ok().and_then(|inspected| inspected.state).unwrap_or_default();
-        let log = logs::last_lines(&self.context, container, FAILURE_LINES).await;
-        let reason = reason(&ended, &log);
+        let mut log = logs::last_lines(&self.context, container, LINES_LOOKED_AT).await;
+        let reason = reason::of_end(&ended, identity.routes.scorer, &log);
+        log.drain(..log.len().saturating_sub(FAILURE_LINES));
         let mut state = self.state();
         let known = state.replicas.remove(&identity.replica);
         if known.as_ref().is_some_and(Replica::stopping) {
@@ -213,10 +210,10 @@ impl Deployment {
         if known.is_some_and(|known| known.was_ready) {
             tracing::warn!(deployment = %self.id, replica = identity.replica, reason, "a container ended");
             state.restarts += 1;
-            state.not_before = Some(Instant::now() + state.backoff.next_pause());
+            state.attempts.pause();
         } else {
             tracing::warn!(deployment = %self.id, replica = identity.replica, reason, "a container did not start");
-            state.not_started(&identity.revision, Failure { reason, log });
+            state.not_started(&identity.revision, Failure { reason, log }, true);
         }
     }
 
@@ -231,23 +228,22 @@ impl Deployment {
         };
         let (readiness, liveness) = probes;
         let asked = due.into_iter().map(|(id, replica)| async move {
-            let ask = async |(port, path): &(u16, String), probe: Probe| match replica.ports.get(port) {
-                Some(address) => {
-                    probe::succeeds(*address, path, Duration::from_secs(probe.timeout.into())).await
-                }
-                None => false,
+            let ask = async |(port, path): &(u16, String), probe: Probe| {
+                let address = replica.ports.get(port)?;
+                probe::status(*address, path, Duration::from_secs(probe.timeout.into())).await
             };
-            let ready = ask(&replica.routes.ready, readiness).await;
+            let answer = ask(&replica.routes.ready, readiness).await;
+            let ready = answer == Some(200);
             // Who is ready is alive.
-            let alive = ready || ask(&replica.routes.live, liveness).await;
-            Verdict { replica: id, ready, alive }
+            let alive = ready || ask(&replica.routes.live, liveness).await == Some(200);
+            Verdict { replica: id, ready, alive, answer }
         });
         for verdict in join_all(asked).await {
             let late = self.state().hear(&verdict);
             if let Some((revision, container, failure)) = late {
                 let log = logs::last_lines(&self.context, &container, FAILURE_LINES).await;
                 let mut state = self.state();
-                state.not_started(&revision, Failure { log, ..failure });
+                state.not_started(&revision, Failure { log, ..failure }, true);
             }
         }
         self.publish();
@@ -275,7 +271,7 @@ impl Deployment {
             created.map_err(|error| EngineError::of("the Engine could not make the container", error))?;
         if let Err(error) = docker.start_container(&created.id, None).await {
             self.discard(&created.id).await;
-            return Err(EngineError::of("the Engine could not start the container", error));
+            return Err(EngineError::of_start(error));
         }
         let replica = Replica::new(created.id, &identity, Replica::JUST_MADE);
         self.state().replicas.insert(identity.replica, replica);
@@ -364,7 +360,7 @@ impl Deployment {
         let gone: Vec<String> = {
             let state = self.state();
             let revision = state.revision();
-            let settled = state.removing || (state.failure.is_none() && state.ready() > 0);
+            let settled = state.removing || (state.attempts.failure().is_none() && state.ready() > 0);
             let kept = found
                 .iter()
                 .filter(|(identity, _)| Some(identity.revision) == revision)
@@ -398,21 +394,5 @@ impl Deployment {
             tracing::debug!(network = name, %error, "the endpoint's network stays");
         }
         Ok(())
-    }
-}
-
-/// Why a container ended, from what the Engine says and the log.
-fn reason(ended: &ContainerState, log: &[String]) -> String {
-    let code = ended.exit_code.and_then(|code| i32::try_from(code).ok());
-    let how = match (ended.oom_killed, code) {
-        (Some(true), _) => OUT_OF_MEMORY.to_owned(),
-        (_, Some(137)) => "was killed, as by `docker kill` or for want of memory".to_owned(),
-        (_, Some(code)) => format!("exited with code {code}"),
-        (_, None) => "ended, and how is not known".to_owned(),
-    };
-    let said = ended.error.as_deref().filter(|error| !error.is_empty());
-    match said {
-        Some(error) => format!("the Engine could not run it: {error}"),
-        None => failure::reason(&how, code, &log.join("\n")),
     }
 }

@@ -8,7 +8,12 @@ use futures_util::{Stream, StreamExt};
 use moorline_core::ErrorClass;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::{EngineError, EngineHost, host::is_loopback};
+use super::{
+    EngineError, EngineHost,
+    host::is_loopback,
+    ssh::{self, Ssh},
+    tls,
+};
 
 /// An Engine that does not answer in this time is not there.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -126,6 +131,7 @@ async fn client(host: &EngineHost) -> Result<Docker, EngineError> {
             Docker::connect_with_unix(&path.to_string_lossy(), ANSWER_WITHIN, API_DEFAULT_VERSION)
         }
         EngineHost::Tcp { address, tls: Some(files) } => {
+            tls::check(files).await?;
             // Somebody else may have chosen the cryptography before; it is the same for the whole process.
             if rustls::crypto::CryptoProvider::get_default().is_none() {
                 return Err(EngineError::new(
@@ -155,8 +161,17 @@ async fn client(host: &EngineHost) -> Result<Docker, EngineError> {
             Docker::connect_with_http(address, ANSWER_WITHIN, API_DEFAULT_VERSION)
         }
         EngineHost::Ssh(destination) => {
-            let address = format!("ssh://{destination}");
-            Docker::connect_with_ssh(&address, ANSWER_WITHIN, API_DEFAULT_VERSION, None)
+            let ssh = Ssh::new(destination);
+            let transport = move |request| {
+                let ssh = Arc::clone(&ssh);
+                async move { ssh.request(request).await }
+            };
+            Docker::connect_with_custom_transport(
+                transport,
+                Some("http://docker"),
+                ANSWER_WITHIN,
+                API_DEFAULT_VERSION,
+            )
         }
     };
     client.map_err(|error| {
@@ -191,7 +206,16 @@ fn unix_refused(host: &EngineHost, error: io::Error) -> EngineError {
 
 /// Why the first question had no answer.
 fn unreachable(host: &EngineHost, error: Bollard) -> EngineError {
+    if let Some(refusal) = tls::refusal(host, &error) {
+        return refusal;
+    }
     let (class, message) = match &error {
+        Bollard::DockerResponseServerError { status_code: 400, message } if message.contains("HTTPS") => {
+            return EngineError::new(
+                ErrorClass::InvalidInput,
+                format!("the Engine at {host} wants TLS: give the compute `tls` with its certificates"),
+            );
+        }
         Bollard::APIVersionParseError {}
         | Bollard::JsonDataError { .. }
         | Bollard::JsonSerdeError { .. }
@@ -201,6 +225,9 @@ fn unreachable(host: &EngineHost, error: Bollard) -> EngineError {
         }
         Bollard::DockerResponseServerError { .. } => {
             (ErrorClass::Unavailable, format!("the Engine at {host} does not work"))
+        }
+        Bollard::IOError { err } if ssh::said(err) => {
+            (ErrorClass::Unavailable, format!("the Engine at {host} cannot be reached: {err}"))
         }
         _ => (ErrorClass::Unavailable, format!("the Engine at {host} cannot be reached; is it running?")),
     };

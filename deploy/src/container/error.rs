@@ -7,7 +7,7 @@ use moorline_core::{ErrorClass, TargetError};
 use thiserror::Error;
 
 use super::HostError;
-use crate::image::ImageError;
+use crate::{failure::one_line, image::ImageError};
 
 type Source = Box<dyn StdError + Send + Sync>;
 
@@ -45,7 +45,7 @@ impl EngineError {
             ErrorClass::TooLarge => "; make room on the Engine's disk",
             _ => "",
         };
-        Self::new(class, format!("{what}: {}{hint}", said.message.trim_end()))
+        Self::new(class, format!("{what}: {}{hint}", one_line(said.message)))
     }
 
     /// What a build's steps did wrong is its author's; what the Engine could not do stays as it is.
@@ -56,6 +56,29 @@ impl EngineError {
             }
             _ => self,
         }
+    }
+
+    /// What the Engine says to the start of a container.
+    pub(super) fn of_start(error: Bollard) -> Self {
+        match said(&error) {
+            // An image's own fault, which Podman answers as if it were the Engine's.
+            Some(said)
+                if ["exec: \"", "exec format error", "executable file"]
+                    .iter()
+                    .any(|words| said.message.contains(words)) =>
+            {
+                Self::new(
+                    ErrorClass::InvalidInput,
+                    format!("the image's entrypoint cannot be run: {}", one_line(said.message)),
+                )
+            }
+            _ => Self::of("the Engine could not start the container", error),
+        }
+    }
+
+    /// Whether the Engine, or what it asked, has said this; it may have been out of reach.
+    pub(super) fn was_heard(&self) -> bool {
+        self.source.is_none() || !matches!(self.class, ErrorClass::Unavailable | ErrorClass::Timeout)
     }
 
     pub(super) fn with_log(self, log: Vec<String>) -> Self {

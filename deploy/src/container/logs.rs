@@ -36,8 +36,8 @@ pub(super) async fn open(
     for name in &names {
         last.extend(lines_of(context, name, tail).await?);
     }
-    // Each line begins with its time, and times of one length sort as texts do.
-    last.sort();
+    // Times of one length sort as texts do. Podman's are of whole seconds, so lines of one time stay as they came.
+    last.sort_by(|one, other| one.time.cmp(&other.time));
     let left_out = last.len().saturating_sub(tail);
     let last: Vec<Bytes> = last.drain(left_out..).map(|line| line.text).collect();
     let first = stream::iter(last.into_iter().map(Ok));
@@ -49,7 +49,7 @@ pub(super) async fn open(
 }
 
 /// A line with the time at which the Engine took it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Line {
     time: String,
     text: Bytes,

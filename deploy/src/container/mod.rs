@@ -12,9 +12,12 @@ mod error;
 mod host;
 mod ignore;
 mod logs;
+mod reason;
+mod ssh;
 mod state;
 mod supply;
 mod target;
+mod tls;
 
 pub use build::BuildRequest;
 pub use engine::{Engine, EngineDescription};

@@ -8,18 +8,18 @@ use std::{
 };
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
-use moorline_core::{
-    Backoff, Digest, Failure, Observation, Phase, Placement, Probe, ReplicaAddress, ReplicaState,
-};
+use moorline_core::{Digest, Failure, Observation, Phase, Placement, Probe, ReplicaAddress, ReplicaState};
 use tokio::time::Instant;
 
-use super::document::{Identity, Routes};
-use crate::plan::{Plan, Seen, plan};
+use super::{
+    document::{Identity, Routes},
+    reason,
+};
+use crate::{
+    attempts::Attempts,
+    plan::{Plan, Seen, plan},
+};
 
-/// Starts in a row that failed and make a revision a failed one: a second try tells an accident from a defect.
-const TRIES: u32 = 2;
-/// The same for a revision of which some container was ready: that it can start is known.
-const TRIES_OF_PROVEN: u32 = 6;
 /// Between two looks at a container that is starting.
 const STARTING_POLL: Duration = Duration::from_millis(100);
 /// Between two looks at what rests; the Engine's events come sooner.
@@ -31,12 +31,7 @@ const LEAST_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct State {
     /// None for what was found running and was not applied since.
     pub(super) placement: Option<Arc<Placement>>,
-    pub(super) failure: Option<Failure>,
-    pub(super) failed_starts: u32,
-    pub(super) backoff: Backoff,
-    pub(super) not_before: Option<Instant>,
-    /// As many as were asked for have been ready at one time: what fails now is started again and again.
-    pub(super) completed: bool,
+    pub(super) attempts: Attempts,
     pub(super) removing: bool,
     pub(super) replicas: BTreeMap<String, Replica>,
     /// Containers that ended and were taken account of; they are kept for their logs until another one is ready.
@@ -102,6 +97,8 @@ pub(super) struct Verdict {
     pub(super) replica: String,
     pub(super) ready: bool,
     pub(super) alive: bool,
+    /// What the readiness route answered, if anything did.
+    pub(super) answer: Option<u16>,
 }
 
 impl State {
@@ -139,7 +136,7 @@ impl State {
             return STARTING_POLL;
         }
         let probes = self.replicas.values().filter(|replica| !replica.stopping()).map(|own| own.next_probe);
-        let next = probes.chain(self.not_before).min();
+        let next = probes.chain(self.attempts.not_before()).min();
         next.map_or(RESYNC, |next| next.saturating_duration_since(now)).clamp(LEAST_PAUSE, RESYNC)
     }
 
@@ -158,7 +155,9 @@ impl State {
                 Some(
                     ContainerSummaryStateEnum::RUNNING
                     | ContainerSummaryStateEnum::PAUSED
-                    | ContainerSummaryStateEnum::RESTARTING,
+                    | ContainerSummaryStateEnum::RESTARTING
+                    // What Podman says of one that was told to end and has not yet.
+                    | ContainerSummaryStateEnum::STOPPING,
                 ) => {
                     let ports = ports(container, reached_at);
                     let created = container.created.unwrap_or_default();
@@ -220,10 +219,7 @@ impl State {
                 return None;
             }
             replica.state = ReplicaState::Unready;
-            let reason = format!(
-                "it was not ready within {} s (readiness_probe: initial_delay + period × failure_threshold)",
-                limit.as_secs()
-            );
+            let reason = reason::of_lateness(limit, &replica.routes.ready, verdict.answer);
             return Some((replica.revision, replica.container.clone(), Failure { reason, log: Vec::new() }));
         }
         if replica.not_ready >= readiness.failure_threshold {
@@ -237,24 +233,18 @@ impl State {
         None
     }
 
-    pub(super) fn not_started(&mut self, revision: &Digest, failure: Failure) {
-        if Some(*revision) != self.revision() || self.removing || self.placement.is_none() {
-            return;
-        }
-        self.failed_starts += 1;
-        self.not_before = Some(Instant::now() + self.backoff.next_pause());
-        let tries = if self.ready() > 0 { TRIES_OF_PROVEN } else { TRIES };
-        if self.failed_starts >= tries && !self.completed {
-            self.failure = Some(failure);
+    /// A container did not start. It need not be for its `own` fault: the Engine may be out of order.
+    pub(super) fn not_started(&mut self, revision: &Digest, failure: Failure, own: bool) {
+        if Some(*revision) == self.revision() && !self.removing && self.placement.is_some() {
+            let proven = !own || self.ready() > 0;
+            self.attempts.failed(failure, proven);
         }
     }
 
     /// What to start, of which placement, and whom to stop; those are marked.
     pub(super) fn decide(&mut self) -> (Option<Arc<Placement>>, usize, Vec<String>) {
-        if self.placement.is_some() && self.failure.is_none() && self.ready() >= self.wanted() {
-            self.completed = true;
-            self.failed_starts = 0;
-            self.backoff = Backoff::default();
+        if self.placement.is_some() && self.attempts.failure().is_none() && self.ready() >= self.wanted() {
+            self.attempts.reached();
         }
         let (_, liveness) = self.probes();
         let dead = |replica: &Replica| {
@@ -280,14 +270,12 @@ impl State {
                 .iter()
                 .map(|(_, replica)| Seen { current: replica.revision == revision, state: replica.state })
                 .collect();
-            let decided: Plan = plan(placement.replicas as usize, self.failure.is_some(), &seen);
+            let decided: Plan = plan(placement.replicas as usize, self.attempts.failure().is_some(), &seen);
             stop.extend(decided.stop.iter().map(|index| live[*index].0.clone()));
             start = decided.start;
         }
-        // Until its pause is over, nothing is started.
-        match self.not_before {
-            Some(until) if until > Instant::now() => start = 0,
-            _ => self.not_before = None,
+        if !self.attempts.may_start() {
+            start = 0;
         }
         for id in &stop {
             if let Some(replica) = self.replicas.get_mut(id) {
@@ -312,7 +300,7 @@ impl State {
         let wanted = self.wanted();
         let phase = if self.placement.is_none() && replicas.is_empty() {
             Phase::Absent
-        } else if self.failure.is_some() {
+        } else if self.attempts.failure().is_some() {
             Phase::Failed
         } else if self.placement.is_some()
             && !self.removing
@@ -323,7 +311,7 @@ impl State {
         } else {
             Phase::Progressing
         };
-        Observation { phase, revision: self.revision(), replicas, failure: self.failure.clone() }
+        Observation { phase, revision: self.revision(), replicas, failure: self.attempts.failure().cloned() }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -224,10 +224,16 @@ fn lock(
 
 /// Where ports are published, and where they are found from here.
 async fn addresses(config: &ContainerConfig) -> Result<(IpAddr, IpAddr), TargetError> {
-    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let Some(host) = config.host.remote_host() else {
-        let publish = config.publish.unwrap_or(loopback);
-        return Ok((publish, if publish.is_unspecified() { loopback } else { publish }));
+        let publish = config.publish.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        return Ok((
+            publish,
+            match publish {
+                IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+                _ => publish,
+            },
+        ));
     };
     let publish = config.publish.ok_or_else(|| {
         TargetError::new(
@@ -244,8 +250,13 @@ async fn addresses(config: &ContainerConfig) -> Result<(IpAddr, IpAddr), TargetE
     let found = tokio::net::lookup_host((host, 0)).await.map_err(|error| {
         TargetError::caused(ErrorClass::Unavailable, format!("the name `{host}` cannot be looked up"), error)
     })?;
-    let found = found.map(|address| address.ip()).next().ok_or_else(|| {
-        TargetError::new(ErrorClass::Unavailable, format!("the name `{host}` has no address"))
+    // Every address of one family is not every address.
+    let mut found = found.map(|address| address.ip()).filter(|found| found.is_ipv4() == publish.is_ipv4());
+    let found = found.next().ok_or_else(|| {
+        TargetError::new(
+            ErrorClass::Unavailable,
+            format!("the name `{host}` has no address of the kind of `publish`, which is {publish}"),
+        )
     })?;
     Ok((publish, found))
 }

@@ -3,8 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moorline_core::{
-    Backoff, DeploymentId, Digest, ErrorClass, Failure, Observation, Phase, Placement, ReplicaState,
-    TargetError,
+    DeploymentId, Digest, ErrorClass, Failure, Observation, Phase, Placement, ReplicaState, TargetError,
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -12,7 +11,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::plan::{Plan, Seen, plan};
+use crate::{
+    attempts::Attempts,
+    plan::{Plan, Seen, plan},
+};
 
 use super::{
     Context,
@@ -20,11 +22,6 @@ use super::{
     process::{Identity, Process},
     replica::{Event, Outcome, Replica},
 };
-
-/// Starts in a row that failed and make a revision a failed one: a second try tells an accident from a defect.
-const TRIES: u32 = 2;
-/// The same for a revision of which some replica was ready: that it can start is known.
-const TRIES_OF_PROVEN: u32 = 6;
 
 /// A deployment as the target holds it.
 #[derive(Debug)]
@@ -44,12 +41,7 @@ struct State {
     placement: Option<Arc<Placement>>,
     /// What was applied last, if only by a server before us.
     record: Option<Record>,
-    failure: Option<Failure>,
-    failed_starts: u32,
-    backoff: Backoff,
-    not_before: Option<Instant>,
-    /// As many as were asked for have been ready at one time: what fails now is started again and again.
-    completed: bool,
+    attempts: Attempts,
     end: Option<End>,
     replicas: Vec<Replica>,
     published: Option<Observation>,
@@ -69,11 +61,7 @@ impl Deployment {
         let state = State {
             placement: None,
             record,
-            failure: None,
-            failed_starts: 0,
-            backoff: Backoff::default(),
-            not_before: None,
-            completed: false,
+            attempts: Attempts::default(),
             end: None,
             replicas: Vec::new(),
             published: None,
@@ -116,14 +104,7 @@ impl Deployment {
             })?;
         }
         let same = state.placement.as_ref().is_some_and(|known| known.revision() == revision);
-        if !same {
-            state.failed_starts = 0;
-            state.backoff = Backoff::default();
-            state.not_before = None;
-            state.completed = false;
-        }
-        // Whoever asks again for what failed wants it tried again: once, and not before its pause is over.
-        state.failure = None;
+        state.attempts.asked(same);
         for replica in state.replicas.iter().filter(|replica| replica.revision == revision) {
             replica.place(&placement);
         }
@@ -198,13 +179,13 @@ impl Deployment {
 
     async fn run(self: Arc<Self>, mut events: mpsc::UnboundedReceiver<Event>) {
         loop {
-            let not_before = self.state().not_before;
+            let not_before = self.state().attempts.not_before();
             tokio::select! {
                 () = self.wake.notified() => {}
                 event = events.recv() => if let Some(event) = event {
                     self.hear(event);
                 },
-                () = until(not_before) => self.state().not_before = None,
+                () = until(not_before) => {}
             }
             while let Ok(event) = events.try_recv() {
                 self.hear(event);
@@ -243,6 +224,7 @@ impl Deployment {
     fn step(&self) -> (bool, bool) {
         let mut state = self.state();
         state.judge();
+        let may_start = state.attempts.may_start();
         let (placement, Plan { start, stop }) = match (state.end, state.placement.clone()) {
             (Some(_), placement) => (placement, state.stop_all()),
             // Until it is applied again, it is not known what to do with what was adopted.
@@ -258,7 +240,7 @@ impl Deployment {
             state.replicas[live[index]].stop();
         }
         if let Some(placement) = placement
-            && state.not_before.is_none()
+            && may_start
         {
             for _ in 0..start {
                 let replica = self.begin(&placement);
@@ -310,23 +292,16 @@ impl State {
     }
 
     fn not_started(&mut self, revision: &Digest, failure: Failure) {
-        if Some(*revision) != self.revision() || self.end.is_some() || self.placement.is_none() {
-            return;
-        }
-        self.failed_starts += 1;
-        self.not_before = Some(Instant::now() + self.backoff.next_pause());
-        let tries = if self.ready() > 0 { TRIES_OF_PROVEN } else { TRIES };
-        if self.failed_starts >= tries && !self.completed {
-            self.failure = Some(failure);
+        if Some(*revision) == self.revision() && self.end.is_none() && self.placement.is_some() {
+            let proven = self.ready() > 0;
+            self.attempts.failed(failure, proven);
         }
     }
 
     /// Whether what is asked for has been reached, at this moment or at some time.
     fn judge(&mut self) {
-        if self.placement.is_some() && self.failure.is_none() && self.ready() >= self.wanted() {
-            self.completed = true;
-            self.failed_starts = 0;
-            self.backoff = Backoff::default();
+        if self.placement.is_some() && self.attempts.failure().is_none() && self.ready() >= self.wanted() {
+            self.attempts.reached();
         }
     }
 
@@ -338,7 +313,7 @@ impl State {
             .filter(|replica| !replica.stopping())
             .map(|replica| Seen { current: replica.revision == revision, state: replica.view().state })
             .collect();
-        plan(placement.replicas as usize, self.failure.is_some(), &seen)
+        plan(placement.replicas as usize, self.attempts.failure().is_some(), &seen)
     }
 
     fn stop_all(&self) -> Plan {
@@ -365,14 +340,14 @@ impl State {
         let wanted = self.wanted();
         let phase = if self.record.is_none() && replicas.is_empty() {
             Phase::Absent
-        } else if self.failure.is_some() {
+        } else if self.attempts.failure().is_some() {
             Phase::Failed
         } else if self.end.is_none() && self.ready() == wanted && replicas.len() == wanted {
             Phase::Ready
         } else {
             Phase::Progressing
         };
-        Observation { phase, revision: self.revision(), replicas, failure: self.failure.clone() }
+        Observation { phase, revision: self.revision(), replicas, failure: self.attempts.failure().cloned() }
     }
 }
 

@@ -15,7 +15,10 @@ const LOOKED_AT: u64 = 64 * 1024;
 
 pub(crate) fn of_start(folder: &ReplicaFolder, ended: Ended, stderr_from: u64) -> Failure {
     let stderr = said(folder, stderr_from);
-    Failure { reason: reason(&ended.to_string(), code_of(ended), &stderr), log: last_lines(folder) }
+    Failure {
+        reason: reason("the scorer", &ended.to_string(), code_of(ended), &stderr),
+        log: last_lines(folder),
+    }
 }
 
 pub(crate) fn last_lines(folder: &ReplicaFolder) -> Vec<String> {
