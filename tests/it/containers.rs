@@ -8,74 +8,14 @@ use std::{
 };
 
 use moorline_tests::{
-    Connection, Workspace,
+    BODY, Connection, Hosted, Workspace,
     containers::{Registry, base_image, docker, engine, inspect},
     documents::{endpoint, onnx_deployment},
     eventually, onnx,
 };
 
-const BODY: &str = r#"{"data": [[1, 2, 3, 4]]}"#;
 /// Longer than any container takes to come.
 const PATIENCE: Duration = Duration::from_mins(1);
-
-/// A workspace with a compute `docker`, whose containers are gone when it is.
-struct Hosted {
-    workspace: Workspace,
-    host: String,
-}
-
-impl Hosted {
-    fn up(settings: &str) -> Option<Self> {
-        Some(Self::on(Workspace::down(), settings, engine()?))
-    }
-
-    fn on(mut workspace: Workspace, settings: &str, host: String) -> Self {
-        workspace.start();
-        workspace.write("docker.yml", format!("name: docker\ntype: container\nhost: {host}\n{settings}"));
-        workspace.moorline(&["compute", "create", "-f", "docker.yml"]).ok();
-        Self { workspace, host }
-    }
-
-    /// An endpoint and a deployment `blue` of it on the host; the endpoint's key.
-    fn deploy(&self, name: &str, document: &str) -> String {
-        self.workspace.write("endpoint.yml", endpoint(name));
-        self.workspace.write("blue.yml", document);
-        self.workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
-        self.create(&["-f", "blue.yml", "--all-traffic"]).ok();
-        self.workspace.key(name)
-    }
-
-    fn create(&self, arguments: &[&str]) -> moorline_tests::Said {
-        let all = [&["online-deployment", "create", "--compute", "docker"], arguments].concat();
-        self.workspace.moorline(&all)
-    }
-
-    /// The ids of the endpoint's containers that run.
-    fn containers(&self, endpoint: &str) -> Vec<String> {
-        let label = format!("label=io.moorline.endpoint={endpoint}");
-        let listed = docker(&self.host, &["ps", "--quiet", "--no-trunc", "--filter", &label]);
-        listed.lines().map(str::to_owned).collect()
-    }
-
-    fn score(&self, endpoint: &str, key: &str) -> (u16, String) {
-        let reply = self.workspace.call(&Workspace::scoring(endpoint, key, BODY));
-        // However Python writes it.
-        (reply.status, reply.text().replace(", ", ","))
-    }
-}
-
-impl Drop for Hosted {
-    fn drop(&mut self) {
-        for endpoint in self
-            .workspace
-            .moorline(&["online-endpoint", "list", "--query", "[].name", "-o", "tsv"])
-            .stdout
-            .lines()
-        {
-            self.workspace.moorline(&["online-endpoint", "delete", "-n", endpoint, "-y"]);
-        }
-    }
-}
 
 #[test]
 fn a_model_runs_in_a_container_that_heals_and_goes() {

@@ -25,6 +25,10 @@ mod documents;
 #[cfg(test)]
 mod endpoints;
 #[cfg(test)]
+mod host_faults;
+#[cfg(test)]
+mod hosts;
+#[cfg(test)]
 mod images;
 #[cfg(test)]
 mod life_cycle;

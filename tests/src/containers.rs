@@ -29,6 +29,21 @@ pub fn engine() -> Option<String> {
     host
 }
 
+/// The address of Podman's service that tests may use.
+pub fn podman() -> Option<String> {
+    let host = env::var_os("MOORLINE_TEST_PODMAN").and_then(|host| host.into_string().ok());
+    if host.is_none() {
+        skip("no Podman; `cargo xtask test` starts it where podman, netavark and catatonit can be installed");
+    }
+    host
+}
+
+/// A port of this machine that nobody listens on.
+pub fn free_port() -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    free.expect("a port is free").port()
+}
+
 /// An image with Python, as `docker save` writes one.
 pub fn base_image() -> Option<PathBuf> {
     let image = env::var_os("MOORLINE_TEST_BASE_IMAGE").map(PathBuf::from);
@@ -72,22 +87,33 @@ pub struct Registry {
 impl Registry {
     /// `None` where there is no such program, which was said.
     pub fn start() -> Option<Self> {
+        Self::start_for(None)
+    }
+
+    /// One that lets in whoever has an entry in this file of `htpasswd`.
+    pub fn start_locked(passwords: &str) -> Option<Self> {
+        Self::start_for(Some(passwords))
+    }
+
+    fn start_for(passwords: Option<&str>) -> Option<Self> {
         let Some(program) = env::var_os("MOORLINE_TEST_REGISTRY_PROGRAM") else {
             skip("no registry; `cargo xtask test` installs docker-registry");
             return None;
         };
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a port is free")
-            .port();
-        let host = format!("127.0.0.1:{port}");
+        let host = format!("127.0.0.1:{}", free_port());
         let config = folder.path().join("config.yml");
-        let text = format!(
+        let mut text = format!(
             "version: 0.1\nlog: {{level: warn}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \
              delete: {{enabled: true}}\nhttp: {{addr: {host}}}\n",
             folder.path().join("images").display()
         );
+        if let Some(passwords) = passwords {
+            let file = folder.path().join("htpasswd");
+            fs_err::write(&file, passwords).expect("a file can be written");
+            let own = format!("auth: {{htpasswd: {{realm: moorings, path: {}}}}}\n", file.display());
+            text.push_str(&own);
+        }
         fs_err::write(&config, text).expect("a file can be written");
         let child = Command::new(program)
             .arg("serve")
@@ -99,8 +125,9 @@ impl Registry {
             .expect("the registry can be started");
         let registry = Self { child, host, _folder: folder };
         let address = registry.host.parse().expect("an address");
+        let open = if passwords.is_some() { 401 } else { 200 };
         let answers =
-            || TcpListener::bind(address).is_err() && call(address, &Request::get("/v2/")).status == 200;
+            || TcpListener::bind(address).is_err() && call(address, &Request::get("/v2/")).status == open;
         assert!(eventually(START_LIMIT, answers), "the registry does not answer");
         Some(registry)
     }

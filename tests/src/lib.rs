@@ -5,7 +5,9 @@
 //! optional peer (a Python environment) says `SKIPPED: why`, and fails instead where `CI=true`.
 
 pub mod containers;
+pub mod dockerd;
 pub mod documents;
+mod hosted;
 mod http;
 mod log;
 pub mod onnx;
@@ -14,8 +16,10 @@ mod place;
 mod process;
 mod release;
 mod scorer;
+pub mod sshd;
 mod workspace;
 
+pub use hosted::{BODY, Hosted};
 pub use http::{Connection, Reply, Request, call};
 pub use log::Log;
 pub use oracle::Oracle;

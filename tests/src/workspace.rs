@@ -2,6 +2,7 @@
 //! line speaking to it.
 
 use std::{
+    ffi::OsString,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -30,6 +31,7 @@ pub struct Workspace {
     server: Option<Child>,
     address: SocketAddr,
     arguments: Vec<String>,
+    variables: Vec<(String, OsString)>,
 }
 
 /// What a command said, and how it ended.
@@ -72,7 +74,18 @@ impl Workspace {
     pub fn down() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         fs_err::create_dir(folder.path().join("work")).expect("a folder can be made");
-        Self { folder, server: None, address: SocketAddr::from(([127, 0, 0, 1], 0)), arguments: Vec::new() }
+        Self {
+            folder,
+            server: None,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            arguments: Vec::new(),
+            variables: Vec::new(),
+        }
+    }
+
+    /// Sets a variable of the server and of every command.
+    pub fn set_variable(&mut self, name: &str, value: impl Into<OsString>) {
+        self.variables.push((name.to_owned(), value.into()));
     }
 
     pub fn home(&self) -> PathBuf {
@@ -187,6 +200,7 @@ impl Workspace {
         if let Some(library) = ort_library() {
             command.env("ORT_DYLIB_PATH", library);
         }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
     }
 
     /// Writes a document or another file below the folder of documents.

@@ -14,14 +14,24 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::{Workspace, shell, tools};
+use crate::{Workspace, podman::Podman, shell, tools};
 
-/// Debian's packages. `iptables` is what the Engine publishes ports with.
-const PACKAGES: [&str; 7] =
-    ["docker.io", "iptables", "docker-registry", "skopeo", "umoci", "mmdebstrap", "openssl"];
-/// What shows that one of them is there, in their order.
-const PROGRAMS: [&str; 7] =
-    ["dockerd", "iptables", "docker-registry", "skopeo", "umoci", "mmdebstrap", "openssl"];
+/// Debian's packages, and what shows that one of them is there. `iptables` is what the Engine publishes ports with;
+/// Podman has the makers of its networks and its containers' init apart.
+const PACKAGES: [(&str, &str); 12] = [
+    ("docker.io", "dockerd"),
+    ("iptables", "iptables"),
+    ("docker-registry", "docker-registry"),
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("openssl", "openssl"),
+    ("openssh-server", "sshd"),
+    ("podman", "podman"),
+    ("netavark", "/usr/lib/podman/netavark"),
+    ("aardvark-dns", "/usr/lib/podman/aardvark-dns"),
+    ("catatonit", "catatonit"),
+];
 /// The distribution that the base image is made of.
 const SUITE: &str = "bookworm";
 /// What is left out of it, run in its root.
@@ -35,9 +45,10 @@ const POLL: Duration = Duration::from_millis(50);
 pub(crate) fn install() -> Result<()> {
     let missing: Vec<&str> = PACKAGES
         .iter()
-        .zip(PROGRAMS)
         .filter(|(_, program)| system_program(program).is_none())
         .map(|(package, _)| *package)
+        // Where systemd runs, its installation would let the whole network in.
+        .filter(|package| *package != "openssh-server" || !Path::new("/run/systemd/system").exists())
         .collect();
     if missing.is_empty() {
         return Ok(());
@@ -220,12 +231,16 @@ impl Drop for Engine {
 pub(crate) fn variables(
     workspace: &Workspace,
     engine: Option<&Engine>,
+    podman: Option<&Podman>,
     static_scorer: &Path,
 ) -> Vec<(String, OsString)> {
     let mut variables: Vec<(String, OsString)> =
         vec![("MOORLINE_TEST_STATIC_SCORER".to_owned(), static_scorer.into())];
     if let Some(engine) = engine {
         variables.push(("MOORLINE_TEST_DOCKER".to_owned(), engine.host().into()));
+    }
+    if let Some(podman) = podman {
+        variables.push(("MOORLINE_TEST_PODMAN".to_owned(), podman.host().into()));
     }
     if let Some(program) = system_program("docker-registry") {
         variables.push(("MOORLINE_TEST_REGISTRY_PROGRAM".to_owned(), program.into()));

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod check;
 mod containers;
 pub mod demo;
+mod podman;
 pub mod python;
 pub mod scorer;
 pub mod shell;

@@ -7,7 +7,9 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
-    Workspace, check, containers, python, shell,
+    Workspace, check, containers,
+    podman::Podman,
+    python, shell,
     tools::{self, Tool},
 };
 
@@ -48,8 +50,9 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         command.arg("--");
     }
     let engine = containers::Engine::start(workspace)?;
+    let podman = Podman::start(workspace)?;
     command.args(&arguments.runner).envs(environment(workspace)?);
-    command.envs(containers::variables(workspace, engine.as_ref(), &static_scorer));
+    command.envs(containers::variables(workspace, engine.as_ref(), podman.as_ref(), &static_scorer));
     shell::print("==> tests");
     shell::run(&mut command)
 }

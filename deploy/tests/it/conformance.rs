@@ -22,11 +22,20 @@ async fn the_local_target_obeys_the_laws() {
     home.close().await;
 }
 
-/// Containers of the fixture's releases, which our own scorer serves.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_container_target_obeys_the_laws() {
-    let (Some(host), Some(scorer)) = (env::var_os("MOORLINE_TEST_DOCKER"), place::scorer()) else {
-        return place::skip("MOORLINE_TEST_DOCKER names no Engine, such as unix:///run/docker.sock");
+    on_engine("MOORLINE_TEST_DOCKER").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_container_target_obeys_the_laws_on_podman() {
+    on_engine("MOORLINE_TEST_PODMAN").await;
+}
+
+/// Containers of the fixture's releases, which our own scorer serves, on the Engine that a variable names.
+async fn on_engine(variable: &str) {
+    let (Some(host), Some(scorer)) = (env::var_os(variable), place::scorer()) else {
+        return place::skip(&format!("{variable} names no Engine, such as unix:///run/docker.sock"));
     };
     let dir = tempfile::tempdir().expect("a temporary folder");
     let home = dir.path();
