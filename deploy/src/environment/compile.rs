@@ -58,16 +58,6 @@ const FETCHING: [(&str, &str); 14] = [
     ("PIP_DEFAULT_TIMEOUT", "PIP_DEFAULT_TIMEOUT"),
     ("PIP_PRE", "PIP_PRE"),
 ];
-const PROXIES: [&str; 8] = [
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "ALL_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "all_proxy",
-];
 /// What programs print that miss something of the image, and what it is.
 const MISSING: [(&str, &str); 9] = [
     ("command 'gcc' failed", "a C compiler"),
@@ -366,7 +356,7 @@ impl Bringing<'_> {
                 variables.entry(inside.to_owned()).or_insert_with(|| without_names(own, value));
             }
         }
-        for name in PROXIES {
+        for name in tools::PROXIES {
             if let Some(value) = set(name) {
                 variables.insert(name.to_owned(), value.clone());
             }

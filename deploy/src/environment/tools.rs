@@ -7,8 +7,8 @@ use std::{
 
 use super::EnvironmentConfig;
 
-/// Variables that a program needs to find its way, and those that say how the network is to be used.
-const PASSED_ON: [&str; 22] = [
+/// Variables that a program needs to find its way; it has [`PROXIES`] beside them.
+const PASSED_ON: [&str; 14] = [
     "PATH",
     "HOME",
     "USER",
@@ -23,6 +23,10 @@ const PASSED_ON: [&str; 22] = [
     "XDG_CACHE_HOME",
     "XDG_DATA_HOME",
     "XDG_CONFIG_HOME",
+];
+
+/// Proxies, as every program reads them.
+pub(super) const PROXIES: [&str; 8] = [
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "NO_PROXY",
@@ -61,6 +65,7 @@ pub(crate) fn is_program(file: &Path) -> bool {
 pub(crate) fn variables(environment: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let own = |name: &str| {
         PASSED_ON.contains(&name)
+            || PROXIES.contains(&name)
             || ["UV_", "PIP_", "MAMBA_", "CONDA_PKGS_"].iter().any(|prefix| name.starts_with(prefix))
     };
     let mut variables: BTreeMap<String, String> = environment
