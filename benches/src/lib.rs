@@ -1,7 +1,11 @@
 //! What the side-by-side harness is made of. Criterion's micro-benches lie in `benches/benches/`, one file a hot path;
 //! measured tables in `benches/results/`.
 
+mod containers;
+mod control_group;
 pub mod gateway_rows;
+mod hosted_rows;
+pub mod image_rows;
 pub mod peers;
 pub mod report;
 pub mod rows;

@@ -70,7 +70,7 @@ pub fn azmlinfsrv(workspace: &Workspace, workers: usize) -> Result<Peer> {
 }
 
 /// Whether `GET /` is answered with 200. gunicorn listens long before a worker can answer.
-fn healthy(address: &str) -> bool {
+pub(crate) fn healthy(address: &str) -> bool {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(START_LIMIT))?;
@@ -117,6 +117,6 @@ impl OrtLoop<'_> {
 }
 
 /// An address that was free a moment ago, for servers that cannot be told to choose.
-fn free_address() -> Result<String> {
+pub(crate) fn free_address() -> Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }

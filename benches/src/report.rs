@@ -12,6 +12,10 @@ pub enum Bound {
     AtMost(f64),
     /// Exclusive.
     Below(f64),
+    /// None: the figure is worth knowing, and nothing is asked of it.
+    Open,
+    /// There is no figure, and the row says why.
+    NotMeasured,
 }
 
 /// One row of the table.
@@ -33,6 +37,19 @@ impl Row {
             Bound::AtLeast(bound) => self.value >= bound,
             Bound::AtMost(bound) => self.value <= bound,
             Bound::Below(bound) => self.value < bound,
+            Bound::Open | Bound::NotMeasured => true,
+        }
+    }
+
+    /// A row that lacks something here.
+    pub fn not_measured(name: &'static str, why: &str) -> Self {
+        Self {
+            name,
+            baseline: "–".to_owned(),
+            ours: format!("not measured: {why}"),
+            value: f64::NAN,
+            unit: "",
+            bound: Bound::NotMeasured,
         }
     }
 
@@ -42,6 +59,8 @@ impl Row {
             Bound::AtLeast(bound) => ("≥", bound),
             Bound::AtMost(bound) => ("≤", bound),
             Bound::Below(bound) => ("<", bound),
+            Bound::Open => return format!("| {name} | {baseline} | {ours} | {value:.2}{unit} | – | |"),
+            Bound::NotMeasured => return format!("| {name} | {baseline} | {ours} | – | – | |"),
         };
         let verdict = if self.holds() { "holds" } else { "**short**" };
         format!("| {name} | {baseline} | {ours} | {value:.2}{unit} | {sign} {bound}{unit} | {verdict} |")
@@ -60,14 +79,13 @@ pub fn table(setup: &str, rows: &[Row]) -> String {
 }
 
 /// The machine, the commit and the method, as a few lines of Markdown.
-pub fn setup(workspace: &Workspace, seconds: u64, rounds: usize) -> String {
+pub fn setup(workspace: &Workspace, method: &str) -> String {
     let said = |program: &str, arguments: &[&str]| {
         let text = shell::output(workspace.command(program).args(arguments)).unwrap_or_default();
         text.trim().to_owned()
     };
     format!(
-        "{} · {} cores · {} · commit {} · {}\n\nMedians of {rounds} alternating runs of {seconds} s a side; load by wrk on the \
-         same cores.",
+        "{} · {} cores · {} · commit {} · {}\n\n{method}",
         cpu(),
         cores(),
         said("uname", &["-sr"]),
@@ -122,6 +140,11 @@ mod tests {
         assert_eq!(row.line(), "| tiny | 100/s | 65/s | 0.65 | ≥ 0.6 | holds |");
         row.bound = Bound::Below(0.65);
         assert_eq!(row.line(), "| tiny | 100/s | 65/s | 0.65 | < 0.65 | **short** |");
+        row.bound = Bound::Open;
+        assert_eq!(row.line(), "| tiny | 100/s | 65/s | 0.65 | – | |");
+        let lacking = Row::not_measured("boxed", "no Engine");
+        assert_eq!(lacking.line(), "| boxed | – | not measured: no Engine | – | – | |");
+        assert!(row.holds() && lacking.holds());
     }
 
     #[test]

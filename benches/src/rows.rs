@@ -27,6 +27,8 @@ pub struct Effort {
     pub seconds: u64,
     /// Runs a side.
     pub rounds: usize,
+    /// Of the model that is large.
+    pub large: u64,
 }
 
 /// Makes one or several rows.

@@ -43,6 +43,16 @@ impl<'a> Stage<'a> {
         Ok(model)
     }
 
+    /// Noise under a model's name, made anew once.
+    pub fn large_model(&self, bytes: u64) -> Result<PathBuf> {
+        let model = self.folder.join("large.onnx");
+        if !model.exists() {
+            let mut noise = std::io::Read::take(fs_err::File::open("/dev/urandom")?, bytes);
+            std::io::copy(&mut noise, &mut fs_err::File::create(&model)?)?;
+        }
+        Ok(model)
+    }
+
     /// The recogniser of PP-OCRv4: convolutions and attention, about 15 ms a run on one core.
     pub fn conv_model(&self) -> Result<PathBuf> {
         let packages = python::site_packages(self.workspace, "tools")?;

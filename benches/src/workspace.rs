@@ -111,6 +111,22 @@ impl<'a> Home<'a> {
         bail!("no replica says where it listens")
     }
 
+    /// The only blob of this size in the home's store.
+    pub fn blob_of_size(&self, bytes: u64) -> Result<PathBuf> {
+        let mut folders = vec![self.folder.join("home/blobs")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs_err::read_dir(folder)? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if fs_err::metadata(&path)?.len() == bytes {
+                    return Ok(path);
+                }
+            }
+        }
+        bail!("no blob has {bytes} bytes")
+    }
+
     /// Seconds that one request takes, a new connection included; its answer must be a success.
     pub fn seconds_of(&self, path: &str, more: &[String]) -> Result<f64> {
         let mut curl = self.checkout.command("curl");

@@ -80,7 +80,7 @@ pub(crate) fn cold(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
     Ok(vec![seconds("a request that starts a replica from zero, tiny ONNX", median(taken), 0.25)])
 }
 
-fn scoring(key: &str, body: &str) -> [String; 6] {
+pub(crate) fn scoring(key: &str, body: &str) -> [String; 6] {
     [
         "--header".to_owned(),
         format!("authorization: Bearer {key}"),

@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use crate::{
-    Workspace, shell,
+    Workspace, containers, shell,
     tools::{self, Tool},
 };
 
@@ -16,14 +16,16 @@ pub enum Bench {
     Scorer(TableArguments),
     /// The gateway before a scorer beside that scorer alone.
     Gateway(TableArguments),
+    /// Images and containers beside `sha256sum`, `docker build` and the scorer without a container.
+    Image(TableArguments),
     /// The pieces of a request's way, alone: codecs, batches, recording.
     HotPath,
 }
 
-/// Of `cargo xtask bench scorer` and `gateway`.
+/// Of `cargo xtask bench scorer`, `gateway` and `image`.
 #[derive(Args, Debug)]
 pub struct TableArguments {
-    /// A minute instead of several; the figures are rough.
+    /// A minute or two instead of several; the figures are rough.
     #[arg(long)]
     quick: bool,
     /// Write the table to `benches/results/<date>-<subject>-<machine>.md`.
@@ -38,6 +40,7 @@ pub fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
     let (subject, arguments) = match bench {
         Bench::Scorer(arguments) => ("scorer", arguments),
         Bench::Gateway(arguments) => ("gateway", arguments),
+        Bench::Image(arguments) => ("image", arguments),
         Bench::HotPath => {
             let hot_path =
                 ["bench", "--profile", "release", "--package", "moorline-benches", "--bench", "hot_path"];
@@ -45,6 +48,13 @@ pub fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
         }
     };
     tools::install(workspace, &[Tool::Oracle, Tool::Tools, Tool::OnnxRuntime, Tool::Wrk])?;
+    let of_containers = if matches!(bench, Bench::Image(_)) {
+        tools::install(workspace, &[Tool::Containers, Tool::BaseImage])?;
+        // Before the ordinary one, which Cargo gives the same name.
+        Some(containers::static_scorer(workspace)?)
+    } else {
+        None
+    };
     workspace.build()?;
     let mut harness = workspace.command(workspace.binary("side-by-side"));
     harness.arg(subject);
@@ -57,5 +67,8 @@ pub fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
     if let Some(only) = &arguments.only {
         harness.args(["--only", only]);
     }
+    let Some(static_scorer) = of_containers else { return shell::run(&mut harness) };
+    let engine = containers::Engine::start(workspace)?;
+    harness.envs(containers::variables(workspace, engine.as_ref(), &static_scorer));
     shell::run(&mut harness)
 }

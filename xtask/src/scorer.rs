@@ -33,7 +33,17 @@ impl RunningScorer {
     /// Starts the scorer with `settings` on a release and free ports, and waits until it is ready. A scorer that gives
     /// up is an error that holds its last log lines.
     pub fn start(workspace: &Workspace, release: &Path, settings: &[&str]) -> Result<Self> {
-        let mut command = workspace.command(workspace.binary("moorline-scorer"));
+        Self::start_program(workspace, &workspace.binary("moorline-scorer"), release, settings)
+    }
+
+    /// The same with another program than the workspace's.
+    pub fn start_program(
+        workspace: &Workspace,
+        program: &Path,
+        release: &Path,
+        settings: &[&str],
+    ) -> Result<Self> {
+        let mut command = workspace.command(program);
         command.arg("--release").arg(release);
         command.args(["--port", "0", "--admin-port", "0", "--log-format", "json"]).args(settings);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

@@ -1,4 +1,4 @@
-//! `cargo xtask bench scorer|gateway`: ours and its baselines in the same minute, under the same load, in one table.
+//! `cargo xtask bench scorer|gateway|image`: ours and its baselines in the same minute, under the same load, in one table.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use moorline_benches::{
     gateway_rows::GATEWAY,
+    image_rows::IMAGE,
     report,
     rows::{Effort, Measure, SCORER},
     stage::Stage,
@@ -32,6 +33,7 @@ struct Arguments {
 enum Subject {
     Scorer,
     Gateway,
+    Image,
 }
 
 impl Subject {
@@ -39,6 +41,7 @@ impl Subject {
         match self {
             Self::Scorer => &SCORER,
             Self::Gateway => &GATEWAY,
+            Self::Image => &IMAGE,
         }
     }
 
@@ -46,6 +49,21 @@ impl Subject {
         match self {
             Self::Scorer => "scorer",
             Self::Gateway => "gateway",
+            Self::Image => "image",
+        }
+    }
+
+    fn method(self, Effort { seconds, rounds, large }: Effort) -> String {
+        let load = format!(
+            "edians of {rounds} alternating runs of {seconds} s a side; load by wrk on the same cores."
+        );
+        match self {
+            Self::Scorer | Self::Gateway => format!("M{load}"),
+            Self::Image => format!(
+                "The large model is {} MiB of noise, in the page cache for both sides. Times are those of whole \
+                 commands, medians of alternating rounds. Throughput: m{load}",
+                large >> 20
+            ),
         }
     }
 }
@@ -62,8 +80,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let workspace = Workspace::find()?;
-    let effort =
-        if arguments.quick { Effort { seconds: 2, rounds: 2 } } else { Effort { seconds: 5, rounds: 5 } };
+    let effort = if arguments.quick {
+        Effort { seconds: 2, rounds: 2, large: 256 << 20 }
+    } else {
+        Effort { seconds: 5, rounds: 5, large: 1 << 30 }
+    };
     let stage = Stage::new(&workspace)?;
     let (mut table, mut failed) = (Vec::new(), Vec::new());
     for &(name, measure) in arguments.subject.rows() {
@@ -79,7 +100,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    let text = report::table(&report::setup(&workspace, effort.seconds, effort.rounds), &table);
+    let text = report::table(&report::setup(&workspace, &arguments.subject.method(effort)), &table);
     shell::print(&format!("\n{text}"));
     let short: Vec<&str> = table.iter().filter(|row| !row.holds()).map(|row| row.name).collect();
     if !short.is_empty() {
