@@ -69,6 +69,6 @@ pub fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
     }
     let Some(static_scorer) = of_containers else { return shell::run(&mut harness) };
     let engine = containers::Engine::start(workspace)?;
-    harness.envs(containers::variables(workspace, engine.as_ref(), &static_scorer));
+    harness.envs(containers::variables(workspace, engine.as_ref(), None, &static_scorer));
     shell::run(&mut harness)
 }
