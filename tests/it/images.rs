@@ -47,6 +47,10 @@ fn an_image_is_the_same_wherever_it_is_built_and_says_what_is_in_it() {
         built["referrers"].as_array().unwrap().iter().map(|said| said["kind"].as_str().unwrap()).collect();
     assert_eq!(said, ["sbom", "provenance"]);
 
+    // The model is read where the store has it, and not copied out first.
+    let left: Vec<_> = fs_err::read_dir(one.home().join("releases")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+
     let archive = one.work().join("linear.tar");
     let from = format!("oci-archive:{}", archive.display());
     let seen: Value = serde_json::from_str(&tool("skopeo", &["inspect", "--config", &from])).unwrap();

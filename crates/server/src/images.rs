@@ -105,7 +105,7 @@ impl ImageMaker {
         progress: &Progress,
     ) -> Result<Made, TargetError> {
         let desired = order.desired;
-        let files = self.releases.ensure(&desired.release).await.map_err(|error| {
+        let files = self.releases.lend(&desired.release).await.map_err(|error| {
             TargetError::caused(ErrorClass::Internal, "could not lay the release out", error)
         })?;
         let base = match (&order.base, &desired.environment) {
@@ -117,7 +117,7 @@ impl ImageMaker {
         };
         let request = ImageRequest {
             release: &desired.release,
-            files: &files,
+            files: files.path(),
             environment: desired.environment.as_ref(),
             base,
             compression: order.compression,

@@ -65,7 +65,7 @@ impl Releases {
             return Ok(place);
         }
         let building = self.folder.join(format!("{BUILDING}{}", uuid::Uuid::new_v4()));
-        let built = self.build(release, &building).await;
+        let built = self.build(release, &building, false).await;
         let (from, to) = (building, place.clone());
         blocking(move || {
             let moved = built.and_then(|()| Ok(fs_err::rename(&from, &to)?));
@@ -80,7 +80,14 @@ impl Releases {
         Ok(place)
     }
 
-    async fn build(&self, release: &Release, folder: &Path) -> Result<(), ReleaseError> {
+    /// Lays the release out for who only reads it. Files that the store has in this file system are not copied.
+    pub(crate) async fn lend(&self, release: &Release) -> Result<Lent, ReleaseError> {
+        let lent = Lent(self.folder.join(format!("{BUILDING}{}", uuid::Uuid::new_v4())));
+        self.build(release, &lent.0, true).await?;
+        Ok(lent)
+    }
+
+    async fn build(&self, release: &Release, folder: &Path, link: bool) -> Result<(), ReleaseError> {
         let model =
             release.model.iter().flat_map(|model| &model.files).map(|file| (Release::MODEL_DIR, file));
         let code = release.code.iter().flat_map(|code| &code.files).map(|file| (Release::CODE_DIR, file));
@@ -99,6 +106,9 @@ impl Releases {
         .await?;
         stream::iter(files.into_iter().map(Ok))
             .try_for_each_concurrent(COPIES, async |(to, file)| {
+                if link && self.link(&file.sha256, &to).await? {
+                    return Ok(());
+                }
                 self.blobs.write_to(&file.sha256, &to).await.map_err(|source| ReleaseError::Blob {
                     path: file.path.clone(),
                     release: release.name.to_string(),
@@ -106,6 +116,14 @@ impl Releases {
                 })
             })
             .await
+    }
+
+    /// Whether the file could be made another name of the store's own.
+    async fn link(&self, digest: &Digest, to: &Path) -> Result<bool, ReleaseError> {
+        let Some(from) = self.blobs.path(digest) else { return Ok(false) };
+        let to = to.to_owned();
+        // On another file system, or one without links, it is copied; one that is missing is told of then.
+        blocking(move || Ok(fs_err::hard_link(from, to).is_ok())).await
     }
 
     /// Removes the releases that are not in `keep` and that nobody asked for since `before`.
@@ -123,6 +141,24 @@ impl Releases {
             Ok(())
         })
         .await
+    }
+}
+
+/// A release that is laid out for reading alone: what is written to its files is written to the store's. It goes with the
+/// value.
+#[derive(Debug)]
+pub(crate) struct Lent(PathBuf);
+
+impl Lent {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed when the folder is opened next.
+        let _ = fs_err::remove_dir_all(&self.0);
     }
 }
 
