@@ -95,13 +95,14 @@ impl Dockerd {
     }
 }
 
-/// Without a bridge and rules of its own: another Engine of this machine has those, and published ports need none.
+/// Without rules of its own: another Engine of this machine has those, and published ports need none. They share the
+/// machine's usual bridge, which one that wants none would take away from the other.
 fn spawn(folder: &Path, arguments: &[String]) -> Child {
     let log = fs_err::OpenOptions::new().create(true).append(true).open(folder.join("log"));
     let (log, _) = log.expect("a log can be opened").into_parts();
     let program = Path::new("/usr/sbin/dockerd");
     let mut command = Command::new(if program.exists() { program } else { Path::new("dockerd") });
-    command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--log-level", "warn"]);
+    command.args(["--iptables=false", "--ip6tables=false", "--log-level", "warn"]);
     command.arg("--host").arg(format!("unix://{}", folder.join("docker.sock").display()));
     for (option, place) in [("--data-root", "data"), ("--exec-root", "run"), ("--pidfile", "pid")] {
         command.arg(option).arg(folder.join(place));

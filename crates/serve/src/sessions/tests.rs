@@ -151,13 +151,19 @@ async fn short_runs_stay_here_and_the_rest_finds_a_thread() {
         assert_eq!(doubled(&sessions.run(row(1.0), None).await.unwrap()), 2.0);
     }
     let here = |inputs: &Tensors| sessions.shared.session_for(inputs);
-    let session = here(&row(1.0)).expect("runs are short and the session is free");
+    // Runs are short, and the session is free as soon as its thread has put it back.
+    let mut session = None;
+    until(|| {
+        session = here(&row(1.0));
+        session.is_some()
+    })
+    .await;
     // The only session is away: what comes now waits for it in the queue, and nobody overtakes.
     let waiting = sessions.run(row(2.0), None);
     let rest = async {
         until(|| lock(&sessions.shared.queue).batcher.len() == 1).await;
         assert!(here(&row(3.0)).is_none());
-        sessions.shared.give_back(session);
+        sessions.shared.give_back(session.expect("it was waited for"));
     };
     assert_eq!(doubled(&tokio::join!(waiting, rest).0.unwrap()), 4.0);
     assert_eq!(sessions.run(row(13.0), None).await.unwrap_err().class, ErrorClass::Script);
