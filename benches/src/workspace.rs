@@ -1,7 +1,7 @@
 //! A workspace for measuring: a home below the stage, the real `moorline up` on it, and the real command line.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -93,38 +93,17 @@ impl<'a> Home<'a> {
 
     /// Where the only replica of this home listens, past the gateway.
     pub fn replica_address(&self) -> Result<String> {
-        let mut folders = vec![self.folder.join("home/local")];
-        while let Some(folder) = folders.pop() {
-            for entry in fs_err::read_dir(folder)? {
-                let path = entry?.path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if path.file_name().is_some_and(|name| name == "address.json") {
-                    let told: Value = serde_json::from_slice(&fs_err::read(path)?)?;
-                    return told["data"]
-                        .as_str()
-                        .map(str::to_owned)
-                        .context("a scorer says where it listens");
-                }
-            }
-        }
-        bail!("no replica says where it listens")
+        let is_told = |path: &Path| Ok(path.file_name().is_some_and(|name| name == "address.json"));
+        let file = find(self.folder.join("home/local"), is_told)?;
+        let file = file.context("no replica says where it listens")?;
+        let told: Value = serde_json::from_slice(&fs_err::read(file)?)?;
+        told["data"].as_str().map(str::to_owned).context("a scorer says where it listens")
     }
 
     /// The only blob of this size in the home's store.
     pub fn blob_of_size(&self, bytes: u64) -> Result<PathBuf> {
-        let mut folders = vec![self.folder.join("home/blobs")];
-        while let Some(folder) = folders.pop() {
-            for entry in fs_err::read_dir(folder)? {
-                let path = entry?.path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if fs_err::metadata(&path)?.len() == bytes {
-                    return Ok(path);
-                }
-            }
-        }
-        bail!("no blob has {bytes} bytes")
+        let found = find(self.folder.join("home/blobs"), |path| Ok(fs_err::metadata(path)?.len() == bytes))?;
+        found.with_context(|| format!("the store has no blob of {bytes} bytes"))
     }
 
     /// Seconds that one request takes, a new connection included; its answer must be a success.
@@ -167,4 +146,20 @@ impl Drop for Home<'_> {
         let _ = self.run(&["down", "--everything"]);
         let _ = self.kill();
     }
+}
+
+/// The first file below a folder that is accepted.
+fn find(folder: PathBuf, accept: impl Fn(&Path) -> Result<bool>) -> Result<Option<PathBuf>> {
+    let mut folders = vec![folder];
+    while let Some(folder) = folders.pop() {
+        for entry in fs_err::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if accept(&path)? {
+                return Ok(Some(path));
+            }
+        }
+    }
+    Ok(None)
 }
