@@ -47,6 +47,8 @@ pub struct Desired {
     pub scale: Scale,
     #[serde(default)]
     pub resources: Resources,
+    #[serde(default, skip_serializing_if = "Scheduling::is_empty")]
+    pub scheduling: Scheduling,
     #[serde(default)]
     pub liveness: Probe,
     #[serde(default)]
@@ -107,7 +109,7 @@ impl Scale {
 }
 
 /// What one replica may use; `None` is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
     /// Cores, in thousandths.
@@ -115,6 +117,53 @@ pub struct Resources {
     pub cpu_millis: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
+}
+
+impl Resources {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a place of many machines has to know beyond [`Resources`] to choose one for a replica. Places of one machine do
+/// not look at it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scheduling {
+    /// What a replica is guaranteed; as much as it may use, where that is left out.
+    #[serde(skip_serializing_if = "Resources::is_empty")]
+    pub requests: Resources,
+    /// Devices by the name that the place knows them by (`nvidia.com/gpu`), and how many.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub devices: BTreeMap<String, u32>,
+    /// Labels that the machine has to have.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints of machines that do not keep it away, as Kubernetes writes them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+}
+
+impl Scheduling {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// One of Kubernetes' tolerations.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Toleration {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// `Equal` or `Exists`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effect: Option<String>,
 }
 
 /// Azure ML's probe settings, times in seconds.
@@ -170,8 +219,11 @@ pub struct Placement {
     pub id: DeploymentId,
     pub release: Release,
     pub source: Source,
+    /// How many now; within the bounds of `scale`.
     pub replicas: u32,
+    pub scale: Scale,
     pub resources: Resources,
+    pub scheduling: Scheduling,
     pub liveness: Probe,
     pub readiness: Probe,
     pub variables: BTreeMap<String, Variable>,
@@ -180,7 +232,7 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// The identity of everything that a running replica cannot change: placements that differ only in `replicas` and
+    /// The identity of everything that a running replica cannot change: placements that differ only in replicas and
     /// probes have the same revision, and a replica of another revision has to be replaced.
     pub fn revision(&self) -> Digest {
         let variables: BTreeMap<&str, String> = self
@@ -198,7 +250,7 @@ impl Placement {
             Source::Folder { python, .. } => python.as_ref().map(|path| path.to_string_lossy().into_owned()),
             Source::Image { reference } => Some(reference.clone()),
         };
-        let parts = (self.release.digest(), source, self.resources, variables);
+        let parts = (self.release.digest(), source, self.resources, &self.scheduling, variables);
         Digest::of(&serde_json::to_vec(&parts).expect("a revision has only string keys"))
     }
 }
@@ -211,6 +263,9 @@ pub struct Observation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Digest>,
     pub replicas: Vec<Replica>,
+    /// What it waits for, in words: `no machine has room for it`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Why the phase is `Failed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
@@ -219,7 +274,7 @@ pub struct Observation {
 impl Observation {
     /// What is observed of a name that a target does not know.
     pub fn absent() -> Self {
-        Self { phase: Phase::Absent, revision: None, replicas: Vec::new(), failure: None }
+        Self { phase: Phase::Absent, revision: None, replicas: Vec::new(), notes: Vec::new(), failure: None }
     }
 }
 

@@ -24,7 +24,7 @@ pub use batch::{BatchError, split, stack};
 pub use batcher::{Batcher, Item, Take};
 pub use deployment::{
     DeploymentId, Desired, Failure, Observation, Phase, Placement, Probe, Replica, ReplicaAddress,
-    ReplicaState, Resources, Scale, Source, TargetKind, Variable,
+    ReplicaState, Resources, Scale, Scheduling, Source, TargetKind, Toleration, Variable,
 };
 pub use digest::{Digest, DigestError};
 pub use engine::{Engine, EngineError, LoadedModel, ModelFiles, Session};

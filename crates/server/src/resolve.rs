@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use futures_util::TryStreamExt;
 use moorline_core::{
     DeploymentId, Desired, Environment, ErrorClass, FileEntry, ModelType, Name, Release, ReleaseCode,
-    ReleaseEnvironment, ReleaseModel, Resources, TargetKind,
+    ReleaseEnvironment, ReleaseModel, Resources, Scheduling, TargetKind,
 };
 use moorline_spec::{
     AssetRef, CodeConfiguration, CodeSource, Compute, Model, OnlineDeployment, Reference, Scope, VersionRef,
@@ -71,7 +71,7 @@ pub(crate) async fn deployment(
         variables.entry("WORKER_COUNT".to_owned()).or_insert_with(|| workers.to_string());
     }
 
-    let resources = resources(&document, &place, &mut notes);
+    let (resources, scheduling) = resources(&document, &place, &mut notes);
     let release = Release {
         format: Release::FORMAT,
         name: model.as_ref().map_or_else(|| endpoint.clone(), |model| model.name.clone()),
@@ -104,6 +104,7 @@ pub(crate) async fn deployment(
         model_mount_path: document.model_mount_path.clone(),
         scale: document.scale(),
         resources,
+        scheduling,
         liveness: document.liveness_probe.unwrap_or_default(),
         readiness: document.readiness_probe.unwrap_or_default(),
     };
@@ -373,21 +374,29 @@ fn mounts(document: &OnlineDeployment, environment: Option<&Environment>) -> Res
         .hint("it is absolute and has no `..`, as in `/models`"))
 }
 
-/// `resources.limits`, else what the compute means by `instance_type`.
-fn resources(document: &OnlineDeployment, compute: &Compute, notes: &mut Vec<String>) -> Resources {
-    let limits = document.limits();
-    if limits != Resources::default() {
-        return limits;
+/// What the compute means by `instance_type`, and over it what the document's `resources` say.
+fn resources(
+    document: &OnlineDeployment,
+    compute: &Compute,
+    notes: &mut Vec<String>,
+) -> (Resources, Scheduling) {
+    let (limits, wanted) = (document.limits(), document.scheduling());
+    let Some(size) = &document.instance_type else { return (limits, wanted) };
+    let Some(known) = compute.instance_types.get(size) else {
+        if limits.is_empty() {
+            notes.push(format!(
+                "compute `{}` does not say how large instance_type `{size}` is; no limit is set",
+                compute.name
+            ));
+        }
+        return (limits, wanted);
+    };
+    let mut scheduling = known.scheduling();
+    scheduling.devices.extend(wanted.devices);
+    if !wanted.requests.is_empty() {
+        scheduling.requests = wanted.requests;
     }
-    let Some(size) = &document.instance_type else { return limits };
-    if let Some(known) = compute.instance_types.get(size) {
-        return known.resources();
-    }
-    notes.push(format!(
-        "compute `{}` does not say how large instance_type `{size}` is; no limit is set",
-        compute.name
-    ));
-    limits
+    (if limits.is_empty() { known.resources() } else { limits }, scheduling)
 }
 
 /// The version of Python that the environment asks for.

@@ -36,9 +36,10 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use document::{Document, Loaded, from_json, load};
 pub use documents::{
     AuthMode, BuildContext, BuildSource, CodeConfiguration, Collection, CollectionData, Compute,
-    ContainerHost, DataAsset, DataCollector, DeploymentType, EngineTls, Environment, InstanceType, Model,
-    OnlineDeployment, OnlineEndpoint, OsType, Registries, RegistryHost, RequestLogging, ResourceRequirements,
-    ResourceSettings, RollingRate, RuntimeSettings, ScaleSettings, Tags, Workspace,
+    ContainerHost, DataAsset, DataCollector, DeploymentType, EngineTls, Environment, InstanceType,
+    KubernetesCluster, Model, OnlineDeployment, OnlineEndpoint, OsType, Reach, Registries, RegistryHost,
+    RequestLogging, Requests, ResourceRequirements, ResourceSettings, RollingRate, RuntimeSettings,
+    ScaleSettings, Tags, Workspace,
 };
 pub use overrides::{Override, OverrideError, set};
 pub use quantity::{QuantityError, parse_bytes, parse_millis};

@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use moorline_core::{
     DeploymentId, Desired, Digest, EngineSettings, ErrorClass, FileEntry, LogOptions, ModelType, Name,
     Observation, Phase, Placement, Probe, Release, ReleaseModel, Replica, ReplicaState, RequestSettings,
-    Resources, Scale, Secret, Source, Target, TargetKind, Variable,
+    Resources, Scale, Scheduling, Secret, Source, Target, TargetKind, Variable,
 };
 use tempfile::TempDir;
 
@@ -89,7 +89,9 @@ impl TestRelease {
             release: self.release.clone(),
             source: self.source.clone(),
             replicas,
+            scale: Scale::Fixed { instances: replicas },
             resources: Resources::default(),
+            scheduling: Scheduling::default(),
             liveness: probe(),
             readiness: probe(),
             variables: BTreeMap::new(),
@@ -238,6 +240,7 @@ async fn what_cannot_be_hosted_is_refused_early(
         model_mount_path: None,
         scale: Scale::Fixed { instances: 1 },
         resources: Resources::default(),
+        scheduling: Scheduling::default(),
         liveness: probe(),
         readiness: probe(),
     };

@@ -311,7 +311,13 @@ impl State {
         } else {
             Phase::Progressing
         };
-        Observation { phase, revision: self.revision(), replicas, failure: self.attempts.failure().cloned() }
+        Observation {
+            phase,
+            revision: self.revision(),
+            replicas,
+            notes: Vec::new(),
+            failure: self.attempts.failure().cloned(),
+        }
     }
 }
 

@@ -11,7 +11,8 @@ use std::{
 };
 
 use moorline_core::{
-    DeploymentId, ErrorClass, Phase, Placement, Probe, Release, ReplicaState, Resources, Source, Target,
+    DeploymentId, ErrorClass, Phase, Placement, Probe, Release, ReplicaState, Resources, Scale, Scheduling,
+    Source, Target,
 };
 use moorline_deploy::local::LocalTarget;
 use moorline_testkit::{TestRelease, deployment, observed};
@@ -32,7 +33,9 @@ fn placement(release: &Path, replicas: u32) -> Placement {
         release: Release::parse(&text).expect("the release is valid"),
         source: Source::Folder { path: release.to_owned(), python: None },
         replicas,
+        scale: Scale::Fixed { instances: replicas },
         resources: Resources::default(),
+        scheduling: Scheduling::default(),
         liveness: Probe::default(),
         readiness: Probe::default(),
         variables: [].into(),

@@ -95,9 +95,14 @@ impl Reconciler {
         self.0.scalers.take_up(id, desired);
         let placement = Placement { replicas: self.replicas(desired).max(1), ..placement };
         self.0.targets.apply(desired, &placement).await.map_err(|error| refused(&error))?;
+        let mut said = Vec::new();
         loop {
             let observation =
                 self.0.targets.observe(desired).await.map_err(|error| Interrupted::Ours(chain(&error)))?;
+            for note in observation.notes.iter().filter(|note| !said.contains(*note)) {
+                self.log(state, note).await;
+            }
+            said.clone_from(&observation.notes);
             match settled(&observation, &placement) {
                 Some(Ok(())) => break,
                 Some(Err(failure)) => return Err(Interrupted::Failed(failure)),
@@ -169,7 +174,9 @@ impl Reconciler {
             release: desired.release.clone(),
             source,
             replicas: self.replicas(desired),
+            scale: desired.scale,
             resources: desired.resources,
+            scheduling: desired.scheduling.clone(),
             liveness: desired.liveness,
             readiness: desired.readiness,
             variables,

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use moorline_core::{Name, Resources, TargetKind};
+use moorline_core::{Name, Resources, Scheduling, TargetKind, Toleration};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Tags, azure, container::ContainerHost};
+use super::{
+    Tags, azure,
+    container::ContainerHost,
+    kubernetes::{self, KubernetesCluster},
+};
 use crate::{
     document::{Document, sealed::Read},
     fields::Fields,
@@ -43,14 +47,51 @@ pub struct InstanceType {
     /// A quantity: `4Gi`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
+    /// What it is guaranteed; as much as it may use, where it is left out. This and what follows is for places of many
+    /// machines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Requests>,
+    /// Devices and how many: `nvidia.com/gpu: 1`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub devices: BTreeMap<String, u32>,
+    #[serde(skip_serializing_if = "Tags::is_empty")]
+    pub node_selector: Tags,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+}
+
+/// What a replica is guaranteed, as quantities.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Requests {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
 }
 
 impl InstanceType {
     pub fn resources(&self) -> Resources {
-        Resources {
-            cpu_millis: self.cpu.as_deref().and_then(|text| parse_millis(text).ok()),
-            memory_bytes: self.memory.as_deref().and_then(|text| parse_bytes(text).ok()),
+        resources(self.cpu.as_deref(), self.memory.as_deref())
+    }
+
+    pub fn scheduling(&self) -> Scheduling {
+        let requests = self.requests.as_ref();
+        Scheduling {
+            requests: requests
+                .map(|requests| resources(requests.cpu.as_deref(), requests.memory.as_deref()))
+                .unwrap_or_default(),
+            devices: self.devices.clone(),
+            node_selector: self.node_selector.clone(),
+            tolerations: self.tolerations.clone(),
         }
+    }
+}
+
+/// Of quantities that were checked when they were read.
+pub(super) fn resources(cpu: Option<&str>, memory: Option<&str>) -> Resources {
+    Resources {
+        cpu_millis: cpu.and_then(|text| parse_millis(text).ok()),
+        memory_bytes: memory.and_then(|text| parse_bytes(text).ok()),
     }
 }
 
@@ -59,11 +100,19 @@ impl Compute {
     pub fn container(&self) -> ContainerHost {
         ContainerHost::of(&self.settings)
     }
+
+    /// The settings of a compute of `type: kubernetes`.
+    pub fn kubernetes(&self) -> KubernetesCluster {
+        KubernetesCluster::of(&self.settings)
+    }
 }
 
 impl Document for Compute {
     const KIND: &'static str = "compute";
 }
+
+/// More devices of one kind are a slip of the finger.
+const MAX_DEVICES: u32 = 1024;
 
 /// Computes that only Azure can make.
 const AZURE_TYPES: [&str; 5] = ["amlcompute", "computeinstance", "virtualmachine", "synapsespark", "adla"];
@@ -91,7 +140,7 @@ impl Read for Compute {
         let settings = match kind {
             // What else there is to say of this machine has flags of its own.
             None | Some(TargetKind::Local) => Map::new(),
-            Some(TargetKind::Kubernetes) => kubernetes(reader, &mut fields),
+            Some(TargetKind::Kubernetes) => KubernetesCluster::read(reader, &mut fields),
             Some(TargetKind::Container) => ContainerHost::read(reader, &mut fields),
             Some(TargetKind::Fpga | TargetKind::Edge) => free(&mut fields),
         };
@@ -128,21 +177,6 @@ fn kind(reader: &mut Reader, node: &Node) -> Option<TargetKind> {
     scalars::choice(&kinds.map(|kind| (kind.as_str(), kind)))(reader, node)
 }
 
-/// Azure ML's keys of a kubernetes compute, and whatever else its target reads.
-fn kubernetes(reader: &mut Reader, fields: &mut Fields<'_>) -> Map<String, Value> {
-    let mut settings = Map::new();
-    if let Some(namespace) = fields.optional(reader, "namespace", scalars::filled) {
-        settings.insert("namespace".to_owned(), namespace.into());
-    }
-    fields.optional(reader, "properties", |reader, node| {
-        scalars::object(reader, node)?;
-        settings.insert("properties".to_owned(), node.to_json());
-        Some(())
-    });
-    settings.extend(free(fields));
-    settings
-}
-
 fn free(fields: &mut Fields<'_>) -> Map<String, Value> {
     fields.rest().into_iter().map(|entry| (entry.key.clone(), entry.value.to_json())).collect()
 }
@@ -151,6 +185,28 @@ fn instance_type(reader: &mut Reader, node: &Node) -> Option<InstanceType> {
     let mut fields = Fields::open(reader, node, "instance type")?;
     let cpu = fields.optional(reader, "cpu", scalars::cores);
     let memory = fields.optional(reader, "memory", scalars::memory);
+    let requests = fields.optional(reader, "requests", requests);
+    let devices = fields.optional(reader, "devices", |reader, node| {
+        scalars::map(reader, node, scalars::between(1, MAX_DEVICES))
+    });
+    let node_selector = fields.optional(reader, "node_selector", scalars::tags);
+    let tolerations = fields
+        .optional(reader, "tolerations", |reader, node| scalars::list(reader, node, kubernetes::toleration));
     fields.close(reader);
-    Some(InstanceType { cpu, memory })
+    Some(InstanceType {
+        cpu,
+        memory,
+        requests,
+        devices: devices.unwrap_or_default(),
+        node_selector: node_selector.unwrap_or_default(),
+        tolerations: tolerations.unwrap_or_default(),
+    })
+}
+
+fn requests(reader: &mut Reader, node: &Node) -> Option<Requests> {
+    let mut fields = Fields::open(reader, node, "requests")?;
+    let cpu = fields.optional(reader, "cpu", scalars::cores);
+    let memory = fields.optional(reader, "memory", scalars::memory);
+    fields.close(reader);
+    Some(Requests { cpu, memory })
 }

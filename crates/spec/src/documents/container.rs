@@ -67,16 +67,7 @@ impl ContainerHost {
             publish: fields.optional(reader, "publish", address),
             registry: fields.optional(reader, "registry", registry),
             sign_with: fields.optional(reader, "sign_with", secret),
-            trusted_keys: fields
-                .optional(reader, "trusted_keys", |reader, node| {
-                    let keys = scalars::list(reader, node, public_key)?;
-                    if keys.len() > MAX_KEYS {
-                        reader.mismatch(node, &format!("at most {MAX_KEYS} keys"));
-                        return None;
-                    }
-                    Some(keys)
-                })
-                .unwrap_or_default(),
+            trusted_keys: fields.optional(reader, "trusted_keys", public_keys).unwrap_or_default(),
         };
         match serde_json::to_value(read) {
             Ok(Value::Object(settings)) => settings,
@@ -122,7 +113,7 @@ fn address(reader: &mut Reader, node: &Node) -> Option<IpAddr> {
 }
 
 /// `registry[:port][/prefix]`.
-fn registry(reader: &mut Reader, node: &Node) -> Option<String> {
+pub(super) fn registry(reader: &mut Reader, node: &Node) -> Option<String> {
     let text = scalars::filled(reader, node)?;
     let host = text.split('/').next().unwrap_or_default();
     if (host.contains(['.', ':']) || host == "localhost") && !text.contains("://") && !text.ends_with('/') {
@@ -136,9 +127,18 @@ fn registry(reader: &mut Reader, node: &Node) -> Option<String> {
 }
 
 /// The name of a secret of the workspace, with or without `secret:` before it.
-fn secret(reader: &mut Reader, node: &Node) -> Option<String> {
+pub(super) fn secret(reader: &mut Reader, node: &Node) -> Option<String> {
     let text = scalars::filled(reader, node)?;
     Some(text.strip_prefix("secret:").unwrap_or(&text).to_owned())
+}
+
+pub(super) fn public_keys(reader: &mut Reader, node: &Node) -> Option<Vec<String>> {
+    let keys = scalars::list(reader, node, public_key)?;
+    if keys.len() > MAX_KEYS {
+        reader.mismatch(node, &format!("at most {MAX_KEYS} keys"));
+        return None;
+    }
+    Some(keys)
 }
 
 fn public_key(reader: &mut Reader, node: &Node) -> Option<String> {

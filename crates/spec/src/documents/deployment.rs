@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use moorline_core::{Name, Probe, RequestSettings, Resources};
+use moorline_core::{Name, Probe, RequestSettings, Resources, Scheduling};
 use serde::Serialize;
 
 use super::{
@@ -12,7 +12,6 @@ use crate::{
     document::{Document, sealed::Read},
     fields::Fields,
     paths::{self, AssetWord},
-    quantity::{parse_bytes, parse_millis},
     reader::{Finding, Reader},
     reference::{AssetRef, CodeSource},
     scalars,
@@ -136,9 +135,22 @@ impl OnlineDeployment {
         let text = |part: fn(&ResourceSettings) -> &Option<String>| {
             limits.and_then(|limits| part(limits).as_deref())
         };
-        Resources {
-            cpu_millis: text(|limits| &limits.cpu).and_then(|text| parse_millis(text).ok()),
-            memory_bytes: text(|limits| &limits.memory).and_then(|text| parse_bytes(text).ok()),
+        super::compute::resources(text(|limits| &limits.cpu), text(|limits| &limits.memory))
+    }
+
+    /// `resources.requests`, and the devices of either.
+    pub fn scheduling(&self) -> Scheduling {
+        let Some(ResourceRequirements { requests, limits }) = &self.resources else {
+            return Scheduling::default();
+        };
+        let settings = |settings: &Option<ResourceSettings>| settings.clone().unwrap_or_default();
+        let (requests, limits) = (settings(requests), settings(limits));
+        let devices = limits.gpu.or(requests.gpu).and_then(|count| count.parse().ok());
+        let devices = devices.filter(|count| *count > 0).map(|count| (GPU.to_owned(), count));
+        Scheduling {
+            requests: super::compute::resources(requests.cpu.as_deref(), requests.memory.as_deref()),
+            devices: devices.into_iter().collect(),
+            ..Scheduling::default()
         }
     }
 
@@ -163,6 +175,9 @@ impl OnlineDeployment {
         }
     }
 }
+
+/// What Azure ML means by `gpu`.
+const GPU: &str = "nvidia.com/gpu";
 
 const MODEL: AssetWord = AssetWord { one: "model", many: "models" };
 const ENVIRONMENT: AssetWord = AssetWord { one: "environment", many: "environments" };

@@ -7,6 +7,7 @@ mod container;
 mod deployment;
 mod endpoint;
 mod environment;
+mod kubernetes;
 mod model;
 mod registries;
 mod runtime;
@@ -15,7 +16,7 @@ mod workspace;
 use std::collections::BTreeMap;
 
 pub use collector::{Collection, CollectionData, DataAsset, DataCollector, RequestLogging, RollingRate};
-pub use compute::{Compute, InstanceType};
+pub use compute::{Compute, InstanceType, Requests};
 pub use container::{ContainerHost, EngineTls};
 pub use deployment::{
     CodeConfiguration, DeploymentType, OnlineDeployment, ResourceRequirements, ResourceSettings,
@@ -23,6 +24,7 @@ pub use deployment::{
 };
 pub use endpoint::{AuthMode, OnlineEndpoint};
 pub use environment::{BuildContext, BuildSource, Environment, OsType};
+pub use kubernetes::{KubernetesCluster, Reach};
 pub use model::Model;
 pub use registries::{Registries, RegistryHost};
 pub use runtime::RuntimeSettings;
