@@ -1,9 +1,9 @@
 //! `cargo xtask test`: the one command that says whether this checkout is good. Last comes the test runner, so that
 //! the last line is its summary.
 
-use std::{env, ffi::OsString};
+use std::{env, ffi::OsString, path};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::{
@@ -51,7 +51,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
     }
     let engine = containers::Engine::start(workspace)?;
     let podman = Podman::start(workspace)?;
-    command.args(&arguments.runner).envs(environment(workspace)?);
+    command.args(&arguments.runner).envs(environment(workspace)?).envs(cluster()?);
     command.envs(containers::variables(workspace, engine.as_ref(), podman.as_ref(), &static_scorer));
     shell::print("==> tests");
     shell::run(&mut command)
@@ -71,4 +71,17 @@ fn environment(workspace: &Workspace) -> Result<Vec<(String, OsString)>> {
         variables.extend(maker.settings.into_iter().map(|(name, value)| (name, value.into())));
     }
     Ok(variables)
+}
+
+/// The cluster that tests may work on, wherever they run: the first of those files that `KUBECONFIG` names.
+fn cluster() -> Result<Option<(&'static str, OsString)>> {
+    let named = env::var_os("KUBECONFIG").unwrap_or_default();
+    let Some(file) = env::split_paths(&named).find(|file| file.is_file()) else {
+        shell::warn(
+            "KUBECONFIG names no cluster: nothing is tested against a real Kubernetes (see `.ci/cluster`)",
+        );
+        return Ok(None);
+    };
+    let file = path::absolute(&file).with_context(|| format!("could not find {}", file.display()))?;
+    Ok(Some(("MOORLINE_TEST_KUBECONFIG", file.into())))
 }
