@@ -1,7 +1,7 @@
 //! Targets: places that run deployments, and the environments that they need there.
 //!
-//! [`local`] runs scorers as processes of this machine and [`container`] as containers of an Engine; [`environment`]
-//! makes the Python environments of their scoring scripts, [`image`] their images, and [`registry`] carries images to and
+//! [`local`] runs scorers as processes of this machine, [`container`] as containers of an Engine and [`kubernetes`] as
+//! pods of a cluster; [`environment`] makes the Python environments of their scoring scripts, [`image`] their images, and [`registry`] carries images to and
 //! from registries. None knows the workspace: they are told a [`Placement`](moorline_core::Placement) or an
 //! [`Environment`](moorline_core::Environment) and say what came of it.
 
@@ -11,10 +11,13 @@ pub mod container;
 pub mod environment;
 mod failure;
 pub mod image;
+pub mod kubernetes;
+mod lines;
 pub mod local;
 mod plan;
 mod probe;
 mod progress;
+mod reason;
 pub mod registry;
 
 pub use progress::{Direction, Progress, Step};

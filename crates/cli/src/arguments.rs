@@ -98,6 +98,12 @@ pub(crate) enum Command {
     /// Keep values that deployments need and nobody may see
     #[command(subcommand, after_help = "Example:\n  moorline secret set db-password < password.txt")]
     Secret(verbs::secret::Verb),
+    /// What is applied to clusters: manifests, differences, and the role that a server needs
+    #[command(
+        subcommand,
+        after_help = "Example:\n  moorline kubernetes rbac --namespace ml | kubectl apply -f -"
+    )]
+    Kubernetes(verbs::kubernetes::Verb),
     /// Let people and programs in that are not on this machine
     #[command(subcommand, after_help = "Example:\n  moorline token create -n ci --role contributor")]
     Token(verbs::token::Verb),

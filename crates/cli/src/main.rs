@@ -58,6 +58,7 @@ fn run(session: &Session, command: Command) -> anyhow::Result<()> {
             Command::OnlineDeployment(verb) => verbs::online_deployment::run(session, verb).await,
             Command::Image(verb) => verbs::image::run(session, verb).await,
             Command::Secret(verb) => verbs::secret::run(session, verb).await,
+            Command::Kubernetes(verb) => verbs::kubernetes::run(session, verb).await,
             Command::Token(verb) => verbs::token::run(session, verb).await,
             Command::Up(up) => Box::pin(up::run(session, *up)).await,
             Command::Down(down) => up::down(session, down).await,

@@ -1,17 +1,23 @@
 //! The two ports: the data port with what answers on it, the admin port, and the order in which they end.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json, Router,
     body::Body,
-    extract::State,
+    extract::{Query, State},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use http::{Request, StatusCode, header};
 use hyper::{body::Incoming, service::service_fn};
 use moorline_listen::{Door, ListenConfig};
+use serde::Deserialize;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
@@ -23,6 +29,9 @@ use crate::{
 };
 
 const ADMIN_CONNECTIONS: usize = 64;
+const SETTLE_POLL: Duration = Duration::from_millis(20);
+/// Beyond it nobody waits for an answer.
+const LONGEST_SETTLE_MS: u64 = 3_600_000;
 
 /// A socket that could not be had.
 #[derive(Debug, Error)]
@@ -111,7 +120,7 @@ fn admin_router(app: Arc<App>) -> Router {
         .route("/live", get(async || "live\n"))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
-        .route("/drain", post(drain))
+        .route("/drain", post(drain).get(settle))
         .with_state(app)
 }
 
@@ -144,4 +153,31 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 async fn drain(State(app): State<Arc<App>>) -> Json<serde_json::Value> {
     app.drain();
     Json(serde_json::json!({ "draining": true, "requests_in_flight": app.metrics().in_flight.get() }))
+}
+
+/// How long [`settle`] waits.
+#[derive(Debug, Deserialize)]
+struct Settle {
+    /// So long there must have been no request.
+    #[serde(default)]
+    settle_ms: u64,
+    /// Whatever there is, it answers then.
+    #[serde(default)]
+    limit_ms: u64,
+}
+
+/// For those who can only GET and wait, as the `preStop` hook of Kubernetes does: drains, and answers once there has been no
+/// request for a while. Requests that arrive meanwhile, from who has not heard of it yet, are answered.
+async fn settle(State(app): State<Arc<App>>, Query(wanted): Query<Settle>) -> Json<serde_json::Value> {
+    app.drain();
+    let until = Instant::now() + Duration::from_millis(wanted.limit_ms.min(LONGEST_SETTLE_MS));
+    let settle = Duration::from_millis(wanted.settle_ms);
+    let mut quiet_since = Instant::now();
+    while Instant::now() < until && quiet_since.elapsed() < settle {
+        if app.metrics().in_flight.get() > 0 {
+            quiet_since = Instant::now();
+        }
+        tokio::time::sleep(SETTLE_POLL).await;
+    }
+    drain(State(app)).await
 }

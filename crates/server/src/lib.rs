@@ -6,6 +6,7 @@
 mod api;
 mod auth;
 mod autoscale;
+mod clusters;
 mod config;
 mod control;
 mod front;
@@ -13,6 +14,7 @@ mod home;
 mod hosts;
 mod images;
 mod openapi;
+mod opened;
 mod operations;
 mod problem;
 mod reconcile;

@@ -317,7 +317,7 @@ fn runs(
     document: &OnlineDeployment,
 ) -> Result<(), ApiError> {
     if environment.is_some_and(|environment| environment.inference_config.is_some()) {
-        if compute.kind == TargetKind::Container {
+        if matches!(compute.kind, TargetKind::Container | TargetKind::Kubernetes) {
             return Ok(());
         }
         return Err(ApiError::new(

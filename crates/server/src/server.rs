@@ -32,6 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     api,
     auth::{Access, Doorkeeper},
+    clusters::Clusters,
     config::ServerConfig,
     control::Control,
     front,
@@ -280,12 +281,13 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
         images.clone(),
         registries.clone(),
         config.environment.clone(),
-        id,
-        on_change,
+        id.clone(),
+        Arc::clone(&on_change),
     );
+    let clusters = Clusters::new(store.clone(), config.environment.clone(), id, on_change);
     let contexts = config.home.join("contexts");
     let images = ImageMaker::new(images, registries, store.clone(), releases.clone(), contexts);
-    let targets = Targets::new(local, hosts, environments, images);
+    let targets = Targets::new(local, hosts, clusters, environments, images);
     let operations = Operations::open(store.clone()).await.map_err(|source| StartError::Store { source })?;
 
     let parts = Parts {

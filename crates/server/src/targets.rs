@@ -7,9 +7,12 @@ use moorline_core::{
     DeploymentId, Desired, Environment, ErrorClass, InferenceConfig, LogOptions, LogStream, Manifest,
     ModelType, Name, Observation, Placement, ReleaseModel, Source, Target, TargetError, TargetKind, Variable,
 };
-use moorline_deploy::{Progress, environment::Environments, image::Compression, local::LocalTarget};
+use moorline_deploy::{
+    Progress, environment::Environments, image::Compression, kubernetes::Change, local::LocalTarget,
+};
 
 use crate::{
+    clusters::{Clusters, Namespace},
     hosts::{Host, Hosts},
     images::{Builder, ImageMaker, Order, repository},
     release::Releases,
@@ -21,6 +24,7 @@ use crate::{
 pub(crate) struct Targets {
     local: Arc<LocalTarget>,
     hosts: Hosts,
+    clusters: Clusters,
     environments: Environments,
     images: ImageMaker,
 }
@@ -29,6 +33,15 @@ pub(crate) struct Targets {
 enum Place {
     Local(Arc<LocalTarget>),
     Container(Arc<Host>),
+    Kubernetes(Arc<Namespace>),
+}
+
+/// How an image comes to where it runs.
+struct Carriage<'a> {
+    registry: Option<&'a str>,
+    sign_with: Option<&'a str>,
+    trusted_keys: &'a [String],
+    builder: Builder<'a>,
 }
 
 impl Place {
@@ -36,6 +49,7 @@ impl Place {
         match self {
             Self::Local(target) => &**target,
             Self::Container(host) => &*host.target,
+            Self::Kubernetes(namespace) => &*namespace.target,
         }
     }
 }
@@ -44,10 +58,11 @@ impl Targets {
     pub(crate) fn new(
         local: Arc<LocalTarget>,
         hosts: Hosts,
+        clusters: Clusters,
         environments: Environments,
         images: ImageMaker,
     ) -> Self {
-        Self { local, hosts, environments, images }
+        Self { local, hosts, clusters, environments, images }
     }
 
     pub(crate) fn images(&self) -> &ImageMaker {
@@ -64,10 +79,14 @@ impl Targets {
             TargetKind::Container => {
                 Ok(Place::Container(self.hosts.host(&desired.id.workspace, &desired.compute).await?))
             }
-            TargetKind::Kubernetes | TargetKind::Fpga | TargetKind::Edge => Err(TargetError::new(
+            TargetKind::Kubernetes => {
+                let namespace = self.clusters.namespace(&desired.id.workspace, &desired.compute).await?;
+                Ok(Place::Kubernetes(namespace))
+            }
+            TargetKind::Fpga | TargetKind::Edge => Err(TargetError::new(
                 ErrorClass::Unsupported,
                 format!(
-                    "this build runs deployments on computes of type local and container, and not of type {}",
+                    "this build runs deployments on computes of type local, container and kubernetes, and not of type {}",
                     desired.target.as_str()
                 ),
             )),
@@ -78,12 +97,14 @@ impl Targets {
         self.of(desired).await?.target().admit(desired).await
     }
 
-    /// What would be applied, with secrets by reference and the places that its files would have.
+    /// What would be applied, with secrets by reference and the places that its files would have; and what it would change,
+    /// where the place can tell. `image` is the one that it would run, where it is made already.
     pub(crate) async fn render(
         &self,
         releases: &Releases,
         desired: &Desired,
-    ) -> Result<Manifest, TargetError> {
+        image: Option<&str>,
+    ) -> Result<(Manifest, Option<Vec<Change>>), TargetError> {
         let place = self.of(desired).await?;
         let source = match &place {
             Place::Local(_) => {
@@ -91,10 +112,9 @@ impl Targets {
                     environment_of(desired).map(|environment| self.environments.python(&environment));
                 Source::Folder { path: releases.path(&desired.release), python }
             }
-            // The digest is known once the image is made.
-            Place::Container(host) => {
-                let registry = host.settings.registry.as_deref().unwrap_or(Source::UNPUSHED);
-                Source::Image { reference: format!("{registry}/{}@sha256:…", name_of(desired)) }
+            Place::Container(host) => image_or_unmade(image, desired, host.settings.registry.as_deref()),
+            Place::Kubernetes(namespace) => {
+                image_or_unmade(image, desired, namespace.settings.registry.as_deref())
             }
         };
         let variables = desired.release.environment_variables.iter().map(|(name, value)| {
@@ -121,7 +141,11 @@ impl Targets {
             variables: variables.collect(),
             own_server: own_server(desired),
         };
-        place.target().render(&placement)
+        let changes = match &place {
+            Place::Kubernetes(namespace) => Some(namespace.target.diff(&placement)?),
+            Place::Local(_) | Place::Container(_) => None,
+        };
+        Ok((place.target().render(&placement)?, changes))
     }
 
     /// What the making of the source is called in an operation.
@@ -150,18 +174,49 @@ impl Targets {
                 })?;
                 Ok(Source::Folder { path, python })
             }
-            Place::Container(host) => self.image(desired, &host, progress).await,
+            Place::Container(host) => {
+                let carriage = Carriage {
+                    registry: host.settings.registry.as_deref(),
+                    sign_with: host.settings.sign_with.as_deref(),
+                    trusted_keys: &host.settings.trusted_keys,
+                    builder: Builder::Of(host.target.engine()),
+                };
+                let reference = self.image(desired, &carriage, progress).await?;
+                host.target.supply(&reference, progress).await?;
+                Ok(Source::Image { reference })
+            }
+            Place::Kubernetes(namespace) => {
+                let settings = &namespace.settings;
+                let Some(registry) = settings.registry.as_deref() else {
+                    return Err(TargetError::new(
+                        ErrorClass::InvalidInput,
+                        format!(
+                            "compute `{}` has no `registry`, and a cluster runs only images that it can pull: name one that the server can push to and the nodes can pull from",
+                            desired.compute
+                        ),
+                    ));
+                };
+                let carriage = Carriage {
+                    registry: Some(registry),
+                    sign_with: settings.sign_with.as_deref(),
+                    trusted_keys: &settings.trusted_keys,
+                    builder: Builder::Usual(&self.hosts),
+                };
+                let reference = self.image(desired, &carriage, progress).await?;
+                Ok(Source::Image { reference })
+            }
         }
     }
 
+    /// Makes the image, and gives its reference.
     async fn image(
         &self,
         desired: &Desired,
-        host: &Host,
+        carriage: &Carriage<'_>,
         progress: &Progress,
-    ) -> Result<Source, TargetError> {
+    ) -> Result<String, TargetError> {
         let name = name_of(desired);
-        let push = match &host.settings.registry {
+        let push = match carriage.registry {
             None => None,
             Some(registry) => {
                 let tag = &desired.release.digest().hex()[..16];
@@ -182,12 +237,11 @@ impl Targets {
             compression: Compression::default(),
             describe: push.is_some(),
             push,
-            sign_with: host.settings.sign_with.as_deref(),
+            sign_with: carriage.sign_with,
         };
-        let made = self.images.make(&order, Builder::Of(host.target.engine()), progress).await?;
-        self.images.check_signature(&made.image, &host.settings.trusted_keys, progress).await?;
-        host.target.supply(&made.reference, progress).await?;
-        Ok(Source::Image { reference: made.reference })
+        let made = self.images.make(&order, carriage.builder, progress).await?;
+        self.images.check_signature(&made.image, carriage.trusted_keys, progress).await?;
+        Ok(made.reference)
     }
 
     async fn python(
@@ -231,7 +285,8 @@ impl Targets {
     /// Removes what is left anywhere of a deployment that nobody knows.
     pub(crate) async fn remove_everywhere(&self, id: &DeploymentId) -> Result<(), TargetError> {
         self.local.remove(id).await?;
-        self.hosts.remove(id).await
+        self.hosts.remove(id).await?;
+        self.clusters.remove(id).await
     }
 
     /// Tells the targets which deployments there are and where: what runs in any other place is stopped.
@@ -243,16 +298,32 @@ impl Targets {
             known.iter().filter(on_it)
         };
         let local: Vec<DeploymentId> = on(TargetKind::Local).map(|(id, _)| id.clone()).collect();
-        let hosted: Vec<_> = on(TargetKind::Container)
-            .flat_map(|(id, places)| places.iter().map(|(_, compute)| (compute.clone(), id.clone())))
-            .collect();
-        tokio::join!(self.local.settle(&local), self.hosts.settle(&hosted));
+        let by_compute = |kind| -> Vec<(Name, DeploymentId)> {
+            let named =
+                |(id, places): &(DeploymentId, Vec<(TargetKind, Name)>)| -> Vec<(Name, DeploymentId)> {
+                    places.iter().map(|(_, compute)| (compute.clone(), id.clone())).collect()
+                };
+            on(kind).flat_map(named).collect()
+        };
+        let (hosted, clustered) = (by_compute(TargetKind::Container), by_compute(TargetKind::Kubernetes));
+        tokio::join!(self.local.settle(&local), self.hosts.settle(&hosted), self.clusters.settle(&clustered));
     }
 
     /// Ends what runs on this server's machine and its hosts; with `keep` it runs on, and is adopted by the next server.
+    /// What runs on clusters runs on in any case.
     pub(crate) async fn shutdown(&self, keep: bool) {
+        self.clusters.shutdown();
         tokio::join!(self.local.shutdown(keep), self.hosts.shutdown(keep));
     }
+}
+
+/// The image of a deployment; the digest of one that is not made yet is not known.
+fn image_or_unmade(image: Option<&str>, desired: &Desired, registry: Option<&str>) -> Source {
+    if let Some(image) = image {
+        return Source::Image { reference: image.to_owned() };
+    }
+    let registry = registry.unwrap_or(Source::UNPUSHED);
+    Source::Image { reference: format!("{registry}/{}@sha256:…", name_of(desired)) }
 }
 
 /// The repository of a deployment's images.

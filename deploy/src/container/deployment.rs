@@ -21,11 +21,14 @@ use tokio::{
 use super::{
     EngineError,
     document::{self, Identity, ImageFacts, Routes},
-    logs, reason,
+    logs,
     state::{Replica, State, Verdict},
     target::{Context, image_of},
 };
-use crate::{Progress, probe};
+use crate::{
+    Progress, probe,
+    reason::{self, Ended},
+};
 
 /// So long must a drained container have had no request: what was sent to it before all who send knew arrives meanwhile.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -199,6 +202,11 @@ impl Deployment {
     async fn bury(&self, identity: &Identity, container: &str) {
         let inspected = self.context.engine.docker().inspect_container(container, None).await;
         let ended = inspected.ok().and_then(|inspected| inspected.state).unwrap_or_default();
+        let ended = Ended {
+            code: ended.exit_code.and_then(|code| i32::try_from(code).ok()),
+            error: ended.error,
+            out_of_memory: ended.oom_killed == Some(true),
+        };
         let mut log = logs::last_lines(&self.context, container, LINES_LOOKED_AT).await;
         let reason = reason::of_end(&ended, identity.routes.scorer, &log);
         log.drain(..log.len().saturating_sub(FAILURE_LINES));

@@ -3,16 +3,15 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use bollard::{container::LogOutput, query_parameters::LogsOptions};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use moorline_core::{DeploymentId, ErrorClass, LogOptions, LogStream, TargetError};
 
 use super::{EngineError, target::Context};
+use crate::lines::{self, Line, Splitter};
 
 /// Of one container's log, where the reader does not say how much is wanted.
 const MOST_LINES: usize = 100_000;
-/// A line that goes on without end is cut here.
-const LONGEST_LINE: usize = 64 * 1024;
 
 /// The logs as they are asked for. What is not known has none.
 pub(super) async fn open(
@@ -36,23 +35,12 @@ pub(super) async fn open(
     for name in &names {
         last.extend(lines_of(context, name, tail).await?);
     }
-    // Times of one length sort as texts do. Podman's are of whole seconds, so lines of one time stay as they came.
-    last.sort_by(|one, other| one.time.cmp(&other.time));
-    let left_out = last.len().saturating_sub(tail);
-    let last: Vec<Bytes> = last.drain(left_out..).map(|line| line.text).collect();
-    let first = stream::iter(last.into_iter().map(Ok));
+    let first = stream::iter(lines::merged(last, tail).into_iter().map(Ok));
     if !options.follow {
         return Ok(Box::pin(first));
     }
     let following = names.into_iter().map(|name| Box::pin(follow(Arc::clone(context), name)));
     Ok(Box::pin(first.chain(stream::select_all(following))))
-}
-
-/// A line with the time at which the Engine took it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Line {
-    time: String,
-    text: Bytes,
 }
 
 /// The last lines of a container, for people: why it failed.
@@ -74,22 +62,12 @@ async fn lines_of(context: &Context, container: &str, tail: usize) -> Result<Vec
     let mut whole = Splitter::default();
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| EngineError::of("could not read a container's log", error))?;
-        for line in whole.take(piece.into_bytes()) {
-            lines.push_back(timed(&line));
+        for line in whole.take(&piece.into_bytes()) {
+            lines.push_back(Line::timed(&line));
         }
     }
-    lines.extend(whole.rest().map(|line| timed(&line)));
+    lines.extend(whole.rest().map(|line| Line::timed(&line)));
     Ok(lines.into_iter().collect())
-}
-
-fn timed(line: &[u8]) -> Line {
-    match line.iter().position(|byte| *byte == b' ') {
-        Some(space) => Line {
-            time: String::from_utf8_lossy(&line[..space]).into_owned(),
-            text: Bytes::copy_from_slice(&line[space + 1..]),
-        },
-        None => Line { time: String::new(), text: Bytes::copy_from_slice(line) },
-    }
 }
 
 /// New lines of a container, until it ends.
@@ -107,7 +85,7 @@ fn follow(context: Arc<Context>, container: String) -> impl Stream<Item = Result
         loop {
             match pieces.next().await? {
                 Ok(piece) => {
-                    let lines = whole.take(piece.into_bytes());
+                    let lines = whole.take(&piece.into_bytes());
                     if !lines.is_empty() {
                         return Some((Ok(Bytes::from(lines.concat())), (pieces, whole)));
                     }
@@ -119,47 +97,4 @@ fn follow(context: Arc<Context>, container: String) -> impl Stream<Item = Result
             }
         }
     })
-}
-
-/// Gathers pieces into whole lines, each with its end.
-#[derive(Debug, Default)]
-struct Splitter(BytesMut);
-
-impl Splitter {
-    fn take(&mut self, piece: Bytes) -> Vec<Bytes> {
-        self.0.extend_from_slice(&piece);
-        let mut lines = Vec::new();
-        while let Some(end) = self.0.iter().position(|byte| *byte == b'\n') {
-            lines.push(self.0.split_to(end + 1).freeze());
-        }
-        if self.0.len() > LONGEST_LINE {
-            let mut line = self.0.split();
-            line.extend_from_slice(b"\n");
-            lines.push(line.freeze());
-        }
-        lines
-    }
-
-    fn rest(self) -> Option<Bytes> {
-        let mut rest = self.0;
-        if rest.is_empty() {
-            return None;
-        }
-        rest.extend_from_slice(b"\n");
-        Some(rest.freeze())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_become_whole_lines() {
-        let mut whole = Splitter::default();
-        assert!(whole.take(Bytes::from("a")).is_empty());
-        assert_eq!(whole.take(Bytes::from("b\nc\nd")), ["ab\n", "c\n"]);
-        assert_eq!(whole.rest().unwrap(), "d\n");
-        assert_eq!(timed(b"2026-01-01T00:00:00Z text of it\n").text, "text of it\n");
-    }
 }

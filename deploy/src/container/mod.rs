@@ -12,7 +12,6 @@ mod error;
 mod host;
 mod ignore;
 mod logs;
-mod reason;
 mod ssh;
 mod state;
 mod supply;

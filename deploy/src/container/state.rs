@@ -11,13 +11,11 @@ use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
 use moorline_core::{Digest, Failure, Observation, Phase, Placement, Probe, ReplicaAddress, ReplicaState};
 use tokio::time::Instant;
 
-use super::{
-    document::{Identity, Routes},
-    reason,
-};
+use super::document::{Identity, Routes};
 use crate::{
     attempts::Attempts,
     plan::{Plan, Seen, plan},
+    reason,
 };
 
 /// Between two looks at a container that is starting.

@@ -4,15 +4,15 @@ use std::{env, sync::Arc};
 
 use moorline_core::{Source, Target, TargetKind};
 use moorline_deploy::{
-    Progress,
     container::{ContainerConfig, ContainerTarget},
-    environment::{EnvironmentConfig, Environments},
-    image::{Base, Compression, ImageConfig, ImageRequest, Images},
-    registry::{Registries, RegistryConfig},
+    kubernetes::KubernetesTarget,
 };
 use moorline_testkit::{TestRelease, target_conformance};
 
-use crate::place::{self, Home};
+use crate::{
+    cluster::{Cluster, image_of, images},
+    place::{self, Home},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_local_target_obeys_the_laws() {
@@ -32,43 +32,35 @@ async fn the_container_target_obeys_the_laws_on_podman() {
     on_engine("MOORLINE_TEST_PODMAN").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kubernetes_target_obeys_the_laws() {
+    let Some(cluster) = Cluster::given() else { return };
+    let Some((home, images, registries)) = images().await else { return };
+    let namespace = cluster.namespace("laws").await;
+    let environment = place::environment();
+    let target = KubernetesTarget::open(cluster.config(&namespace), &environment, Arc::new(|_| {}));
+    let target = target.await.expect("the cluster answers");
+    let own = Arc::clone(&target) as Arc<dyn Target>;
+    let place = async |release: TestRelease| cluster.supply(release, &images, &registries).await;
+    target_conformance(TargetKind::Kubernetes, async || Arc::clone(&own), place).await;
+    target.shutdown();
+    cluster.forget(&namespace).await;
+    drop(home);
+}
+
 /// Containers of the fixture's releases, which our own scorer serves, on the Engine that a variable names.
 async fn on_engine(variable: &str) {
-    let (Some(host), Some(scorer)) = (env::var_os(variable), place::scorer()) else {
+    let Some(host) = env::var_os(variable) else {
         return place::skip(&format!("{variable} names no Engine, such as unix:///run/docker.sock"));
     };
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let home = dir.path();
-    let registries = Registries::new(RegistryConfig::default()).expect("no registry is configured");
-    let environments =
-        EnvironmentConfig::new(home.join("environments"), home.join("tools"), place::environment());
-    let images = ImageConfig {
-        dir: home.join("images"),
-        scorer,
-        static_scorer: env::var_os("MOORLINE_TEST_STATIC_SCORER").map(Into::into),
-        onnxruntime: None,
-        other_platforms: [].into(),
-        registries: registries.clone(),
-        mirrored: Vec::new(),
-        environments: Environments::open(environments).expect("a folder can be opened"),
-    };
-    let images = Images::open(images).await.expect("a folder can be opened");
+    let Some((_home, images, registries)) = images().await else { return };
     let host = host.to_str().and_then(|host| host.parse().ok()).expect("an Engine's address");
     let owner = format!("conformance-{}", std::process::id());
     let config = ContainerConfig::new(owner, host, images.clone(), registries);
     let target = ContainerTarget::open(config, Arc::new(|_| {})).await.expect("the Engine answers");
     let own = Arc::clone(&target) as Arc<dyn Target>;
     let place = async |release: TestRelease| {
-        let request = ImageRequest {
-            release: &release.release,
-            files: release.path(),
-            environment: None,
-            base: Some(Base::Scorer),
-            compression: Compression::None,
-            name: "test/conformance",
-            model_mount_path: None,
-        };
-        let image = images.build(request, &Progress::none()).await.expect("an image can be made");
+        let image = image_of(&release, &images).await;
         release.with_source(Source::Image { reference: image.reference })
     };
     target_conformance(TargetKind::Container, async || Arc::clone(&own), place).await;

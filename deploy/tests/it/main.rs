@@ -2,6 +2,7 @@
 
 mod adoption;
 mod attest;
+mod cluster;
 mod conformance;
 mod container;
 mod environment_layer;

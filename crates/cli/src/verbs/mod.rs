@@ -4,6 +4,7 @@ pub(crate) mod compute;
 pub(crate) mod environment;
 pub(crate) mod image;
 mod invoke;
+pub(crate) mod kubernetes;
 pub(crate) mod model;
 pub(crate) mod online_deployment;
 pub(crate) mod online_endpoint;

@@ -8,6 +8,7 @@ use axum::{
 use futures_util::{StreamExt, stream};
 use http::{StatusCode, header};
 use moorline_core::{DeploymentId, Desired, Name, Observation};
+use moorline_deploy::kubernetes::{self, Action};
 use moorline_spec::{OnlineDeployment, from_json};
 use moorline_store::{Record, RecordKind, StoreError};
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,8 @@ struct Wish {
     /// Nothing is stored; the answer is what the compute would be told.
     #[serde(default)]
     dry_run: bool,
+    /// With `dry_run`: the reference of the image that it would run, where one is made already.
+    image: Option<String>,
 }
 
 /// What a compute would be told.
@@ -63,11 +66,38 @@ struct Rendered {
     /// Documents of the compute's own kind, with secrets by reference.
     #[schema(value_type = Vec<Object>)]
     documents: Vec<Value>,
+    /// What of the compute that would change, where it can tell: on a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    changes: Option<Vec<Value>>,
     /// The deployment's document with its references pinned to versions.
     #[schema(value_type = Object)]
     deployment: Value,
     /// What was decided for the caller.
     notes: Vec<String>,
+}
+
+/// The image of what serves, where it would be the same one.
+fn image_of_same<'a>(state: &'a DeploymentState, desired: &Desired) -> Option<&'a str> {
+    let active = state.status.active.as_ref()?;
+    let same = active.release == desired.release
+        && active.environment == desired.environment
+        && active.context == desired.context
+        && (active.target, &active.compute) == (desired.target, &desired.compute);
+    state.status.image.as_deref().filter(|_| same)
+}
+
+fn shown_change(change: &kubernetes::Change) -> Value {
+    let (action, places) = match &change.action {
+        Action::Create => ("create", Vec::new()),
+        Action::Keep => ("keep", Vec::new()),
+        Action::Remove => ("remove", Vec::new()),
+        Action::Change(places) => {
+            let shown = |(path, is, would_be): &(String, Value, Value)| json!({ "path": path, "is": is, "would_be": would_be });
+            ("change", places.iter().map(shown).collect())
+        }
+    };
+    json!({ "kind": change.kind, "name": change.name, "action": action, "places": places })
 }
 
 /// What becomes of the document that is there.
@@ -279,9 +309,11 @@ impl Attempt<'_> {
         notes.extend(resolved.notes);
         let document = to_json(&resolved.document)?;
         if wish.dry_run {
-            let manifest =
-                control.targets.render(&control.releases, &resolved.desired).await.map_err(ApiError::from)?;
-            let rendered = Rendered { documents: manifest.documents, deployment: document, notes };
+            let image = wish.image.as_deref().or_else(|| image_of_same(state.as_ref()?, &resolved.desired));
+            let rendered = control.targets.render(&control.releases, &resolved.desired, image).await;
+            let (manifest, changes) = rendered.map_err(ApiError::from)?;
+            let changes = changes.map(|changes| changes.iter().map(shown_change).collect());
+            let rendered = Rendered { documents: manifest.documents, changes, deployment: document, notes };
             return Ok(Json(rendered).into_response());
         }
         if let (Some(record), Some(state)) = (&current, &state)

@@ -1,9 +1,8 @@
-//! Why a container ended, or never was ready: one line for people, from what the Engine knows, the log, and the answers to
-//! probes.
+//! Why a container ended, or never was ready: one line for people, from what is known where it ran, the log, and the answers
+//! to probes.
 
 use std::time::Duration;
 
-use bollard::models::ContainerState;
 use serde_json::Value;
 
 use crate::failure::{self, one_line};
@@ -13,13 +12,22 @@ const OUT_OF_MEMORY: &str = "it was ended because it used more memory than its l
 /// Exit codes of a container's init for a program that it could not start.
 const NOT_STARTED: [i32; 2] = [126, 127];
 
+/// How a container ended, as far as it is known where it ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    /// Why it could not be run at all.
+    pub(crate) error: Option<String>,
+    pub(crate) out_of_memory: bool,
+}
+
 /// Why a container ended by itself. `scorer` says that it is ours, and not a server of somebody else.
-pub(super) fn of_end(ended: &ContainerState, scorer: bool, log: &[String]) -> String {
-    let code = ended.exit_code.and_then(|code| i32::try_from(code).ok());
+pub(crate) fn of_end(ended: &Ended, scorer: bool, log: &[String]) -> String {
+    let code = ended.code;
     if let Some(error) = ended.error.as_deref().filter(|error| !error.is_empty()) {
-        return one_line(&format!("the Engine could not run it: {error}"));
+        return one_line(&format!("it could not be run: {error}"));
     }
-    if ended.oom_killed == Some(true) {
+    if ended.out_of_memory {
         return OUT_OF_MEMORY.to_owned();
     }
     let said = if scorer { words(log) } else { log.join("\n") };
@@ -36,7 +44,7 @@ pub(super) fn of_end(ended: &ContainerState, scorer: bool, log: &[String]) -> St
 
 /// Why a container was given up that ran and was not ready `within` that time; `answer` is the status that its readiness
 /// route gave last, if it gave any.
-pub(super) fn of_lateness(within: Duration, (port, path): &(u16, String), answer: Option<u16>) -> String {
+pub(crate) fn of_lateness(within: Duration, (port, path): &(u16, String), answer: Option<u16>) -> String {
     let answer = match answer {
         Some(status) => format!("GET {path} on its port {port} is answered with {status}"),
         None => format!("nothing answers on its port {port}"),
@@ -52,7 +60,7 @@ fn not_executed(code: Option<i32>, said: &str) -> Option<String> {
     let line = said.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
     if line.to_ascii_lowercase().contains("exec format error") {
         return Some(format!(
-            "the image is for another kind of processor than the Engine's machine, or its entrypoint is no program: {line}"
+            "the image is for another kind of processor than the machine, or its entrypoint is no program: {line}"
         ));
     }
     code.filter(|code| NOT_STARTED.contains(code))
@@ -77,8 +85,8 @@ fn words(log: &[String]) -> String {
 mod tests {
     use super::*;
 
-    fn ended(code: i64) -> ContainerState {
-        ContainerState { exit_code: Some(code), ..ContainerState::default() }
+    fn ended(code: i32) -> Ended {
+        Ended { code: Some(code), ..Ended::default() }
     }
 
     fn lines(text: &str) -> Vec<String> {
@@ -119,11 +127,11 @@ mod tests {
     }
 
     #[test]
-    fn the_engine_knows_better_than_the_log() {
-        let starved = ContainerState { oom_killed: Some(true), ..ended(137) };
+    fn who_ran_it_knows_better_than_the_log() {
+        let starved = Ended { out_of_memory: true, ..ended(137) };
         assert!(of_end(&starved, true, &lines("error: something")).contains("more memory than its limit"));
-        let refused = ContainerState { error: Some("no such device\n".to_owned()), ..ended(128) };
-        assert_eq!(of_end(&refused, true, &[]), "the Engine could not run it: no such device");
+        let refused = Ended { error: Some("no such device\n".to_owned()), ..ended(128) };
+        assert_eq!(of_end(&refused, true, &[]), "it could not be run: no such device");
         assert!(of_end(&ended(137), true, &[]).contains("was killed"));
     }
 

@@ -1,0 +1,26 @@
+//! The Kubernetes target: scorers as pods of a cluster, by objects that a platform engineer would have written.
+//!
+//! [`ClusterAddress`] says which cluster is meant. What is written is in `objects`, what is read comes from `watch`, and
+//! `deployment` brings the one to the other.
+
+mod cluster;
+mod deployment;
+mod drift;
+mod error;
+mod forward;
+mod logs;
+mod names;
+mod objects;
+mod pods;
+mod rbac;
+mod served;
+mod state;
+mod target;
+mod watch;
+
+pub use cluster::{Cluster, ClusterAddress};
+pub use error::ClusterError;
+pub use names::{FIELD_MANAGER, object_name};
+pub use rbac::rbac;
+pub use served::Served;
+pub use target::{Action, Change, KubernetesConfig, KubernetesTarget};
