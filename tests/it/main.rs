@@ -15,6 +15,8 @@ mod built_packages;
 #[cfg(test)]
 mod chaos;
 #[cfg(test)]
+mod cluster_faults;
+#[cfg(test)]
 mod containers;
 #[cfg(test)]
 mod deployments;
@@ -30,6 +32,8 @@ mod host_faults;
 mod hosts;
 #[cfg(test)]
 mod images;
+#[cfg(test)]
+mod kubernetes;
 #[cfg(test)]
 mod life_cycle;
 #[cfg(test)]

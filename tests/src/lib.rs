@@ -4,6 +4,7 @@
 //! A harness that cannot go on panics with what was expected and what the process said; a test that lacks an
 //! optional peer (a Python environment) says `SKIPPED: why`, and fails instead where `CI=true`.
 
+mod clustered;
 pub mod containers;
 pub mod dockerd;
 pub mod documents;
@@ -19,6 +20,7 @@ mod scorer;
 pub mod sshd;
 mod workspace;
 
+pub use clustered::{Clustered, GivenCluster, Namespace};
 pub use hosted::{BODY, Hosted};
 pub use http::{Connection, Reply, Request, call};
 pub use log::Log;

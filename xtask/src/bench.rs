@@ -18,11 +18,13 @@ pub enum Bench {
     Gateway(TableArguments),
     /// Images and containers beside `sha256sum`, `docker build` and the scorer without a container.
     Image(TableArguments),
+    /// A thousand deployments on the cluster of `KUBECONFIG`, beside `kubectl apply`.
+    Kubernetes(TableArguments),
     /// The pieces of a request's way, alone: codecs, batches, recording.
     HotPath,
 }
 
-/// Of `cargo xtask bench scorer`, `gateway` and `image`.
+/// Of `cargo xtask bench scorer`, `gateway`, `image` and `kubernetes`.
 #[derive(Args, Debug)]
 pub struct TableArguments {
     /// A minute or two instead of several; the figures are rough.
@@ -41,13 +43,16 @@ pub fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
         Bench::Scorer(arguments) => ("scorer", arguments),
         Bench::Gateway(arguments) => ("gateway", arguments),
         Bench::Image(arguments) => ("image", arguments),
+        Bench::Kubernetes(arguments) => ("kubernetes", arguments),
         Bench::HotPath => {
             let hot_path =
                 ["bench", "--profile", "release", "--package", "moorline-benches", "--bench", "hot_path"];
             return shell::run(&mut workspace.cargo(&hot_path));
         }
     };
-    tools::install(workspace, &[Tool::Oracle, Tool::Tools, Tool::OnnxRuntime, Tool::Wrk])?;
+    if !matches!(bench, Bench::Kubernetes(_)) {
+        tools::install(workspace, &[Tool::Oracle, Tool::Tools, Tool::OnnxRuntime, Tool::Wrk])?;
+    }
     let of_containers = if matches!(bench, Bench::Image(_)) {
         tools::install(workspace, &[Tool::Containers, Tool::BaseImage])?;
         // Before the ordinary one, which Cargo gives the same name.

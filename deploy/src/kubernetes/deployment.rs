@@ -243,7 +243,11 @@ impl Deployment {
     async fn failure_of(&self, pod: &SeenPod) -> Failure {
         let placement = self.state().placement.clone();
         let routes = Routes::of(placement.as_ref().and_then(|placement| placement.own_server.as_ref()));
-        let mut log = logs::last_lines(&self.context, pod, LINES_LOOKED_AT).await;
+        let read = logs::last_lines(&self.context, pod, LINES_LOOKED_AT).await;
+        let (mut log, unread) = match read {
+            Ok(log) => (log, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
         let ended = pod.ended.clone().unwrap_or_default();
         // The kubelet ends one whose startup probe fails, by a signal that a scorer obeys.
         let obeyed = matches!(ended.code, Some(0 | 137 | 143)) && !ended.out_of_memory;
@@ -255,7 +259,10 @@ impl Deployment {
             _ => reason::of_end(&ended, routes.scorer, &log),
         };
         log.drain(..log.len().saturating_sub(FAILURE_LINES));
-        Failure { reason, log }
+        match unread {
+            None => Failure { reason, log },
+            Some(error) => Failure { reason: format!("{reason}; {error}"), log },
+        }
     }
 
     /// Makes the cluster's objects what they should be. Nothing is left of a first try that was refused.

@@ -51,10 +51,14 @@ pub(super) async fn open(
     Ok(Box::pin(futures_util::StreamExt::chain(first, stream::select_all(following))))
 }
 
-/// The last lines of a pod, for people: why its container ended. Nothing where they cannot be had.
-pub(super) async fn last_lines(context: &Context, pod: &SeenPod, count: usize) -> Vec<String> {
-    let read = lines_of(context, pod, count, pod.ended_before).await.unwrap_or_default();
-    read.iter().map(|line| String::from_utf8_lossy(&line.text).trim_end().to_owned()).collect()
+/// The last lines of a pod, for people: why its container ended.
+pub(super) async fn last_lines(
+    context: &Context,
+    pod: &SeenPod,
+    count: usize,
+) -> Result<Vec<String>, ClusterError> {
+    let read = lines_of(context, pod, count, pod.ended_before).await?;
+    Ok(read.iter().map(|line| String::from_utf8_lossy(&line.text).trim_end().to_owned()).collect())
 }
 
 /// `previous` means the container that ended before the one that there is.

@@ -8,10 +8,14 @@ mod deployment;
 mod drift;
 mod error;
 mod forward;
+#[cfg(test)]
+mod golden;
 mod logs;
 mod names;
 mod objects;
 mod pods;
+#[cfg(test)]
+mod protocol;
 mod rbac;
 mod served;
 mod state;

@@ -120,6 +120,14 @@ impl KubernetesTarget {
         on_change: OnChange,
     ) -> Result<Arc<Self>, TargetError> {
         let cluster = Cluster::connect(&config.cluster, environment).await?;
+        Self::on(cluster, config, on_change).await
+    }
+
+    pub(super) async fn on(
+        cluster: Cluster,
+        config: KubernetesConfig,
+        on_change: OnChange,
+    ) -> Result<Arc<Self>, TargetError> {
         let look = Look {
             owner: config.owner,
             namespace: cluster.namespace.clone(),

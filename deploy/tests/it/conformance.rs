@@ -42,7 +42,7 @@ async fn the_kubernetes_target_obeys_the_laws() {
     let target = target.await.expect("the cluster answers");
     let own = Arc::clone(&target) as Arc<dyn Target>;
     let place = async |release: TestRelease| cluster.supply(release, &images, &registries).await;
-    target_conformance(TargetKind::Kubernetes, async || Arc::clone(&own), place).await;
+    Box::pin(target_conformance(TargetKind::Kubernetes, async || Arc::clone(&own), place)).await;
     target.shutdown();
     cluster.forget(&namespace).await;
     drop(home);

@@ -1,0 +1,202 @@
+//! The objects as they are, for several clusters: what a change of `objects` means is seen in a change of these.
+
+use insta::assert_snapshot;
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        autoscaling::v2::HorizontalPodAutoscaler,
+        core::v1::{Secret, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
+        policy::v1::PodDisruptionBudget,
+    },
+    serde::{Serialize, de::DeserializeOwned},
+};
+use moorline_core::{
+    Digest, InferenceConfig, ModelType, Placement, Release, ReleaseModel, RequestSettings, Resources, Route,
+    Scale, Scheduling, Secret as Hidden, Source, Toleration, Variable,
+};
+use serde_json::Value;
+
+use super::{
+    objects::{Look, objects},
+    served::{Kind, Served},
+};
+
+fn old() -> Served {
+    Served {
+        version: "v1.20.2".to_owned(),
+        release: (1, 20),
+        autoscaling: Some("autoscaling/v2beta2"),
+        disruption: Some("policy/v1beta1"),
+        ..Served::default()
+    }
+}
+
+fn new() -> Served {
+    Served {
+        version: "v1.34.0".to_owned(),
+        release: (1, 34),
+        autoscaling: Some("autoscaling/v2"),
+        disruption: Some("policy/v1"),
+        cpu_metrics: true,
+        in_flight_metric: true,
+        pod_monitors: true,
+        lifecycle_sleep: true,
+    }
+}
+
+fn look(served: Served) -> Look {
+    Look {
+        owner: "home/default/cluster".to_owned(),
+        namespace: "ml".to_owned(),
+        image_pull_secrets: vec!["registry".to_owned()],
+        settle_ms: 3000,
+        served,
+    }
+}
+
+fn placement() -> Placement {
+    let name = |text: &str| text.parse().unwrap();
+    Placement {
+        id: moorline_core::DeploymentId {
+            workspace: name("default"),
+            endpoint: name("Iris_2"),
+            deployment: name("blue"),
+        },
+        release: Release {
+            format: Release::FORMAT,
+            name: name("iris"),
+            model: Some(ReleaseModel {
+                name: name("iris"),
+                version: "7".to_owned(),
+                model_type: ModelType::Onnx,
+                files: Vec::new(),
+            }),
+            code: None,
+            environment: None,
+            environment_variables: [].into(),
+            request_settings: RequestSettings {
+                request_timeout_ms: Some(90_000),
+                max_concurrent_requests_per_instance: std::num::NonZeroUsize::new(4),
+                max_queue_wait_ms: None,
+            },
+            engine: moorline_core::EngineSettings::default(),
+            batching: None,
+        },
+        source: Source::Image { reference: format!("registry.example.org/ml/iris@{}", Digest::of(b"image")) },
+        replicas: 1,
+        scale: Scale::Fixed { instances: 1 },
+        resources: Resources::default(),
+        scheduling: Scheduling::default(),
+        liveness: moorline_core::Probe::default(),
+        readiness: moorline_core::Probe::default(),
+        variables: [("COLOUR".to_owned(), Variable::Plain("te$al".to_owned()))].into(),
+        own_server: None,
+    }
+}
+
+fn scaled() -> Placement {
+    let mut placement = placement();
+    placement.scale = Scale::TargetUtilization {
+        min_instances: 1,
+        max_instances: 5,
+        target_utilization_percentage: 70,
+        polling_interval: 10,
+        scale_down_delay: 300,
+    };
+    placement.resources = Resources { cpu_millis: Some(1500), memory_bytes: Some(2 << 30) };
+    placement.scheduling = Scheduling {
+        requests: Resources { cpu_millis: Some(250), memory_bytes: Some(1 << 30) },
+        devices: [("nvidia.com/gpu".to_owned(), 1)].into(),
+        node_selector: [("pool".to_owned(), "gpu".to_owned())].into(),
+        tolerations: vec![Toleration {
+            key: Some("gpu".to_owned()),
+            operator: Some("Exists".to_owned()),
+            effect: Some("NoSchedule".to_owned()),
+            value: None,
+        }],
+    };
+    let secret = Variable::Secret {
+        reference: "token".to_owned(),
+        version: 3,
+        value: Hidden::new("correct horse".to_owned()),
+    };
+    placement.variables.insert("TOKEN".to_owned(), secret);
+    placement
+}
+
+fn foreign() -> Placement {
+    let route = |port, path: &str| Route { port, path: path.to_owned() };
+    Placement {
+        own_server: Some(InferenceConfig {
+            liveness_route: route(8501, "/live"),
+            readiness_route: route(8501, "/ready"),
+            scoring_route: route(8500, "/v1/models/iris:predict"),
+        }),
+        replicas: 2,
+        scale: Scale::Fixed { instances: 2 },
+        ..placement()
+    }
+}
+
+fn printed(objects: &[Value]) -> String {
+    objects.iter().map(|object| format!("{object:#}")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn one_pod_on_an_old_cluster() {
+    assert_snapshot!(printed(&objects(&look(old()), &placement(), false)));
+}
+
+#[test]
+fn scaled_pods_with_devices_on_a_new_cluster() {
+    assert_snapshot!(printed(&objects(&look(new()), &scaled(), false)));
+}
+
+#[test]
+fn a_server_of_somebody_elses() {
+    assert_snapshot!(printed(&objects(&look(new()), &foreign(), false)));
+}
+
+#[test]
+fn what_scales_is_the_newest_that_is_served() {
+    let scaler = |served: Served| {
+        let all = objects(&look(served), &scaled(), false);
+        all.into_iter().find(|object| Kind::of(object) == Some(Kind::HorizontalPodAutoscaler))
+    };
+    assert_eq!(scaler(old()), None, "nothing measures what it would scale by");
+    let by_cpu = scaler(Served { cpu_metrics: true, ..old() }).unwrap();
+    assert_eq!(by_cpu["apiVersion"], "autoscaling/v2beta2");
+    assert_eq!(by_cpu["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 70);
+    let first = Served { cpu_metrics: true, autoscaling: Some("autoscaling/v1"), ..old() };
+    assert_eq!(scaler(first).unwrap()["spec"]["targetCPUUtilizationPercentage"], 70);
+    // 70 % of 4 requests at one time.
+    let by_requests = scaler(new()).unwrap();
+    assert_eq!(by_requests["spec"]["metrics"][0]["pods"]["target"]["averageValue"], "2800m");
+}
+
+/// Every field is one of the official schema's, and of its type: what a typed object keeps of it is all of it.
+#[test]
+fn every_field_is_in_the_newest_schema() {
+    fn kept<T: Serialize + DeserializeOwned>(object: &Value) {
+        let typed: T =
+            serde_json::from_value(object.clone()).unwrap_or_else(|error| panic!("{error}: {object}"));
+        let again = serde_json::to_value(typed).unwrap();
+        assert_eq!(super::drift::all(object, &again), [], "of {}", object["kind"]);
+    }
+    for placement in [placement(), scaled(), foreign()] {
+        for object in objects(&look(new()), &placement, true) {
+            match Kind::of(&object).unwrap() {
+                Kind::ServiceAccount => kept::<ServiceAccount>(&object),
+                Kind::Secret => kept::<Secret>(&object),
+                Kind::NetworkPolicy => kept::<NetworkPolicy>(&object),
+                Kind::Service => kept::<Service>(&object),
+                Kind::PodDisruptionBudget => kept::<PodDisruptionBudget>(&object),
+                Kind::Deployment => kept::<Deployment>(&object),
+                Kind::HorizontalPodAutoscaler => kept::<HorizontalPodAutoscaler>(&object),
+                // Of Prometheus' operator, whose schema comes with it.
+                Kind::PodMonitor => {}
+            }
+        }
+    }
+}
