@@ -133,6 +133,7 @@ async fn stream(
                     }
                 }
                 Some(Change::Transfer { direction, done, total }) => view.transfer(&direction, done, total),
+                Some(Change::Standing(text)) => view.standing(&text),
                 Some(Change::Done(operation)) => return Ok(Some(operation)),
                 None => {}
             }
@@ -149,12 +150,13 @@ enum Change {
     Phase(String),
     Line(String),
     Transfer { direction: String, done: u64, total: u64 },
+    Standing(String),
     Done(Value),
 }
 
 fn read(event: &Event) -> anyhow::Result<Option<Change>> {
     let data: Value = match event.name.as_str() {
-        "phase" | "log" | "transfer" | "done" => {
+        "phase" | "log" | "transfer" | "standing" | "done" => {
             serde_json::from_str(&event.data).context("the server sent an event that is not JSON")?
         }
         // Newer servers may have more to tell.
@@ -164,6 +166,7 @@ fn read(event: &Event) -> anyhow::Result<Option<Change>> {
     Ok(match event.name.as_str() {
         "phase" => text("phase").map(Change::Phase),
         "log" => text("line").map(Change::Line),
+        "standing" => text("text").map(Change::Standing),
         "transfer" => {
             let number = |name: &str| data.get(name).and_then(Value::as_u64);
             match (text("direction"), number("done"), number("total")) {
@@ -215,6 +218,15 @@ impl<'a> View<'a> {
             && self.screen.interactive()
         {
             bar.set_message(transferred(direction, done, total));
+        }
+    }
+
+    /// What was measured, behind the phase's name; where nobody watches, nothing.
+    fn standing(&self, text: &str) {
+        if let Some((_, bar)) = &self.current
+            && self.screen.interactive()
+        {
+            bar.set_message(printable(text));
         }
     }
 
@@ -288,6 +300,8 @@ mod tests {
         let transfer = event("transfer", "{\"direction\":\"push\",\"done\":1,\"total\":2}");
         let read_transfer = Change::Transfer { direction: "push".to_owned(), done: 1, total: 2 };
         assert_eq!(read(&transfer).unwrap(), Some(read_transfer));
+        let standing = event("standing", "{\"text\":\"9 requests\"}");
+        assert_eq!(read(&standing).unwrap(), Some(Change::Standing("9 requests".to_owned())));
         assert_eq!(read(&event("weather", "sunny")).unwrap(), None);
         assert!(read(&event("done", "{")).is_err());
     }

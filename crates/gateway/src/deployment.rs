@@ -251,6 +251,7 @@ impl Deployment {
             in_flight: self.places.taken(),
             waiting: self.places.waiting() + self.cold.load(Ordering::Relaxed),
             last_request: *lock(&self.last_request),
+            replicas: self.live.load().replicas.len(),
         }
     }
 

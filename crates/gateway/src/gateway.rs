@@ -12,6 +12,7 @@ use moorline_core::{DeploymentId, Name};
 use prometheus::Registry;
 
 use crate::{
+    answers::{self, Answers},
     auth::Verdicts,
     body::{self, Buffers},
     config::{GatewayConfig, Hooks},
@@ -34,6 +35,8 @@ pub struct Load {
     pub waiting: usize,
     /// When the last request came or was answered.
     pub last_request: Option<Instant>,
+    /// Replicas that take requests.
+    pub replicas: usize,
 }
 
 /// The front of all endpoints of a server. Clones are the same gateway.
@@ -59,6 +62,8 @@ struct Visit {
     deployment: Arc<Deployment>,
     arrived: Instant,
     status: StatusCode,
+    /// By the deployment's fault.
+    failed: bool,
 }
 
 impl Visit {
@@ -67,14 +72,14 @@ impl Visit {
         deployment.metrics.in_flight.inc();
         // What proxies log for a caller that left; nobody reads it.
         let status = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
-        Self { deployment, arrived, status }
+        Self { deployment, arrived, status, failed: false }
     }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
         self.deployment.metrics.in_flight.dec();
-        self.deployment.metrics.record(self.status.as_u16(), self.arrived.elapsed());
+        self.deployment.metrics.record(self.status.as_u16(), self.failed, self.arrived.elapsed());
     }
 }
 
@@ -108,6 +113,11 @@ impl Gateway {
     /// What is asked of a deployment now; nothing of one that is not known.
     pub fn load(&self, id: &DeploymentId) -> Load {
         self.inner.table.deployment(id).map(|deployment| deployment.load()).unwrap_or_default()
+    }
+
+    /// What a deployment has answered since it is known here; nothing of one that is not.
+    pub fn answers(&self, id: &DeploymentId) -> Answers {
+        self.inner.table.deployment(id).map(|deployment| deployment.metrics.answers()).unwrap_or_default()
     }
 
     /// Requests that the replica with this id has, for whoever waits to stop it after it was taken out of the route.
@@ -191,9 +201,9 @@ impl Inner {
         }
         let result =
             self.send(&deployment, mirror, Unsent { parts, target, body, grpc, preflight }, arrived).await;
-        visit.status = match &result {
-            Ok(response) => response.status(),
-            Err(problem) => problem.status(),
+        (visit.status, visit.failed) = match &result {
+            Ok(response) => (response.status(), answers::is_failure(response)),
+            Err(problem) => (problem.status(), problem.is_the_deployments()),
         };
         result.map_err(|problem| (problem, Some(deployment)))
     }

@@ -4,6 +4,7 @@
 //! of what a model is. A request's way: endpoint → key → deployment → place → replica → answer.
 
 mod answer;
+mod answers;
 mod auth;
 mod body;
 mod config;
@@ -22,6 +23,7 @@ mod route;
 mod split;
 mod table;
 
+pub use answers::Answers;
 pub use config::{GatewayConfig, Hooks, Verify, Wake};
 pub use gateway::{Gateway, Load};
 pub use route::{Auth, DeploymentRoute, EndpointRoute, ReplicaRoute};

@@ -6,7 +6,10 @@ use std::{sync::OnceLock, time::Duration};
 use http::StatusCode;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Metric,
 };
+
+use crate::answers::Answers;
 
 /// Seconds; from 100 µs to three minutes, the longest request timeout there is.
 const DURATION_BUCKETS: [f64; 19] = [
@@ -21,6 +24,7 @@ const LABELS: [&str; 2] = ["endpoint", "deployment"];
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     requests: IntCounterVec,
+    failures: IntCounterVec,
     duration: HistogramVec,
     queue: HistogramVec,
     in_flight: IntGaugeVec,
@@ -35,6 +39,7 @@ pub(crate) struct DeploymentMetrics {
     labels: [String; 2],
     /// By status less 100.
     requests: Box<[OnceLock<IntCounter>]>,
+    failures: IntCounter,
     duration: Histogram,
     pub(crate) queue: Histogram,
     pub(crate) in_flight: IntGauge,
@@ -92,6 +97,11 @@ impl Metrics {
                 "Requests that the gateway answered, by HTTP status; without a deployment if none was chosen",
                 &["code"],
             )?,
+            failures: counter(
+                "moorline_gateway_failures_total",
+                "Requests that a deployment owes a good answer: its own errors, no place, no replica, too late",
+                &[],
+            )?,
             duration: histogram(
                 "moorline_gateway_request_duration_seconds",
                 "From a request's head to its answer's head at the gateway, in seconds",
@@ -125,6 +135,7 @@ impl Metrics {
         DeploymentMetrics {
             labels: own.map(str::to_owned),
             requests: (0..STATUS_SLOTS).map(|_| OnceLock::new()).collect(),
+            failures: self.failures.with_label_values(&own),
             duration: self.duration.with_label_values(&own),
             queue: self.queue.with_label_values(&own),
             in_flight: self.in_flight.with_label_values(&own),
@@ -145,8 +156,11 @@ impl Metrics {
 }
 
 impl DeploymentMetrics {
-    /// Records one answer.
-    pub(crate) fn record(&self, status: u16, duration: Duration) {
+    /// Records one answer; `failed` where it is the deployment's fault.
+    pub(crate) fn record(&self, status: u16, failed: bool, duration: Duration) {
+        if failed {
+            self.failures.inc();
+        }
         self.duration.observe(duration.as_secs_f64());
         let resolve = || {
             let [endpoint, deployment] = &self.labels;
@@ -158,6 +172,18 @@ impl DeploymentMetrics {
         }
     }
 
+    /// What was recorded until now.
+    pub(crate) fn answers(&self) -> Answers {
+        let recorded = self.duration.metric();
+        let durations = recorded.get_histogram();
+        let buckets = durations.get_bucket().iter();
+        Answers {
+            requests: durations.get_sample_count(),
+            failed: self.failures.get(),
+            within: buckets.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect(),
+        }
+    }
+
     pub(crate) fn record_mirrored(&self, outcome: Mirrored) {
         self.mirrored[outcome as usize].inc();
     }
@@ -166,6 +192,7 @@ impl DeploymentMetrics {
     pub(crate) fn forget(&self) {
         let own = self.labels.each_ref().map(String::as_str);
         // Absent is as good as removed.
+        let _ = self.all.failures.remove_label_values(&own);
         let _ = self.all.duration.remove_label_values(&own);
         let _ = self.all.queue.remove_label_values(&own);
         let _ = self.all.in_flight.remove_label_values(&own);
@@ -198,7 +225,7 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let blue = metrics.of_deployment("iris", "blue");
-        blue.record(200, Duration::from_micros(80));
+        blue.record(200, false, Duration::from_micros(80));
         blue.record_mirrored(Mirrored::Dropped);
         metrics.record_refused("iris", StatusCode::UNAUTHORIZED);
         metrics.record_refused("", StatusCode::NOT_FOUND);
@@ -206,6 +233,7 @@ mod tests {
             r#"moorline_gateway_requests_total{code="200",deployment="blue",endpoint="iris"} 1"#,
             r#"moorline_gateway_requests_total{code="401",deployment="",endpoint="iris"} 1"#,
             r#"moorline_gateway_requests_total{code="404",deployment="",endpoint=""} 1"#,
+            r#"moorline_gateway_failures_total{deployment="blue",endpoint="iris"} 0"#,
             r#"moorline_gateway_request_duration_seconds_count{deployment="blue",endpoint="iris"} 1"#,
             r#"moorline_gateway_mirrored_total{deployment="blue",endpoint="iris",outcome="dropped"} 1"#,
         ] {
@@ -214,5 +242,17 @@ mod tests {
         blue.forget();
         metrics.forget_endpoint("iris");
         assert!(!text(&registry).contains("iris"), "{}", text(&registry));
+    }
+
+    #[test]
+    fn answers_are_what_was_recorded() {
+        let blue = Metrics::register(&Registry::new()).unwrap().of_deployment("iris", "blue");
+        blue.record(200, false, Duration::from_micros(80));
+        blue.record(424, true, Duration::from_millis(40));
+        blue.record(408, true, Duration::from_mins(5));
+        let answers = blue.answers();
+        assert_eq!((answers.requests, answers.failed), (3, 2));
+        let within = |bound: f64| answers.within.iter().find(|(upper, _)| *upper == bound).unwrap().1;
+        assert_eq!([within(0.000_1), within(0.025), within(0.05), within(180.0)], [1, 1, 2, 2]);
     }
 }

@@ -89,6 +89,28 @@ impl Problem {
         }
     }
 
+    /// Whether the deployment that was chosen is to blame, and not who sent the request.
+    pub(crate) fn is_the_deployments(&self) -> bool {
+        match self {
+            Self::Unauthenticated
+            | Self::NoEndpoint { .. }
+            | Self::NoDeployment { .. }
+            | Self::NoTraffic
+            | Self::BadTarget
+            | Self::EndpointNotNamed
+            | Self::RequestIdTooLong
+            | Self::BodyTooLarge { .. }
+            | Self::BodyIncomplete
+            | Self::BodyTimeout => false,
+            Self::Timeout { .. }
+            | Self::NoPlace(_)
+            | Self::TooManyColdWaiters
+            | Self::NoReplica
+            | Self::ColdStart
+            | Self::ReplicaLost => true,
+        }
+    }
+
     /// The code of `google.rpc.Code` for the same.
     fn grpc_code(&self) -> u8 {
         match self {

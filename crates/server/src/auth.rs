@@ -384,6 +384,8 @@ const ROUTES: &[(&str, &str, Action)] = &[
     ("POST", "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/keys", Action::Keys),
     ("POST", "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/regenerate-keys", Action::Keys),
     ("POST", "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/token", Action::Keys),
+    ("GET", "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/rollout", Action::Read),
+    ("POST DELETE", "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/rollout", Action::Write),
     ("GET", "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/deployments", Action::Read),
     (
         "GET",

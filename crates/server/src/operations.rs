@@ -36,6 +36,7 @@ pub(crate) enum OperationKind {
     DeleteDeployment,
     DeleteEndpoint,
     BuildImage,
+    Rollout,
 }
 
 impl OperationKind {
@@ -46,6 +47,7 @@ impl OperationKind {
             Self::DeleteDeployment => "delete_deployment",
             Self::DeleteEndpoint => "delete_endpoint",
             Self::BuildImage => "build_image",
+            Self::Rollout => "rollout",
         }
     }
 }
@@ -57,6 +59,8 @@ pub(crate) enum Event {
     Log(String),
     /// Bytes on their way; it is told to those who follow, and not kept.
     Transfer(Transfer),
+    /// How it stands just now; it is told to those who follow, and not kept.
+    Standing(String),
     /// The last one.
     Done(Box<Operation>),
 }
@@ -177,6 +181,14 @@ impl Operations {
         });
     }
 
+    /// How the operation stands just now, for those who watch.
+    pub(crate) fn standing(&self, id: &str, text: String) {
+        self.change(id, |live| {
+            let _ = live.events.send(Event::Standing(text));
+            false
+        });
+    }
+
     /// Does `work`, whose progress becomes lines and transfers of the operation.
     pub(crate) async fn tell<F: Future>(&self, id: &str, work: impl FnOnce(Progress) -> F) -> F::Output {
         let (lines, mut told) = mpsc::channel::<String>(TOLD_LINES);
@@ -212,15 +224,17 @@ impl Operations {
         self.finish(id, OperationState::Failed, Some(error)).await;
     }
 
+    /// Ends the operation because somebody wants it no more.
+    pub(crate) async fn cancel(&self, id: &str, message: &str) {
+        let error = json!({ "class": ErrorClass::Cancelled.as_str(), "message": message });
+        self.finish(id, OperationState::Cancelled, Some(error)).await;
+    }
+
     /// Ends every other running operation on this subject: a newer one has taken its place.
     pub(crate) async fn supersede(&self, workspace: &Name, subject: &str, by: &str) {
         for id in self.running(workspace, subject) {
             if id != by {
-                let error = json!({
-                    "class": ErrorClass::Cancelled.as_str(),
-                    "message": format!("operation {by} took its place"),
-                });
-                self.finish(&id, OperationState::Cancelled, Some(error)).await;
+                self.cancel(&id, &format!("operation {by} took its place")).await;
             }
         }
     }

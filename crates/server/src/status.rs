@@ -9,6 +9,8 @@ use moorline_store::Record;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::rollout::{Rollout, Traffic};
+
 /// Azure ML's `provisioning_state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) enum ProvisioningState {
@@ -29,6 +31,25 @@ pub(crate) struct EndpointBody {
     /// The operation that asked for this generation.
     #[serde(default)]
     pub(crate) operation: Option<String>,
+    /// The newest rollout, under way or ended. What it is at and the traffic of that are one write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rollout: Option<Rollout>,
+}
+
+impl EndpointBody {
+    /// The rollout that is under way.
+    pub(crate) fn running_rollout(&self) -> Option<&Rollout> {
+        self.rollout.as_ref().filter(|rollout| rollout.under_way() && !self.deleting)
+    }
+
+    /// The traffic as it is now, by deployment.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let traffic = self.document["traffic"].as_object();
+        let share = |(name, percent): (&String, &serde_json::Value)| {
+            Some((name.parse().ok()?, u8::try_from(percent.as_u64()?).ok()?))
+        };
+        traffic.into_iter().flatten().filter_map(share).collect()
+    }
 }
 
 /// The body of a deployment's record.

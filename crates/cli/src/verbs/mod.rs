@@ -8,6 +8,7 @@ pub(crate) mod kubernetes;
 pub(crate) mod model;
 pub(crate) mod online_deployment;
 pub(crate) mod online_endpoint;
+mod rollout;
 pub(crate) mod secret;
 pub(crate) mod token;
 mod versions;

@@ -8,7 +8,7 @@ use moorline_spec::OnlineEndpoint;
 use reqwest::{Method, header::AUTHORIZATION};
 use serde_json::{Map, Value, json};
 
-use super::invoke;
+use super::{invoke, rollout};
 use crate::{
     arguments::{Local, NoWait, Yes},
     client::{Client, Precondition},
@@ -21,15 +21,16 @@ use crate::{
     session::Session,
 };
 
-const COLUMNS: Columns = Columns(&[
+pub(super) const COLUMNS: Columns = Columns(&[
     ("Name", "name"),
     ("AuthMode", "auth_mode"),
     ("Traffic", "traffic"),
     ("Mirror", "mirror_traffic"),
+    ("Rollout", "rollout.state"),
     ("State", "provisioning_state"),
     ("ScoringUri", "scoring_uri"),
 ]);
-const KIND: &str = "online-endpoints";
+pub(super) const KIND: &str = "online-endpoints";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -55,6 +56,16 @@ pub(crate) enum Verb {
                       moorline online-endpoint update -n iris --mirror-traffic green=10"
     )]
     Update(Update),
+    /// Give a deployment the traffic step by step, and take it back if it fails or is slow
+    #[command(
+        after_help = "Each step is watched: if more requests fail than --max-error-rate allows, or the slowest take longer \
+                      than --max-p99,\nthe traffic becomes what it was before, and the command fails.\n\n\
+                      Examples:\n  moorline online-endpoint rollout -n iris --to green\n  \
+                      moorline online-endpoint rollout -n iris --to green --steps '10:5m,50:10m,100' --max-error-rate 1% \
+                      --max-p99 200ms\n  \
+                      moorline online-endpoint rollout -n iris --abort"
+    )]
+    Rollout(rollout::Rollout),
     /// Delete an endpoint and its deployments
     #[command(after_help = "Example:\n  moorline online-endpoint delete -n iris -y")]
     Delete(Delete),
@@ -221,6 +232,7 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
             printing.print(Value::Array(found), COLUMNS)
         }
         Verb::Update(update) => self::update(session, update).await,
+        Verb::Rollout(rollout) => rollout::run(session, rollout).await,
         Verb::Delete(delete) => self::delete(session, delete).await,
         Verb::Invoke(invoke) => self::invoke(session, invoke).await,
         Verb::GetCredentials(show) => {

@@ -267,6 +267,37 @@ pub(crate) struct EndpointShown {
     provisioning_state: ProvisioningState,
     generation: u64,
     creation_context: CreationContext,
+    /// The newest rollout, if there ever was one.
+    rollout: Option<RolloutShown>,
+}
+
+/// A rollout, under way or ended.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct RolloutShown {
+    to: String,
+    state: RolloutState,
+    /// Why it did not come to its end.
+    message: Option<String>,
+    #[schema(example = "10:5m,50:5m,100")]
+    steps: String,
+    /// The one that it is at, or ended at, from 1.
+    step: usize,
+    #[schema(example = "1%")]
+    max_error_rate: String,
+    #[schema(example = "200ms")]
+    max_p99: Option<String>,
+    min_requests: u64,
+    traffic_before: BTreeMap<String, u8>,
+    /// The operation's id.
+    operation: String,
+}
+
+#[derive(Serialize, ToSchema)]
+enum RolloutState {
+    Running,
+    Promoted,
+    RolledBack,
+    Aborted,
 }
 
 /// Azure ML's `onlineDeployment`, managed and kubernetes; `model`, `environment` and the code are references. What is

@@ -22,7 +22,7 @@ use super::{
     endpoints::{Endpoint, etag, operation_location},
     extract::{Asked, At, Document, Object, Precondition, merge, name_document},
     list::{List, Part},
-    removal, to_json,
+    removal, rollouts, to_json,
 };
 use crate::{
     control::Control,
@@ -202,6 +202,12 @@ async fn delete(
             .hint(format!("give it none first: `{key}` {}=0", at.deployment)));
         }
     }
+    if let Some(rollout) = endpoint.body.running_rollout()
+        && rollout.needs(own_name(&record.name))
+    {
+        let what = format!("deployment `{}` is a part of it", at.deployment);
+        return Err(rollouts::in_the_way(&endpoint, rollout, &what));
+    }
     let operation = removal::delete_deployment(&control, record, precondition.generation).await?;
     // As it is now: marked, unless it is gone already.
     if let Ok(record) = load(&control, &at).await {
@@ -316,6 +322,7 @@ impl Attempt<'_> {
             let rendered = Rendered { documents: manifest.documents, changes, deployment: document, notes };
             return Ok(Json(rendered).into_response());
         }
+        self.keep_rollout(&resolved.desired, state.as_ref())?;
         if let (Some(record), Some(state)) = (&current, &state)
             && !wish.all_traffic
             && state.body.document == document
@@ -326,6 +333,22 @@ impl Attempt<'_> {
             return Ok(answer(control, StatusCode::OK, record, None).await?);
         }
         self.store(current, document, resolved.desired, &notes).await
+    }
+
+    /// Refuses what would make a rollout that is under way one of something else. Replicas may come and go.
+    fn keep_rollout(&self, desired: &Desired, state: Option<&DeploymentState>) -> Result<(), ApiError> {
+        let Some(rollout) = self.endpoint.body.running_rollout() else { return Ok(()) };
+        if self.wish.all_traffic {
+            return Err(rollouts::in_the_way(self.endpoint, rollout, "it alone changes the traffic"));
+        }
+        let same = |state: &DeploymentState| {
+            let (before, after) = (&state.body.desired, desired);
+            (&before.release, &before.compute) == (&after.release, &after.compute)
+        };
+        if rollout.to == desired.id.deployment && !state.is_some_and(same) {
+            return Err(rollouts::in_the_way(self.endpoint, rollout, "it judges that deployment as it is"));
+        }
+        Ok(())
     }
 
     fn check_precondition(&self, state: Option<&DeploymentState>) -> Result<(), ApiError> {

@@ -21,7 +21,7 @@ use super::{
     extract::{Asked, At, Document, Object, Precondition, merge, name_document},
     is_absent,
     list::{List, Part},
-    removal, stored, to_json,
+    removal, rollouts, stored, to_json,
 };
 use crate::{
     control::Control,
@@ -89,7 +89,25 @@ impl Endpoint {
             "creation_context".to_owned(),
             json!({ "created_at": self.record.created_at, "last_modified_at": self.record.modified_at }),
         );
+        if let Some(rollout) = &self.body.rollout {
+            shown.insert("rollout".to_owned(), rollout.show());
+        }
         Value::Object(shown)
+    }
+
+    /// Refuses another traffic while a rollout shifts it.
+    fn keeps_traffic(&self, after: &EndpointBody) -> Result<(), ApiError> {
+        let given = |body: &EndpointBody| {
+            let mut traffic = body.traffic();
+            traffic.retain(|_, share| *share > 0);
+            traffic
+        };
+        match self.body.running_rollout() {
+            Some(rollout) if given(&self.body) != given(after) => {
+                Err(rollouts::in_the_way(self, rollout, "it alone changes the traffic"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn answer(&self, status: StatusCode, origin: &Origin) -> Response {
@@ -239,7 +257,7 @@ async fn delete(
 
 async fn create(control: &Control, at: &AtEndpoint, document: Object) -> Result<Endpoint, ApiError> {
     let document = check(control, at, document, &BTreeMap::new()).await?;
-    let body = EndpointBody { document, deleting: false, operation: None };
+    let body = EndpointBody { document, deleting: false, operation: None, rollout: None };
     let name = at.endpoint.as_str();
     let record =
         control.store.create_record(&at.workspace, RecordKind::Endpoint, name, to_json(&body)?).await?;
@@ -290,6 +308,7 @@ async fn change(
         });
         let document = check(control, at, document, &deployments.collect()).await?;
         let body = EndpointBody { document, ..endpoint.body.clone() };
+        endpoint.keeps_traffic(&body)?;
         if body == endpoint.body && generation.is_none_or(|generation| generation == endpoint.generation) {
             endpoint_keys::complete(control, &endpoint.workspace, &endpoint.name).await?;
             return Ok(endpoint);

@@ -183,7 +183,7 @@ pub(crate) fn merge(target: &mut Value, patch: Value) {
 
 /// Takes away what an answer has beside the document, so that an answer can be changed and sent back.
 pub(crate) fn without_facts(mut document: Object) -> Object {
-    const FACTS: [&str; 10] = [
+    const FACTS: [&str; 11] = [
         "compute_name",
         "id",
         "kind",
@@ -194,6 +194,7 @@ pub(crate) fn without_facts(mut document: Object) -> Object {
         "creation_context",
         "replicas",
         "error",
+        "rollout",
     ];
     document.retain(|key, _| !FACTS.contains(&key.as_str()));
     document

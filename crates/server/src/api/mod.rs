@@ -17,6 +17,7 @@ mod logs;
 mod models;
 mod operations;
 mod removal;
+mod rollouts;
 mod secrets;
 mod server;
 mod tokens;
@@ -53,6 +54,7 @@ fn routes() -> OpenApiRouter<Control> {
         .merge(secrets::routes())
         .merge(endpoints::routes())
         .merge(endpoint_keys::routes())
+        .merge(rollouts::routes())
         .merge(deployments::routes())
         .merge(logs::routes())
         .merge(operations::routes())

@@ -50,13 +50,13 @@ struct AtOperation {
 struct OperationShown {
     id: String,
     workspace: String,
-    /// `create_deployment`, `update_deployment`, `delete_deployment` or `delete_endpoint`.
+    /// `create_deployment`, `update_deployment`, `delete_deployment`, `delete_endpoint`, `build_image` or `rollout`.
     kind: String,
     /// `endpoint` or `endpoint/deployment`.
     subject: String,
     /// `Running`, `Succeeded`, `Failed` or `Cancelled`.
     state: &'static str,
-    /// How far it is: `resolve`, `environment`, `start`, `ready`, `drain`.
+    /// How far it is: `resolve`, `environment`, `start`, `ready`, `drain`; of a rollout, its step.
     phase: Option<String>,
     /// The last lines, oldest first.
     log: Vec<String>,
@@ -97,7 +97,8 @@ async fn get(
 }
 
 /// An operation from its beginning on: `phase` (`{"phase"}`), `log` (`{"line"}`), and at last `done` (the operation).
-/// While bytes are on their way, `transfer` (`{"direction","done","total"}`, in bytes) says how far they are.
+/// While bytes are on their way, `transfer` (`{"direction","done","total"}`, in bytes) says how far they are; while a
+/// rollout's step is watched, `standing` (`{"text"}`) says what was measured.
 #[utoipa::path(get, path = "/workspaces/{workspace}/operations/{id}/events", params(AtOperation),
     responses((status = 200, description = "Server-sent events.", body = String, content_type = "text/event-stream"),
         Refusals))]
@@ -135,6 +136,7 @@ fn coming(events: Receiver<Event>) -> impl Stream<Item = SseEvent> + Send {
             Ok(Event::Phase(name)) => Some((phase(&name), Some(events))),
             Ok(Event::Log(text)) => Some((line(&text), Some(events))),
             Ok(Event::Transfer(transfer)) => Some((bytes(transfer), Some(events))),
+            Ok(Event::Standing(text)) => Some((standing(&text), Some(events))),
             Ok(Event::Done(operation)) => Some((done(*operation), None)),
             Err(RecvError::Lagged(missed)) => {
                 Some((line(&format!("… {missed} lines left out")), Some(events)))
@@ -155,6 +157,10 @@ fn line(text: &str) -> SseEvent {
 fn bytes(transfer: Transfer) -> SseEvent {
     let Transfer { direction, done, total } = transfer;
     event("transfer", &json!({ "direction": direction, "done": done, "total": total }))
+}
+
+fn standing(text: &str) -> SseEvent {
+    event("standing", &json!({ "text": text }))
 }
 
 fn done(operation: Operation) -> SseEvent {

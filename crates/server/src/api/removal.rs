@@ -8,6 +8,7 @@ use crate::{
     control::Control,
     operations::OperationKind,
     problem::ApiError,
+    reconcile,
     status::{DeploymentBody, EndpointBody, split_record_name},
 };
 
@@ -136,12 +137,17 @@ pub(super) async fn delete_deployment(
     Ok(operation)
 }
 
-/// Takes up what the last server left half-done: deletions of endpoints whose deployments it had not all marked, and
-/// operations that nothing refers to, because it ended before it had written what they were for.
+/// Takes up what the last server left half-done: deletions of endpoints whose deployments it had not all marked,
+/// rollouts whose end it had written down and not told, and operations that nothing refers to, because it ended before it
+/// had written what they were for.
 pub(crate) async fn recover(control: &Control) -> Result<(), ApiError> {
     let mut wanted = std::collections::HashSet::new();
     for record in control.store.records(RecordKind::Endpoint, None).await? {
         let body: EndpointBody = stored(&record.name, record.body)?;
+        if let Some(rollout) = &body.rollout {
+            reconcile::tell_outcome(&control.operations, rollout).await;
+        }
+        wanted.extend(body.running_rollout().map(|rollout| rollout.operation.clone()));
         wanted.extend(body.operation);
         if body.deleting
             && let Ok(endpoint) = record.name.parse()

@@ -11,6 +11,7 @@ use moorline_store::RecordKind;
 use super::{Next, Reconciler, queue::Signal};
 use crate::{
     problem::chain,
+    rollout::Outcome,
     secrets,
     status::{DeploymentState, DeploymentStatus, EndpointBody, deployment_record_name},
     targets::{Targets, own_server},
@@ -258,6 +259,11 @@ impl Reconciler {
                 return Ok(());
             }
             body.document["traffic"] = traffic;
+            // It was asked for before the rollout was, and comes to be only now.
+            if let Some(rollout) = body.rollout.as_mut().filter(|rollout| rollout.under_way()) {
+                let reason = format!("deployment `{}` took all traffic", id.deployment);
+                rollout.outcome = Some(Outcome::Aborted { reason });
+            }
             let body = serde_json::to_value(body).expect("a body has only string keys");
             let updated = self
                 .0

@@ -8,6 +8,7 @@ mod deployment;
 mod endpoint;
 mod housekeeping;
 mod queue;
+mod rollout;
 mod scale;
 
 use std::{
@@ -22,6 +23,7 @@ use moorline_gateway::Gateway;
 use moorline_store::{RecordKind, Store, StoreError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::rollout::tell_outcome;
 use self::{queue::Queue, scale::Scalers};
 use crate::{
     operations::Operations,
@@ -49,6 +51,7 @@ struct Inner {
     operations: Operations,
     deployments: Queue<DeploymentId>,
     endpoints: Queue<(Name, Name)>,
+    rollouts: Queue<(Name, Name)>,
     scalers: Scalers,
     /// One at a time makes an endpoint's route.
     turns: Mutex<HashMap<(Name, Name), Turn>>,
@@ -91,6 +94,7 @@ impl Reconciler {
             operations,
             deployments: Queue::default(),
             endpoints: Queue::default(),
+            rollouts: Queue::default(),
             scalers: Scalers::default(),
             turns: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -114,6 +118,7 @@ impl Reconciler {
             .for_each_concurrent(ROUTES, async |record| {
                 if let Ok(endpoint) = record.name.parse() {
                     self.sync_endpoint(&record.workspace, &endpoint).await;
+                    self.nudge_rollout(record.workspace, endpoint);
                 }
             })
             .await;
