@@ -49,6 +49,8 @@ mod open_inference;
 #[cfg(test)]
 mod platforms;
 #[cfg(test)]
+mod rollout;
+#[cfg(test)]
 mod scaling;
 #[cfg(test)]
 mod scoring_script;

@@ -19,7 +19,7 @@ use tokio::{
     sync::Notify,
 };
 
-use crate::harness::{Front, Server, counting, deployment, endpoint, keys, nowhere, post, until};
+use crate::harness::{Front, Server, counting, deployment, endpoint, id, keys, nowhere, post, until};
 
 /// A server that reads a request's head and body `x`, writes `answer` and closes.
 async fn raw(answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
@@ -210,6 +210,27 @@ async fn an_error_of_the_model_is_424_on_score_and_itself_elsewhere() {
     assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
     let code = r#"moorline_gateway_requests_total{code="424",deployment="blue",endpoint="iris"} 1"#;
     assert!(front.metrics().contains(code), "{}", front.metrics());
+    let answers = front.gateway.answers(&id("blue"));
+    assert_eq!((answers.requests, answers.failed), (2, 2));
+}
+
+#[tokio::test]
+async fn what_the_deployment_is_to_blame_for_is_counted() {
+    let front = Front::new().await;
+    let picky =
+        Server::start(|_| async { Response::builder().status(404).body(Body::empty()).unwrap() }).await;
+    front.gateway.set(endpoint(vec![deployment("blue", &[picky.address])]));
+    assert_eq!(front.score().await.status, StatusCode::FAILED_DEPENDENCY);
+    let count = || {
+        let answers = front.gateway.answers(&id("blue"));
+        (answers.requests, answers.failed, front.gateway.load(&id("blue")).replicas)
+    };
+    // A script that does not know what it was asked for has answered well.
+    assert_eq!(count(), (1, 0, 1));
+    front.gateway.set(endpoint(vec![deployment("blue", &[])]));
+    assert_eq!(front.score().await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(count(), (2, 1, 0));
+    assert_eq!(front.gateway.answers(&id("green")), moorline_gateway::Answers::default());
 }
 
 #[tokio::test]

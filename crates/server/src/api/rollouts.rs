@@ -23,7 +23,7 @@ use crate::{
     control::Control,
     operations::OperationKind,
     problem::ApiError,
-    rollout::{ErrorRate, Judge, Latency, MAX_MIN_REQUESTS, MIN_REQUESTS, Rollout, Steps, Traffic, shown},
+    rollout::{ErrorRate, Judge, Latency, MAX_MIN_REQUESTS, MIN_REQUESTS, Rollout, Steps, Traffic},
     status::{DeploymentState, EndpointBody, ProvisioningState, split_record_name},
 };
 
@@ -120,9 +120,7 @@ async fn begin(
     responses((status = 200, description = "Ended.", body = RolloutShown), Refusals))]
 async fn abort(State(control): State<Control>, At(at): At<AtEndpoint>) -> Result<Json<Value>, ApiError> {
     let endpoint = Endpoint::load(&control, &at).await?;
-    let before = endpoint.body.rollout.as_ref().map(|rollout| shown(&rollout.before)).unwrap_or_default();
-    let reason = format!("it was aborted; the traffic is as before: {before}");
-    let ended = control.reconciler.abort_rollout(&endpoint.workspace, &endpoint.name, &reason).await?;
+    let ended = control.reconciler.abort_rollout(&endpoint.workspace, &endpoint.name).await?;
     match ended {
         Some(rollout) => Ok(Json(rollout.show())),
         None => Err(ApiError::conflict(format!("endpoint `{}` has no rollout under way", endpoint.name))),

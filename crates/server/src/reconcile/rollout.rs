@@ -76,11 +76,11 @@ impl Reconciler {
         &self,
         workspace: &Name,
         endpoint: &Name,
-        reason: &str,
     ) -> Result<Option<Rollout>, StoreError> {
         let ended = self
             .turn_rollout(workspace, endpoint, None, |rollout| {
-                rollout.outcome = Some(Outcome::Aborted { reason: reason.to_owned() });
+                let reason = format!("it was aborted; the traffic is as before: {}", shown(&rollout.before));
+                rollout.outcome = Some(Outcome::Aborted { reason });
                 rollout.before.clone()
             })
             .await?;
@@ -205,9 +205,11 @@ impl Course<'_> {
             if now >= deadline && *last_ready == now {
                 return Watched::Held(measured);
             }
-            let left = span(deadline.saturating_duration_since(now));
-            self.reconciler.0.operations.standing(self.operation, format!("{measured}; {left} left"));
-            let next = if now < deadline { deadline.min(now + TICK) } else { now + TICK };
+            let (rest, next) = match deadline.checked_duration_since(now).filter(|left| !left.is_zero()) {
+                Some(left) => (format!("{} left", span(left)), now + left.min(TICK)),
+                None => (Breach::NoReplica.to_string(), now + TICK),
+            };
+            self.reconciler.0.operations.standing(self.operation, format!("{measured}; {rest}"));
             tokio::select! {
                 () = tokio::time::sleep_until(next) => {}
                 () = self.signal.woken() => {}
@@ -255,10 +257,7 @@ impl Course<'_> {
                 .await;
             match turned {
                 Ok(turned) => return turned,
-                Err(error) => {
-                    tracing::warn!(endpoint = %self.endpoint, error = chain(&error), "a rollout could not go on; it is tried again");
-                    tokio::time::sleep(RETRY).await;
-                }
+                Err(error) => self.wait_for_store(&error).await,
             }
         }
     }
@@ -267,20 +266,25 @@ impl Course<'_> {
     /// endpoint goes.
     async fn give_up(&self) {
         let operations = &self.reconciler.0.operations;
-        match self.reconciler.endpoint_body(self.workspace, self.endpoint).await {
-            Ok(Some(body)) if !body.deleting => {
-                // Another rollout was begun only after this one had been ended.
-                if let Some(rollout) = body.rollout.filter(|last| last.operation == self.operation) {
-                    tell_outcome(operations, &rollout).await;
-                }
+        let body = loop {
+            match self.reconciler.endpoint_body(self.workspace, self.endpoint).await {
+                Ok(body) => break body,
+                Err(error) => self.wait_for_store(&error).await,
             }
-            Ok(_) => {
-                let message = format!("endpoint `{}` is deleted", self.endpoint);
-                operations.cancel(self.operation, &message).await;
-            }
-            // Looked at again in the next round.
-            Err(_) => {}
+        };
+        let Some(body) = body.filter(|body| !body.deleting) else {
+            let message = format!("endpoint `{}` is deleted", self.endpoint);
+            return operations.cancel(self.operation, &message).await;
+        };
+        // Another rollout was begun only after this one had been ended, and told so.
+        if let Some(rollout) = body.rollout.filter(|last| last.operation == self.operation) {
+            tell_outcome(operations, &rollout).await;
         }
+    }
+
+    async fn wait_for_store(&self, error: &StoreError) {
+        tracing::warn!(endpoint = %self.endpoint, error = chain(error), "a rollout could not go on; it is tried again");
+        tokio::time::sleep(RETRY).await;
     }
 
     async fn tell_step(&self, rollout: &Rollout) {

@@ -19,4 +19,6 @@ mod life;
 #[cfg(test)]
 mod place;
 #[cfg(test)]
+mod rollouts;
+#[cfg(test)]
 mod workspaces;
