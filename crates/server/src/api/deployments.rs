@@ -80,11 +80,15 @@ struct Rendered {
 /// The image of what serves, where it would be the same one.
 fn image_of_same<'a>(state: &'a DeploymentState, desired: &Desired) -> Option<&'a str> {
     let active = state.status.active.as_ref()?;
-    let same = active.release == desired.release
-        && active.environment == desired.environment
-        && active.context == desired.context
-        && (active.target, &active.compute) == (desired.target, &desired.compute);
-    state.status.image.as_deref().filter(|_| same)
+    state.status.image.as_deref().filter(|_| runs_the_same(active, desired))
+}
+
+/// Whether both are the same thing in the same place, however many of it there are.
+fn runs_the_same(one: &Desired, other: &Desired) -> bool {
+    one.release == other.release
+        && one.environment == other.environment
+        && one.context == other.context
+        && (one.target, &one.compute) == (other.target, &other.compute)
 }
 
 fn shown_change(change: &kubernetes::Change) -> Value {
@@ -341,11 +345,8 @@ impl Attempt<'_> {
         if self.wish.all_traffic {
             return Err(rollouts::in_the_way(self.endpoint, rollout, "it alone changes the traffic"));
         }
-        let same = |state: &DeploymentState| {
-            let (before, after) = (&state.body.desired, desired);
-            (&before.release, &before.compute) == (&after.release, &after.compute)
-        };
-        if rollout.to == desired.id.deployment && !state.is_some_and(same) {
+        let same = state.is_some_and(|state| runs_the_same(&state.body.desired, desired));
+        if rollout.to == desired.id.deployment && !same {
             return Err(rollouts::in_the_way(self.endpoint, rollout, "it judges that deployment as it is"));
         }
         Ok(())
