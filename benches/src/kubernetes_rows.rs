@@ -12,8 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use moorline_core::{
-    DeploymentId, Digest, EngineSettings, ModelType, Placement, Probe, Release, ReleaseModel, RequestSettings,
-    Resources, Scale, Scheduling, Secret, Source, Target, Variable,
+    DeploymentId, Digest, EngineSettings, ModelType, Placement, Probe, Release, ReleaseModel,
+    RequestSettings, Resources, Scale, Scheduling, Secret, Source, Target, Variable,
 };
 use moorline_deploy::kubernetes::{ClusterAddress, KubernetesConfig, KubernetesTarget};
 use tokio::{runtime::Runtime, task::JoinSet};
@@ -83,7 +83,10 @@ fn thousand(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
     for placement in &placements {
         for document in target.render(placement)?.documents {
             // Nobody watches these.
-            let other = document.to_string().replace("fleet-blue", "hand-blue").replace("moorline.io/", "example.org/");
+            let other = document
+                .to_string()
+                .replace("fleet-blue", "hand-blue")
+                .replace("moorline.io/", "example.org/");
             text.push_str(&format!("---\n{other}\n"));
         }
     }
@@ -102,7 +105,14 @@ fn thousand(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(apply_all(&next, &placements))?;
     let again = begin.elapsed().as_secs_f64();
     let memory = resident_mib()?;
-    let row = |name, baseline: String, ours: String, value, unit, bound| Row { name, baseline, ours, value, unit, bound };
+    let row = |name, baseline: String, ours: String, value, unit, bound| Row {
+        name,
+        baseline,
+        ours,
+        value,
+        unit,
+        bound,
+    };
     let rows = vec![
         row(
             "reconciled from scratch, against `kubectl apply --server-side -f` of the same objects",
@@ -112,10 +122,38 @@ fn thousand(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
             "",
             Bound::Open,
         ),
-        row("writes for each, dry runs among them", "–".to_owned(), format!("{writes:.1}"), writes, "", Bound::AtMost(WRITES)),
-        row("from apply to accepted, 99th percentile, 8 at one time", format!("median {:.0} ms", median(latencies.clone()) * 1e3), format!("{:.0} ms", slowest * 1e3), slowest, "s", Bound::AtMost(ACCEPTED)),
-        row("writes of the next server, which finds all as it should be", "–".to_owned(), format!("{} in {again:.1} s", next.writes()), next.writes() as f64, "", Bound::AtMost(0.0)),
-        row("resident memory of this process, which watches them", "–".to_owned(), format!("{memory:.0} MiB"), memory, "MiB", Bound::AtMost(MEMORY)),
+        row(
+            "writes for each, dry runs among them",
+            "–".to_owned(),
+            format!("{writes:.1}"),
+            writes,
+            "",
+            Bound::AtMost(WRITES),
+        ),
+        row(
+            "from apply to accepted, 99th percentile, 8 at one time",
+            format!("median {:.0} ms", median(latencies.clone()) * 1e3),
+            format!("{:.0} ms", slowest * 1e3),
+            slowest,
+            "s",
+            Bound::AtMost(ACCEPTED),
+        ),
+        row(
+            "writes of the next server, which finds all as it should be",
+            "–".to_owned(),
+            format!("{} in {again:.1} s", next.writes()),
+            next.writes() as f64,
+            "",
+            Bound::AtMost(0.0),
+        ),
+        row(
+            "resident memory of this process, which watches them",
+            "–".to_owned(),
+            format!("{memory:.0} MiB"),
+            memory,
+            "MiB",
+            Bound::AtMost(MEMORY),
+        ),
     ];
     next.shutdown();
     Ok(rows)
@@ -163,7 +201,11 @@ fn placement(number: usize) -> Placement {
         value: Secret::new("correct horse".to_owned()),
     };
     Placement {
-        id: DeploymentId { workspace: name("default"), endpoint: name(&format!("e{number}-fleet")), deployment: name("blue") },
+        id: DeploymentId {
+            workspace: name("default"),
+            endpoint: name(&format!("e{number}-fleet")),
+            deployment: name("blue"),
+        },
         release: Release {
             format: Release::FORMAT,
             name: name("iris"),

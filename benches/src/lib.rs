@@ -6,6 +6,7 @@ mod control_group;
 pub mod gateway_rows;
 mod hosted_rows;
 pub mod image_rows;
+pub mod kubernetes_rows;
 pub mod peers;
 pub mod report;
 pub mod rows;

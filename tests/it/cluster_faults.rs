@@ -93,9 +93,13 @@ fn the_printed_role_is_enough_and_what_is_missing_is_named() {
     let printer = Workspace::down();
     let role = printer.moorline(&["kubernetes", "rbac", "--namespace", &namespace.name]).ok().stdout;
     given.kubectl_with(&["apply", "-f", "-"], &role).ok();
-    let token = namespace.kubectl(&["create", "token", "moorline"]);
+    let path = format!("/api/v1/namespaces/{}/serviceaccounts/moorline/token", namespace.name);
+    let asked =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}});
+    let token = given.kubectl_with(&["create", "--raw", &path, "-f", "-"], &asked.to_string()).ok().json();
+    let token = token["status"]["token"].as_str().expect("a token");
     let mut config = kubeconfig(&given);
-    config["users"][0]["user"] = json!({ "token": token.trim() });
+    config["users"][0]["user"] = json!({ "token": token });
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("account.yml");
     fs_err::write(&file, config.to_string()).unwrap();
@@ -143,6 +147,9 @@ fn a_quota_is_waited_for() {
     let Some(clustered) = Clustered::up("") else { return };
     let namespace = &clustered.namespace;
     namespace.kubectl(&["create", "quota", "few", "--hard=count/services=0"]);
+    // It holds once it was counted.
+    let counted = || !namespace.kubectl(&["get", "quota", "few", "-o", "jsonpath={.status.used}"]).is_empty();
+    assert!(eventually(PATIENCE, counted));
     let workspace = &clustered.workspace;
     workspace.write("model.onnx", onnx::linear_model());
     workspace.write("blue.yml", onnx_deployment("blue", "patient", "model.onnx"));
@@ -151,10 +158,15 @@ fn a_quota_is_waited_for() {
     let create = thread::scope(|scope| {
         let create = scope.spawn(|| clustered.create(&["-f", "blue.yml", "--all-traffic"]));
         let refused = || workspace.server_log().contains("exceeded quota");
-        assert!(eventually(PATIENCE, refused), "{}", workspace.server_log());
-        assert!(namespace.items("deployments,networkpolicies").is_empty(), "it is half there");
+        let was_refused = eventually(PATIENCE, refused);
+        // Between two tries nothing of it is there.
+        let none = || namespace.items("deployments,networkpolicies,serviceaccounts").is_empty();
+        let half = !eventually(PATIENCE, none);
         namespace.kubectl(&["delete", "quota", "few"]);
-        create.join().unwrap()
+        let create = create.join().unwrap();
+        assert!(was_refused, "{}", workspace.server_log());
+        assert!(!half, "it is half there");
+        create
     });
     let create = create.ok();
     assert!(create.stderr.contains("exceeded quota"), "{}", create.stderr);

@@ -2,6 +2,7 @@
 //! without a lost request, failed with a reason, and removed.
 
 use std::{
+    process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -134,12 +135,25 @@ fn what_no_node_can_take_is_told_while_it_waits() {
     clustered.workspace.write("model.onnx", onnx::linear_model());
     clustered.workspace.moorline(&["online-endpoint", "create", "-n", "giant"]).ok();
     let document = onnx_deployment("blue", "giant", "model.onnx");
-    clustered.workspace.write("blue.yml", format!("{document}resources: {{limits: {{cpu: '900'}}}}\n"));
-    clustered.create(&["-f", "blue.yml", "--no-wait"]).ok();
-    let operations =
-        || clustered.workspace.moorline(&["online-deployment", "show", "-n", "blue", "-e", "giant"]).stdout;
-    let told = || operations().contains("Insufficient cpu");
-    assert!(eventually(PATIENCE, told), "{}", operations());
+    clustered
+        .workspace
+        .write("blue.yml", format!("{document}type: kubernetes\nresources: {{limits: {{cpu: '900'}}}}\n"));
+    let told = clustered.workspace.work().join("told");
+    let mut create = clustered.workspace.command(&[
+        "online-deployment",
+        "create",
+        "--compute",
+        "cluster",
+        "-f",
+        "blue.yml",
+    ]);
+    create.stdout(Stdio::null()).stderr(fs_err::File::create(&told).unwrap().into_parts().0);
+    let mut create = create.spawn().unwrap();
+    let text = || fs_err::read_to_string(&told).unwrap();
+    let waits = eventually(PATIENCE, || text().contains("Insufficient cpu"));
+    create.kill().unwrap();
+    create.wait().unwrap();
+    assert!(waits, "{}", text());
     clustered.workspace.moorline(&["online-endpoint", "delete", "-n", "giant", "-y"]).ok();
 }
 
@@ -176,6 +190,7 @@ fn rolling_updates_and_an_emptied_node_lose_no_request() {
             let set = format!("environment_variables.ROUND=\"{round}\"");
             clustered.update("rolls", &["--set", &set]).ok();
         }
+        clustered.update("rolls", &["--set", "instance_count=2"]).ok();
         // As `kubectl drain` does it: one at a time, as the budget allows.
         let node = clustered.namespace.items("pods")[0]["spec"]["nodeName"].as_str().unwrap().to_owned();
         let pod = clustered.namespace.pods().remove(0);
@@ -187,6 +202,19 @@ fn rolling_updates_and_an_emptied_node_lose_no_request() {
         assert!(eventually(PATIENCE, back), "no pod of {node} took the evicted one's place");
     });
     assert!(failed.is_empty(), "these failed: {failed:?}");
+}
+
+#[test]
+fn pods_go_while_nobody_asks_and_come_back_for_a_request() {
+    let Some(clustered) = Clustered::up("") else { return };
+    clustered.workspace.write("model.onnx", onnx::linear_model());
+    let scale = "scale_settings: {type: target_utilization, min_instances: 0, max_instances: 1, polling_interval: 1}\n\
+                 properties: {moorline.scale_down_delay: '1'}\n";
+    let document = onnx_deployment("blue", "sleepy", "model.onnx").replace("instance_count: 1\n", scale);
+    let key = clustered.deploy("sleepy", &document);
+    assert!(eventually(PATIENCE, || clustered.namespace.pods().is_empty()), "a pod is left");
+    let (status, text) = clustered.score("sleepy", &key);
+    assert_eq!(status, 200, "{text}\n{}", clustered.workspace.server_log());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `cargo xtask bench scorer|gateway|image`: ours and its baselines in the same minute, under the same load, in one table.
+//! `cargo xtask bench scorer|gateway|image|kubernetes`: ours and its baselines in the same minute, under the same load, in one table.
 
 use std::process::ExitCode;
 
@@ -7,6 +7,7 @@ use clap::Parser;
 use moorline_benches::{
     gateway_rows::GATEWAY,
     image_rows::IMAGE,
+    kubernetes_rows::KUBERNETES,
     report,
     rows::{Effort, Measure, SCORER},
     stage::Stage,
@@ -34,6 +35,7 @@ enum Subject {
     Scorer,
     Gateway,
     Image,
+    Kubernetes,
 }
 
 impl Subject {
@@ -42,6 +44,7 @@ impl Subject {
             Self::Scorer => &SCORER,
             Self::Gateway => &GATEWAY,
             Self::Image => &IMAGE,
+            Self::Kubernetes => &KUBERNETES,
         }
     }
 
@@ -50,6 +53,7 @@ impl Subject {
             Self::Scorer => "scorer",
             Self::Gateway => "gateway",
             Self::Image => "image",
+            Self::Kubernetes => "kubernetes",
         }
     }
 
@@ -64,6 +68,7 @@ impl Subject {
                  commands, medians of alternating rounds. Throughput: m{load}",
                 large >> 20
             ),
+            Self::Kubernetes => "The cluster is the one of `KUBECONFIG`. No deployment has a pod.".to_owned(),
         }
     }
 }

@@ -82,17 +82,15 @@ impl Deployment {
     /// Makes this the placement, once the cluster has accepted all of it.
     pub(super) async fn apply(&self, placement: &Placement) -> Result<(), TargetError> {
         let _turn = self.writing.lock().await;
-        let before = {
-            let mut state = self.state();
-            let before = state.placement.clone();
-            state.ask(Arc::new(placement.clone()));
+        let before = self.with_facts(|state, facts| {
+            let before = state.clone();
+            state.ask(Arc::new(placement.clone()), facts);
             before
-        };
+        });
         let written = self.write().await;
         if written.is_err() {
-            let mut state = self.state();
             // What is there goes on.
-            state.placement = before;
+            *self.state() = before;
         }
         self.wake();
         Ok(written?)
@@ -231,7 +229,7 @@ impl Deployment {
         tracing::warn!(deployment = %self.id, reason = failure.reason, "a rollout failed");
         let halt = self.with_facts(|state, facts| {
             state.failure = Some(failure);
-            state.halted = !state.others_serve(facts);
+            state.halted = !state.proven && !state.others_serve(facts);
             state.halted
         });
         if halt {
@@ -275,7 +273,11 @@ impl Deployment {
         let look = &self.context.look;
         let mut wanted = objects::objects(look, &placement, true);
         if halted {
-            let halt = |object: &mut Value| object["spec"]["replicas"] = 0.into();
+            let halt = |object: &mut Value| {
+                object["spec"]["replicas"] = 0.into();
+                // It was not rolled out, whatever the cluster thinks of one without pods.
+                object["metadata"]["annotations"][names::REVISION] = "halted".into();
+            };
             wanted.iter_mut().filter(|object| Kind::of(object) == Some(Kind::Deployment)).for_each(halt);
         }
         let changed: Vec<&Value> = wanted.iter().filter(|object| self.differs(object)).collect();
@@ -372,9 +374,10 @@ impl Deployment {
 
     async fn delete(&self, kind: Kind, name: &str) -> Result<(), ClusterError> {
         let Some(api) = self.api(kind) else { return Ok(()) };
+        // A Deployment is there until its last pod is gone; what has no pods is gone at once.
+        let foreground = kind == Kind::Deployment;
         let parameters = DeleteParams {
-            // Gone is gone: with its pods.
-            propagation_policy: Some(PropagationPolicy::Foreground),
+            propagation_policy: foreground.then_some(PropagationPolicy::Foreground),
             ..DeleteParams::default()
         };
         let what = || format!("could not remove {} {name}", kind.as_str());
@@ -389,8 +392,7 @@ impl Deployment {
                 self.context.cache.forget(&self.name, kind, name);
             }
         }
-        // A Deployment stays until its last pod is gone.
-        if kind != Kind::Deployment {
+        if !foreground {
             self.context.cache.forget(&self.name, kind, name);
         }
         Ok(())

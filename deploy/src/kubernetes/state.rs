@@ -18,13 +18,15 @@ const NOT_PULLED: [&str; 3] = ["ErrImagePull", "ImagePullBackOff", "RegistryUnav
 const PENDING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
 /// What the target knows of a deployment beyond what the cluster has.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct State {
     /// None for what was found and was not applied since.
     pub(super) placement: Option<Arc<Placement>>,
     pub(super) failure: Option<Failure>,
     /// As many as were asked for have been ready at one time: what fails now is the cluster's business.
     pub(super) completed: bool,
+    /// Some revision was complete: what fails after it is not taken away.
+    pub(super) proven: bool,
     /// A first revision that failed is not started again and again.
     pub(super) halted: bool,
     pub(super) removing: bool,
@@ -50,10 +52,15 @@ pub(super) enum Verdict {
 }
 
 impl State {
-    /// Another placement is asked for, or the same again.
-    pub(super) fn ask(&mut self, placement: Arc<Placement>) {
-        let same = self.placement.as_ref().is_some_and(|known| known.revision() == placement.revision());
-        self.completed &= same;
+    /// Another placement is asked for, or the same again; or what another server rolled out, which need not be rolled
+    /// out again.
+    pub(super) fn ask(&mut self, placement: Arc<Placement>, facts: &Facts<'_>) {
+        let revision = placement.revision();
+        self.completed = match &self.placement {
+            Some(known) => self.completed && known.revision() == revision,
+            None => facts.deployment.is_some_and(|live| rolled_out(live, revision)),
+        };
+        self.proven |= self.completed;
         self.failure = None;
         self.halted = false;
         self.placement = Some(placement);
@@ -97,6 +104,7 @@ impl State {
     pub(super) fn judge(&mut self, facts: &Facts<'_>) -> Option<Verdict> {
         if self.settled(facts) && !self.halted {
             self.completed = true;
+            self.proven = true;
         }
         let placement = self.placement.as_ref()?;
         if self.completed || self.failure.is_some() || self.removing {
@@ -213,6 +221,119 @@ fn annotated(deployment: &Value) -> Option<Digest> {
     deployment["metadata"]["annotations"][REVISION].as_str()?.parse().ok()
 }
 
+/// Whether the cluster says that it completed this revision at some time.
+fn rolled_out(live: &Value, revision: Digest) -> bool {
+    annotated(live) == Some(revision)
+        && live["status"]["observedGeneration"] == live["metadata"]["generation"]
+        && condition(live, "Progressing").is_some_and(|told| told["reason"] == "NewReplicaSetAvailable")
+}
+
 fn condition<'a>(deployment: &'a Value, kind: &str) -> Option<&'a Value> {
     deployment["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use moorline_testkit::{TestRelease, deployment};
+    use serde_json::json;
+
+    use super::*;
+    use crate::reason::Ended;
+
+    fn placement() -> Arc<Placement> {
+        let source = moorline_core::Source::Image { reference: "registry.example.org/double:1".to_owned() };
+        Arc::new(TestRelease::double(1).with_source(source).placement(&deployment("judged", "blue"), 1))
+    }
+
+    fn live(placement: &Placement, reason: &str) -> Value {
+        json!({
+            "metadata": { "generation": 3, "annotations": { REVISION: placement.revision().to_string() } },
+            "spec": { "replicas": 1, "progressDeadlineSeconds": 640 },
+            "status": { "observedGeneration": 3, "conditions": [{ "type": "Progressing", "status": "True", "reason": reason }] },
+        })
+    }
+
+    fn pod(placement: &Placement) -> SeenPod {
+        SeenPod { name: "judged".to_owned(), revision: Some(placement.revision()), ..SeenPod::default() }
+    }
+
+    fn waiting(placement: &Placement, word: &str, sentence: &str) -> SeenPod {
+        SeenPod { waiting: Some((word.to_owned(), sentence.to_owned())), ..pod(placement) }
+    }
+
+    /// What is decided of these, by a state that was just asked for the placement, and what people are told.
+    fn judged(
+        placement: &Arc<Placement>,
+        pods: &[SeenPod],
+        live: Option<&Value>,
+    ) -> (Option<Verdict>, Vec<String>) {
+        let served = Served::default();
+        let facts = Facts { served: &served, pods, deployment: live };
+        let mut state = State::default();
+        state.ask(Arc::clone(placement), &Facts { served: &served, pods: &[], deployment: None });
+        (state.judge(&facts), state.observation(&facts, |_| None).notes)
+    }
+
+    #[test]
+    fn a_rollout_fails_at_once_where_waiting_changes_nothing() {
+        let own = placement();
+        let going = live(&own, "ReplicaSetUpdated");
+        let verdict = |pod: SeenPod| judged(&own, &[pod], Some(&going)).0;
+        let failed = |text: &str| Some(Verdict::Failed(text.to_owned()));
+        assert_eq!(
+            verdict(waiting(&own, "ImagePullBackOff", "rpc error: x/y:1: not found")),
+            failed("ImagePullBackOff: rpc error: x/y:1: not found")
+        );
+        assert_eq!(
+            verdict(waiting(&own, "CreateContainerConfigError", "image will run as root")),
+            failed("CreateContainerConfigError: image will run as root")
+        );
+        assert_eq!(verdict(waiting(&own, "ErrImagePull", "dial tcp: i/o timeout")), None);
+        let ended = SeenPod { ended: Some(Ended { code: Some(1), ..Ended::default() }), ..pod(&own) };
+        assert_eq!(verdict(ended.clone()), None, "once may be an accident");
+        let again = SeenPod { restarts: 1, ..ended };
+        assert_eq!(verdict(again.clone()), Some(Verdict::Ended(again.clone())));
+        let other = SeenPod { revision: Some(Digest::of(b"another")), ..again };
+        assert_eq!(verdict(other), None, "that is not this rollout's");
+    }
+
+    #[test]
+    fn what_is_waited_for_is_told_and_is_the_reason_in_the_end() {
+        let own = placement();
+        let stuck = SeenPod {
+            unschedulable: Some("0/1 nodes are available: 1 Insufficient cpu.".to_owned()),
+            ..pod(&own)
+        };
+        let told = "no node takes a pod (Unschedulable): 0/1 nodes are available: 1 Insufficient cpu.";
+        let (verdict, notes) =
+            judged(&own, std::slice::from_ref(&stuck), Some(&live(&own, "ReplicaSetUpdated")));
+        assert_eq!((verdict, notes), (None, vec![told.to_owned()]));
+        let (verdict, _) = judged(&own, &[stuck], Some(&live(&own, "ProgressDeadlineExceeded")));
+        let late = format!("it made no progress within 640 s: {told}");
+        assert_eq!(verdict, Some(Verdict::Failed(late)));
+        let mut refused = live(&own, "ReplicaSetUpdated");
+        refused["status"]["conditions"][1] =
+            json!({ "type": "ReplicaFailure", "status": "True", "message": "exceeded quota: few" });
+        let (_, notes) = judged(&own, &[], Some(&refused));
+        assert_eq!(notes, ["the cluster refuses to make a pod: exceeded quota: few"]);
+        let (_, notes) = judged(&own, &[waiting(&own, "ContainerCreating", "")], None);
+        assert!(notes.is_empty(), "{notes:?}");
+    }
+
+    /// A server that is started anew must not take away what has served for months because it ends just now.
+    #[test]
+    fn what_another_server_rolled_out_is_not_judged_again() {
+        let own = placement();
+        let served = Served::default();
+        let ended = Ended { code: Some(1), ..Ended::default() };
+        let pods = [SeenPod { restarts: 7, ended: Some(ended), ..pod(&own) }];
+        for (reason, is_judged) in [("NewReplicaSetAvailable", false), ("ReplicaSetUpdated", true)] {
+            let live = live(&own, reason);
+            let facts = Facts { served: &served, pods: &pods, deployment: Some(&live) };
+            let mut state = State::default();
+            state.ask(Arc::clone(&own), &facts);
+            assert_eq!(state.judge(&facts).is_some(), is_judged, "{reason}");
+            assert_eq!(state.proven, !is_judged);
+        }
+    }
 }

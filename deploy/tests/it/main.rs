@@ -14,4 +14,5 @@ mod logs;
 mod place;
 mod registry;
 mod rollout;
+mod schema;
 mod secrets;
