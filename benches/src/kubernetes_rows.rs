@@ -87,7 +87,7 @@ fn thousand(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
                 .to_string()
                 .replace("fleet-blue", "hand-blue")
                 .replace("moorline.io/", "example.org/");
-            text.push_str(&format!("---\n{other}\n"));
+            text += &["---\n", &other, "\n"].concat();
         }
     }
     fs_err::create_dir_all(stage.folder("kubectl"))?;

@@ -170,8 +170,8 @@ fn print(objects: Vec<Value>, format: Format) -> anyhow::Result<()> {
 
 /// A line for every object, and one for every place that would change.
 fn told(changes: &[Value]) -> String {
-    let mut text = String::new();
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut lines = Vec::new();
     for change in changes {
         let sign = match word(&change["action"]).as_str() {
             "create" => '+',
@@ -179,13 +179,12 @@ fn told(changes: &[Value]) -> String {
             "change" => '~',
             _ => '=',
         };
-        text.push_str(&format!("{sign} {} {}\n", word(&change["kind"]), word(&change["name"])));
+        lines.push(format!("{sign} {} {}\n", word(&change["kind"]), word(&change["name"])));
         for place in change["places"].as_array().into_iter().flatten() {
-            let line = format!("    {}: {} → {}\n", word(&place["path"]), place["is"], place["would_be"]);
-            text.push_str(&line);
+            lines.push(format!("    {}: {} → {}\n", word(&place["path"]), place["is"], place["would_be"]));
         }
     }
-    text
+    lines.concat()
 }
 
 #[cfg(test)]
