@@ -76,11 +76,14 @@ fn run(session: &Session, command: Command) -> anyhow::Result<()> {
             }
         }
     };
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("could not start the async runtime")?
-        .block_on(asynchronous)
+        .context("could not start the async runtime")?;
+    let outcome = runtime.block_on(asynchronous);
+    // A server that must not serve any more is gone at once, whatever its threads are in the middle of.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Logs to standard error: a server what it does, every other verb only what it was asked for.

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    future::pending,
+    io::Read as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -11,7 +13,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use moorline_core::Secret;
 use moorline_deploy::registry::{Platform, PlatformError};
-use moorline_server::{Announcement, Bounds, Server, ServerConfig, StartError};
+use moorline_server::{Announcement, Bounds, LeaderElection, Leadership, Server, ServerConfig, StartError};
 use moorline_store::{Blobs, Database, StoreConfig};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,6 +34,8 @@ pub(crate) const EXAMPLE: &str = "Examples:\n  moorline up\n  \
 /// How long `down` waits: the server's own drain, and a little.
 const END: Duration = Duration::from_secs(45);
 const POLL: Duration = Duration::from_millis(50);
+/// How short and how long an owner's token may be.
+const OWNER_TOKEN: (u64, u64) = (32, 512);
 
 #[derive(Debug, Args)]
 pub(crate) struct Up {
@@ -75,6 +79,30 @@ pub(crate) struct Up {
     /// What scoring URIs begin with, behind a proxy: https://ml.example.org
     #[arg(long, env = "MOORLINE_PUBLIC_URL", value_name = "URL", hide_env_values = true)]
     public_url: Option<String>,
+    /// Where the identity lies that secrets are encrypted to [default: keys in the home folder]
+    #[arg(long, env = "MOORLINE_KEYS", value_name = "DIR", hide_env_values = true)]
+    keys: Option<PathBuf>,
+    /// A file with a token of the role owner, 32 to 512 characters: for a server that a program sets up
+    #[arg(long, env = "MOORLINE_OWNER_TOKEN_FILE", value_name = "FILE", hide_env_values = true)]
+    owner_token_file: Option<PathBuf>,
+    /// Serve while this Lease of a Kubernetes cluster is held, and wait for it until then: several servers of one store
+    #[arg(
+        long,
+        env = "MOORLINE_LEADER_ELECTION",
+        value_name = "NAMESPACE/NAME",
+        value_parser = lease,
+        hide_env_values = true
+    )]
+    leader_election: Option<(String, String)>,
+    /// The pod of this server in the Lease's namespace, which is labelled moorline.io/role=leader or follower
+    #[arg(
+        long,
+        env = "MOORLINE_POD",
+        value_name = "NAME",
+        requires = "leader_election",
+        hide_env_values = true
+    )]
+    pod: Option<String>,
     /// Leave the terminal's session first: what a server that is started in the background does
     #[arg(long, hide = true)]
     detached: bool,
@@ -93,7 +121,23 @@ pub(crate) async fn run(session: &Session, up: Up) -> anyhow::Result<()> {
     // Before anything is opened, so that a signal during the start is not the death of it.
     let mut ends = Ends::listen()?;
     let workspace = config.default_workspace.clone();
-    let running = Box::pin(Server::start(config)).await.map_err(start_error)?;
+    let leadership = tokio::select! {
+        leadership = Box::pin(Server::campaign(&config)) => leadership.map_err(start_error)?,
+        _ = ends.next() => return Ok(()),
+    };
+    let lost = leadership.as_ref().map(Leadership::lost);
+    let lost = async {
+        match lost {
+            Some(lost) => lost.await,
+            None => pending().await,
+        }
+    };
+    let running = tokio::select! {
+        // A start that failed has let go of the lease, and its reason is the one to tell.
+        biased;
+        running = Server::lead(config, leadership) => running.map_err(start_error)?,
+        why = lost => return Err(leads_no_more(&why)),
+    };
     output::write(&format!(
         "moorline {} serves the workspace `{workspace}` at http://{}\n\
          its home is {}\n\
@@ -103,13 +147,23 @@ pub(crate) async fn run(session: &Session, up: Up) -> anyhow::Result<()> {
         running.address(),
         home.display(),
     ))?;
-    let keep = ends.next().await;
+    let keep = tokio::select! {
+        keep = ends.next() => keep,
+        why = running.lost() => return Err(leads_no_more(&why)),
+    };
     session.screen.note("finishing the requests in flight; a second signal cuts them");
     let cut = async {
         ends.next().await;
     };
     running.stop(keep, cut).await;
     Ok(())
+}
+
+/// Another server may lead by now: nothing is finished, and the process ends.
+fn leads_no_more(why: &str) -> anyhow::Error {
+    Explained::new(format!("this server leads no more: {why}"))
+        .hint("it has ended without finishing anything; start it again, and it follows")
+        .into()
 }
 
 /// The signals that end a server.
@@ -179,6 +233,10 @@ fn config(session: &Session, up: Up, home: PathBuf) -> anyhow::Result<ServerConf
     if let Some(blobs) = up.blobs {
         store.blobs = blobs_of(&blobs, &session.variables.object_store)?;
     }
+    if let Some(keys) = up.keys {
+        store.keys = keys;
+    }
+    let pod = up.pod;
     Ok(ServerConfig {
         home,
         listen: up.listen,
@@ -191,6 +249,12 @@ fn config(session: &Session, up: Up, home: PathBuf) -> anyhow::Result<ServerConf
         environment: environment_of_process(),
         default_workspace: session.workspace().clone(),
         public_url: up.public_url,
+        owner_token: up.owner_token_file.as_deref().map(owner_token).transpose()?,
+        leader_election: up.leader_election.map(|(namespace, lease)| LeaderElection {
+            namespace,
+            lease,
+            pod,
+        }),
         bounds: Bounds::default(),
     })
 }
@@ -210,6 +274,41 @@ fn other_scorers(given: Vec<(String, PathBuf)>) -> anyhow::Result<BTreeMap<Strin
         }
     }
     Ok(scorers)
+}
+
+fn lease(text: &str) -> Result<(String, String), String> {
+    let label = |part: &str| {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        (1..=63).contains(&part.len())
+            && part.chars().all(fits)
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    match text.split_once('/') {
+        Some((namespace, name)) if label(namespace) && label(name) => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err("it is written NAMESPACE/NAME, both of small letters, digits and `-`".to_owned()),
+    }
+}
+
+/// The token in a file, whose last line end is not part of it.
+fn owner_token(file: &Path) -> anyhow::Result<Secret> {
+    let mut bytes = Vec::new();
+    fs_err::File::open(file)?.take(OWNER_TOKEN.1 + 2).read_to_end(&mut bytes)?;
+    let text = String::from_utf8(bytes).unwrap_or_default();
+    let token = text.trim_end_matches(['\r', '\n']);
+    let fits = (OWNER_TOKEN.0..=OWNER_TOKEN.1).contains(&(token.len() as u64));
+    if !fits || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let hint = format!("make one with `openssl rand -hex 32 > {}`", file.display());
+        let (least, most) = OWNER_TOKEN;
+        let message = format!(
+            "`{}` holds no token: it is {least} to {most} letters, digits and signs, on one line",
+            file.display()
+        );
+        return Err(Explained::new(message).hint(hint).into());
+    }
+    Ok(Secret::new(token.to_owned()))
 }
 
 fn database_of(text: String) -> Database {
@@ -293,6 +392,33 @@ mod tests {
         assert!(other_scorer("linux/arm64").is_err());
         let twice = vec![("linux/arm64".to_owned(), PathBuf::from("/")); 2];
         assert!(other_scorers(twice).unwrap_err().to_string().contains("twice for linux/arm64"));
+    }
+
+    #[test]
+    fn a_lease_is_named_with_its_namespace() {
+        assert_eq!(lease("ml/moorline-1"), Ok(("ml".to_owned(), "moorline-1".to_owned())));
+        for wrong in
+            ["moorline", "ml/", "/x", "ml/a/b", "ML/a", "ml/-a", "ml/a_b", &format!("ml/{}", "a".repeat(64))]
+        {
+            assert!(lease(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_owners_token_is_long_and_on_one_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        let read = |text: &str| {
+            fs_err::write(&file, text).unwrap();
+            owner_token(&file)
+        };
+        let token = "a1".repeat(16);
+        assert_eq!(read(&format!("{token}\n")).unwrap().expose(), token);
+        assert_eq!(read(&"x".repeat(512)).unwrap().expose().len(), 512);
+        for wrong in ["", "short", &format!("{token}\n{token}"), &format!("{token} "), &"x".repeat(513)] {
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(error.contains("holds no token") && !error.contains(&token), "{error}");
+        }
     }
 
     #[test]

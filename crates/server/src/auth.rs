@@ -20,7 +20,7 @@ use http::{HeaderMap, Method, StatusCode, Uri, header, uri::Authority};
 use moorline_core::{Digest, ErrorClass, Name};
 use moorline_store::{RecordKind, Role, Store, StoreError, Token};
 
-use crate::{control::Control, problem::ApiError};
+use crate::{config::ServerConfig, control::Control, problem::ApiError};
 
 /// How long a token that was found good is not looked up again; so long may one that was revoked by another process
 /// be taken.
@@ -189,15 +189,20 @@ pub(crate) struct Doorkeeper {
     access: Access,
     /// Names of this server, besides those of the loopback addresses, under which a browser may come.
     public_host: Option<String>,
+    /// The token that the server was started with, by its digest.
+    given: Option<(Digest, Token)>,
     remembered: Remembered,
 }
 
 impl Doorkeeper {
-    pub(crate) fn new(store: Store, access: Access, public_url: Option<&str>) -> Self {
+    pub(crate) fn new(store: Store, access: Access, config: &ServerConfig) -> Self {
+        let public_url = config.public_url.as_deref();
         let public_host = public_url
             .and_then(|url| url.parse::<Uri>().ok())
             .and_then(|uri| Some(uri.host()?.to_ascii_lowercase()));
-        Self { store, access, public_host, remembered: Remembered::default() }
+        let given =
+            config.owner_token.as_ref().map(|token| (Digest::of(token.expose().as_bytes()), given_token()));
+        Self { store, access, public_host, given, remembered: Remembered::default() }
     }
 
     /// Has every token looked up again: one was revoked.
@@ -245,10 +250,16 @@ impl Doorkeeper {
     }
 
     async fn token(&self, text: &str) -> Result<Option<Token>, StoreError> {
-        if text.len() > TOKEN_BYTES || !text.starts_with("mrl_") {
+        if text.len() > TOKEN_BYTES {
             return Ok(None);
         }
         let key = Digest::of(text.as_bytes());
+        if let Some((_, token)) = self.given.as_ref().filter(|(given, _)| *given == key) {
+            return Ok(Some(token.clone()));
+        }
+        if !text.starts_with("mrl_") {
+            return Ok(None);
+        }
         if let Some(token) = self.remembered.get(&key) {
             return Ok(Some(token));
         }
@@ -296,6 +307,19 @@ impl Doorkeeper {
             || host.ends_with(".localhost")
             || address.is_ok_and(|address| address.is_loopback())
             || self.public_host.as_ref() == Some(&host)
+    }
+}
+
+/// What is known of the token that the server was started with.
+fn given_token() -> Token {
+    Token {
+        id: "given".to_owned(),
+        workspace: None,
+        name: "the owner token of the server".to_owned(),
+        role: Role::Owner,
+        endpoint: None,
+        created_at: jiff::Timestamp::now(),
+        expires_at: None,
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use moorline_core::Name;
+use moorline_core::{Name, Secret};
 use moorline_store::StoreConfig;
+
+use crate::leader::LeaderElection;
 
 /// The settings of a server.
 #[derive(Clone, Debug)]
@@ -30,6 +32,11 @@ pub struct ServerConfig {
     /// What comes before `/endpoints/…` in a scoring URI, where the server is behind a proxy: `https://ml.example.org`.
     /// Left out: what the request was sent to.
     pub public_url: Option<String>,
+    /// Whoever shows it is an owner, beside the tokens of the store: what a server begins with that was set up by a
+    /// program.
+    pub owner_token: Option<Secret>,
+    /// Where several servers have one store: the lease that the one holds which opens it.
+    pub leader_election: Option<LeaderElection>,
     pub bounds: Bounds,
 }
 

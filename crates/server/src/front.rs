@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::{
     auth::Caller,
     control::Control,
+    leader,
     problem::{ApiError, render},
 };
 
@@ -31,6 +32,9 @@ pub(crate) async fn answer(control: Control, router: Router, request: Request<Bo
     }
     if is_grpc(request.headers()) {
         return control.gateway.handle_grpc(request).await;
+    }
+    if let Some(answer) = leader::probe(&request, true, true) {
+        return answer;
     }
     answer_api(control, router, request).await
 }

@@ -13,6 +13,7 @@ mod front;
 mod home;
 mod hosts;
 mod images;
+mod leader;
 mod openapi;
 mod opened;
 mod operations;
@@ -30,6 +31,7 @@ mod targets;
 
 pub use config::{Bounds, ServerConfig};
 pub use home::Announcement;
+pub use leader::{LeaderElection, Leadership};
 pub use openapi::document;
 pub use rollout::{ErrorRate, Latency, PlanError, Step, Steps};
 pub use server::{Running, Server, StartError};

@@ -2,6 +2,7 @@
 
 use std::{
     error::Error,
+    future::pending,
     io,
     net::SocketAddr,
     path::PathBuf,
@@ -15,6 +16,7 @@ use hyper::{body::Incoming, service::service_fn};
 use moorline_deploy::{
     environment::{EnvironmentConfig, Environments},
     image::{ImageConfig, Images},
+    kubernetes::{ClusterError, HeldLease},
     local::{LocalConfig, LocalTarget, OnChange},
     registry::Registries,
 };
@@ -33,12 +35,13 @@ use crate::{
     api,
     auth::{Access, Doorkeeper},
     clusters::Clusters,
-    config::ServerConfig,
+    config::{Bounds, ServerConfig},
     control::Control,
     front,
     home::{Announcement, HomeLock, LockFailure},
     hosts::Hosts,
     images::ImageMaker,
+    leader::{self, Leadership},
     operations::Operations,
     problem::chain,
     reconcile::{Parts, Reconciler},
@@ -62,6 +65,8 @@ pub enum StartError {
     Home { home: PathBuf, source: io::Error },
     #[error("could not open the workspace's store")]
     Store { source: StoreError },
+    #[error("could not take part in the election of a leader")]
+    Election { source: ClusterError },
     #[error("could not begin {part}")]
     Part { part: &'static str, source: Box<dyn Error + Send + Sync> },
 }
@@ -85,7 +90,11 @@ impl StartError {
             Self::NoTokens { .. } => {
                 Some("make one with `moorline token create`, or listen on 127.0.0.1".to_owned())
             }
-            Self::Listen { .. } | Self::Home { .. } | Self::Store { .. } | Self::Part { .. } => None,
+            Self::Listen { .. }
+            | Self::Home { .. }
+            | Self::Store { .. }
+            | Self::Election { .. }
+            | Self::Part { .. } => None,
         }
     }
 }
@@ -95,36 +104,89 @@ impl StartError {
 pub struct Server;
 
 impl Server {
-    /// Opens the home, takes up what the last server left, and serves.
+    /// Opens the home, takes up what the last server left, and serves. Where a leader is elected, it follows until it
+    /// leads.
     pub fn start(config: ServerConfig) -> BoxFuture<'static, Result<Running, StartError>> {
-        // Large enough that whoever waits for it should not have to hold it.
-        Box::pin(Self::begin(config))
+        Box::pin(async {
+            let leadership = Self::campaign(&config).await?;
+            Self::lead(config, leadership).await
+        })
     }
 
-    async fn begin(config: ServerConfig) -> Result<Running, StartError> {
+    /// Follows until this server may open the store; `None` where no leader is elected. Whoever has enough of waiting may
+    /// drop it.
+    pub async fn campaign(config: &ServerConfig) -> Result<Option<Leadership>, StartError> {
+        let Some(election) = &config.leader_election else { return Ok(None) };
+        let listener = bind(config.listen).await?;
+        let leadership = leader::campaign(election, &config.environment, listener, door(&config.bounds));
+        leadership.await.map(Some).map_err(|source| StartError::Election { source })
+    }
+
+    /// The second half of [`start`](Self::start), with what the first one gave.
+    pub fn lead(
+        config: ServerConfig,
+        leadership: Option<Leadership>,
+    ) -> BoxFuture<'static, Result<Running, StartError>> {
+        // Large enough that whoever waits for it should not have to hold it.
+        Box::pin(Self::begin(config, leadership))
+    }
+
+    async fn begin(config: ServerConfig, leadership: Option<Leadership>) -> Result<Running, StartError> {
+        let (lock, control, listener) = match Self::open(config, leadership.as_ref()).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                // Another server may have what this one lacks.
+                if let Some(leadership) = leadership {
+                    leadership.resign().await;
+                }
+                return Err(error);
+            }
+        };
+        let home = || control.config.home.clone();
+        let address = listener
+            .local_addr()
+            .map_err(|source| StartError::Listen { address: control.config.listen, source })?;
+        let lease = match leadership {
+            Some(leadership) => {
+                Some(leadership.begin().await.map_err(|source| StartError::Election { source })?)
+            }
+            None => None,
+        };
+        let announcement =
+            Announcement { address, pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() };
+        lock.announce(&announcement).map_err(|source| StartError::Home { home: home(), source })?;
+        tracing::info!(%address, home = %home().display(), "serving");
+        let door = tokio::spawn(serve(control.clone(), listener));
+        Ok(Running { address, control, door, lock, lease })
+    }
+
+    /// Everything that has to be there before requests are answered.
+    async fn open(
+        config: ServerConfig,
+        leadership: Option<&Leadership>,
+    ) -> Result<(HomeLock, Control, Arc<TcpListener>), StartError> {
         let lock = take_lock(&config)?;
-        let store = Store::open(config.store.clone()).await.map_err(|source| StartError::Store { source })?;
+        let store_error = |source| StartError::Store { source };
+        let store = Store::open(config.store.clone()).await.map_err(store_error)?;
         ensure_default_workspace(&store, &config).await?;
         let access = if config.listen.ip().is_loopback() {
             Access::Loopback
-        } else if store.tokens().await.map_err(|source| StartError::Store { source })?.is_empty() {
+        } else if config.owner_token.is_none() && store.tokens().await.map_err(store_error)?.is_empty() {
             return Err(StartError::NoTokens { address: config.listen });
         } else {
             Access::Tokens
         };
-        let listener = bind(config.listen).await?;
-        let address =
-            listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
-
-        let id = lock.id().map_err(|source| StartError::Home { home: config.home.clone(), source })?;
+        let listener = match leadership {
+            Some(leadership) => Arc::clone(&leadership.listener),
+            None => Arc::new(bind(config.listen).await?),
+        };
+        let mut id = lock.id().map_err(|source| StartError::Home { home: config.home.clone(), source })?;
+        if leadership.is_some() {
+            // What another leader began is this one's, whatever home either has.
+            id = store.server_id(&id).await.map_err(store_error)?;
+        }
         let control = wire(store, access, config, id).await?;
-        let announcement =
-            Announcement { address, pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() };
-        lock.announce(&announcement)
-            .map_err(|source| StartError::Home { home: control.config.home.clone(), source })?;
-        tracing::info!(%address, home = %control.config.home.display(), "serving");
-        let door = tokio::spawn(serve(control.clone(), listener));
-        Ok(Running { address, control, door, lock })
+        Ok((lock, control, listener))
     }
 }
 
@@ -135,6 +197,7 @@ pub struct Running {
     control: Control,
     door: JoinHandle<Door>,
     lock: HomeLock,
+    lease: Option<HeldLease>,
 }
 
 impl Running {
@@ -143,11 +206,23 @@ impl Running {
         self.address
     }
 
+    /// Done when this server may not serve any more, because another one may: the process must end at once. Never where
+    /// no leader is elected.
+    pub fn lost(&self) -> impl Future<Output = String> + Send + 'static {
+        let lost = self.lease.as_ref().map(HeldLease::lost);
+        async move {
+            match lost {
+                Some(lost) => lost.await.to_string(),
+                None => pending().await,
+            }
+        }
+    }
+
     /// No new connection, an end to streams and kept connections, and as long for requests in flight as the
     /// configuration says, or until `cut` is done. With `keep`, what was deployed on this machine runs on and is taken
     /// up by the next server; without, it ends too.
     pub async fn stop(self, keep: bool, cut: impl Future<Output = ()>) {
-        let Self { control, door, lock, .. } = self;
+        let Self { control, door, lock, lease, .. } = self;
         control.stopping.cancel();
         let limit = control.config.bounds.drain_timeout;
         let finish = async {
@@ -174,6 +249,11 @@ impl Running {
         drop(control);
         if let Err(error) = lock.withdraw() {
             tracing::warn!(error = chain(&error), "could not remove server.json");
+        }
+        drop(lock);
+        // Last: the next leader begins now.
+        if let Some(lease) = lease {
+            lease.release().await;
         }
     }
 }
@@ -215,7 +295,7 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
         |part: &'static str| move |source: Box<dyn Error + Send + Sync>| StartError::Part { part, source };
     let metrics = Registry::new();
     let told: Arc<OnceLock<Reconciler>> = Arc::default();
-    let doorkeeper = Arc::new(Doorkeeper::new(store.clone(), access, config.public_url.as_deref()));
+    let doorkeeper = Arc::new(Doorkeeper::new(store.clone(), access, &config));
 
     let hooks = Hooks {
         wake: {
@@ -333,15 +413,18 @@ fn verify(doorkeeper: Arc<Doorkeeper>) -> Verify {
     })
 }
 
-/// Accepts until the server stops; the door with its connections.
-async fn serve(control: Control, listener: TcpListener) -> Door {
-    let bounds = &control.config.bounds;
-    let door = Door::new(&ListenConfig {
+fn door(bounds: &Bounds) -> Door {
+    Door::new(&ListenConfig {
         max_connections: bounds.connections,
         max_header_bytes: bounds.header_bytes,
         header_timeout: bounds.header_timeout,
         write_timeout: bounds.body_timeout,
-    });
+    })
+}
+
+/// Accepts until the server stops; the door with its connections.
+async fn serve(control: Control, listener: Arc<TcpListener>) -> Door {
+    let door = door(&control.config.bounds);
     let router: Router = api::router(control.clone());
     let stopping = control.stopping.clone();
     let service = service_fn(move |request: Request<Incoming>| {

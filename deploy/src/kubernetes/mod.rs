@@ -1,7 +1,7 @@
 //! The Kubernetes target: scorers as pods of a cluster, by objects that a platform engineer would have written.
 //!
 //! [`ClusterAddress`] says which cluster is meant. What is written is in `objects`, what is read comes from `watch`, and
-//! `deployment` brings the one to the other.
+//! `deployment` brings the one to the other. A [`Lease`] is for servers, of which one leads.
 
 mod cluster;
 mod deployment;
@@ -10,6 +10,7 @@ mod error;
 mod forward;
 #[cfg(test)]
 mod golden;
+mod lease;
 mod logs;
 mod names;
 mod objects;
@@ -17,6 +18,7 @@ mod pods;
 #[cfg(test)]
 mod protocol;
 mod rbac;
+mod role;
 mod served;
 mod state;
 mod target;
@@ -24,7 +26,9 @@ mod watch;
 
 pub use cluster::{Cluster, ClusterAddress};
 pub use error::ClusterError;
+pub use lease::{HeldLease, Lease, LeaseLost, LeaseTimes};
 pub use names::{FIELD_MANAGER, object_name};
 pub use rbac::rbac;
+pub use role::{PodRole, mark_pod};
 pub use served::Served;
 pub use target::{Action, Change, KubernetesConfig, KubernetesTarget};

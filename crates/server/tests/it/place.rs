@@ -83,6 +83,8 @@ pub(crate) fn config(home: &Path) -> ServerConfig {
         environment: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
         default_workspace: name("default"),
         public_url: None,
+        owner_token: None,
+        leader_election: None,
         bounds: Bounds::default(),
     }
 }
