@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use moorline_tests::{Cluster, Namespace, Request, Workspace, call, containers::free_port, eventually};
+use moorline_tests::{GivenCluster, Namespace, Request, Workspace, call, containers::free_port, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -16,6 +16,13 @@ use crate::chart::impersonating;
 /// Longer than a lease that nobody renews lasts, and a start takes.
 const PATIENCE: Duration = Duration::from_mins(1);
 const LEASE: &str = "moorline";
+
+/// A pod whose labels matter; no node has to run it.
+pub(crate) const POD: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "server-0"}, "spec": {
+    "nodeSelector": {"no-such-node": "true"},
+    "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+    "containers": [{"name": "a", "image": "a",
+        "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]}}"#;
 
 /// One of the servers, with a home of its own.
 pub(crate) struct Candidate {
@@ -79,21 +86,21 @@ impl Drop for Candidate {
 
 /// A namespace, and what two servers share.
 struct Shared {
-    cluster: Cluster,
+    cluster: GivenCluster,
     namespace: Namespace,
     store: TempDir,
 }
 
 impl Shared {
     fn new() -> Option<Self> {
-        let cluster = Cluster::given()?;
-        let namespace = cluster.namespace("leader");
+        let cluster = GivenCluster::find()?;
+        let namespace = cluster.namespace();
         Some(Self { cluster, namespace, store: tempfile::tempdir().unwrap() })
     }
 
     fn candidate(&self) -> Candidate {
         let election = format!("{}/{LEASE}", self.namespace.name);
-        Candidate::start(self.cluster.kubeconfig(), &election, self.store.path(), None)
+        Candidate::start(&self.cluster.kubeconfig, &election, self.store.path(), None)
     }
 
     fn holder(&self) -> Option<String> {
@@ -159,7 +166,7 @@ fn a_leader_whose_lease_was_taken_ends_at_once() {
     let leader = shared.candidate();
     leader.until("/ready", 200);
     let theft = r#"{"spec": {"holderIdentity": "a-thief"}}"#;
-    shared.namespace.kubectl(&["patch", "lease", LEASE, "--type=merge", "--patch", theft], "").ok();
+    shared.namespace.kubectl_with(&["patch", "lease", LEASE, "--type=merge", "--patch", theft], "").ok();
     let (code, log) = leader.ended();
     assert_eq!(code, Some(1), "{log}");
     let lease = format!("{}/{LEASE}", shared.namespace.name);
@@ -169,17 +176,14 @@ fn a_leader_whose_lease_was_taken_ends_at_once() {
 #[test]
 fn a_pod_says_whether_its_server_leads() {
     let Some(shared) = Shared::new() else { return };
-    // No node has to run it: only its labels matter.
-    let pod = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "server-0"},
-        "spec": {"nodeSelector": {"no-such-node": "true"}, "containers": [{"name": "a", "image": "a"}]}}"#;
-    shared.namespace.kubectl(&["apply", "-f", "-"], pod).ok();
+    shared.namespace.kubectl_with(&["apply", "-f", "-"], POD).ok();
     let role = || {
         let pod = shared.namespace.get("pod", "server-0").unwrap();
         pod["metadata"]["labels"]["moorline.io/role"].as_str().map(str::to_owned)
     };
     let election = format!("{}/{LEASE}", shared.namespace.name);
     let start =
-        || Candidate::start(shared.cluster.kubeconfig(), &election, shared.store.path(), Some("server-0"));
+        || Candidate::start(&shared.cluster.kubeconfig, &election, shared.store.path(), Some("server-0"));
     let leader = start();
     leader.until("/ready", 200);
     assert_eq!(role().as_deref(), Some("leader"));

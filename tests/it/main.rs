@@ -15,6 +15,10 @@ mod built_packages;
 #[cfg(test)]
 mod chaos;
 #[cfg(test)]
+mod chart;
+#[cfg(test)]
+mod chart_pods;
+#[cfg(test)]
 mod cluster_faults;
 #[cfg(test)]
 mod containers;
@@ -34,6 +38,8 @@ mod hosts;
 mod images;
 #[cfg(test)]
 mod kubernetes;
+#[cfg(test)]
+mod leader;
 #[cfg(test)]
 mod life_cycle;
 #[cfg(test)]

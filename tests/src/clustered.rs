@@ -76,6 +76,17 @@ impl Namespace {
         self.cluster.kubectl(&[&["--namespace", &self.name], arguments].concat())
     }
 
+    /// The same with what it reads from its standard input, whatever comes of it.
+    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Said {
+        self.cluster.kubectl_with(&[&["--namespace", &self.name], arguments].concat(), input)
+    }
+
+    /// An object as it is now.
+    pub fn get(&self, kind: &str, name: &str) -> Option<Value> {
+        let said = self.kubectl_with(&["get", kind, name, "--output", "json"], "");
+        (said.code == Some(0)).then(|| said.json())
+    }
+
     /// The items of a kind that are ours, with these labels more.
     pub fn items(&self, kind: &str) -> Vec<Value> {
         let listed =

@@ -18,6 +18,7 @@ mod process;
 mod release;
 mod scorer;
 pub mod sshd;
+pub mod stores;
 mod workspace;
 
 pub use clustered::{Clustered, GivenCluster, Namespace};

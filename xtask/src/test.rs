@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::{
-    Workspace, check, containers,
+    Workspace, check, containers, helm,
     podman::Podman,
     python, shell,
     tools::{self, Tool},
@@ -69,6 +69,9 @@ fn environment(workspace: &Workspace) -> Result<Vec<(String, OsString)>> {
     if let Some(maker) = python::environment_maker(workspace)? {
         variables.push(("MOORLINE_TEST_UV".into(), maker.uv.into()));
         variables.extend(maker.settings.into_iter().map(|(name, value)| (name, value.into())));
+    }
+    if let Some(helm) = helm::program(workspace) {
+        variables.push(("MOORLINE_TEST_HELM".into(), helm.into()));
     }
     Ok(variables)
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    Workspace, containers,
+    Workspace, containers, helm,
     python::{self, Requirements},
     shell,
 };
@@ -43,6 +43,8 @@ pub enum Tool {
     Containers,
     /// A Debian with Python as a base image, made from the distribution's packages.
     BaseImage,
+    /// Helm, which renders the chart.
+    Helm,
     /// The load generator of the benches.
     Wrk,
     /// cargo-deny, compiled once.
@@ -50,7 +52,7 @@ pub enum Tool {
 }
 
 impl Tool {
-    pub const FOR_TESTS: [Self; 9] = [
+    pub const FOR_TESTS: [Self; 10] = [
         Self::Oracle,
         Self::Tools,
         Self::Mlflow,
@@ -60,6 +62,7 @@ impl Tool {
         Self::OnnxRuntime,
         Self::Containers,
         Self::BaseImage,
+        Self::Helm,
     ];
 }
 
@@ -85,6 +88,7 @@ pub fn install(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
             Tool::OnnxRuntime => onnx_runtime(workspace)?,
             Tool::Containers => containers::install()?,
             Tool::BaseImage => containers::base_image(workspace)?,
+            Tool::Helm => helm::install(workspace)?,
             Tool::Wrk => wrk()?,
             Tool::Deny => install_deny(workspace)?,
         }
