@@ -11,7 +11,7 @@ use std::{
 };
 
 use moorline_tests::{
-    Connection, Said, Workspace,
+    Connection, Request, Said, Workspace,
     documents::{endpoint, script_deployment},
     eventually,
 };
@@ -63,6 +63,13 @@ fn until(workspace: &Workspace, name: &str, is: impl Fn(&Value) -> bool) -> Valu
     });
     assert!(came, "{last}\n{}", workspace.server_log());
     last
+}
+
+/// The state of the operation that the endpoint's rollout is.
+fn state_of(workspace: &Workspace, shown: &Value) -> Value {
+    let operation = shown["rollout"]["operation"].as_str().expect("a rollout has an operation");
+    let path = format!("/api/v1/workspaces/default/operations/{operation}");
+    workspace.call(&Request::get(&path)).value()["state"].clone()
 }
 
 /// Callers that ask an endpoint again and again.
@@ -199,7 +206,8 @@ fn a_server_that_was_killed_goes_on_with_it() {
     assert!(rolled_back, "{statuses:?}\n{}", workspace.server_log());
     let after = shown(&workspace, "tough");
     assert_eq!(after["traffic"], json!({"blue": 100}));
-    assert!(after["rollout"]["message"].as_str().unwrap().contains("step 2 of 3 (50 %)"), "{after}");
+    let message = after["rollout"]["message"].as_str().unwrap();
+    assert!(message.contains("error rate") && message.contains("step 2 of 3 (50 %)"), "{after}");
 
     // And it comes to its end, wherever it was cut.
     rollout(&workspace, "tough", &["--to", "green", "--steps", "10:1s,20:1s,50:1s,100:1s", "--no-wait"]).ok();
@@ -209,10 +217,7 @@ fn a_server_that_was_killed_goes_on_with_it() {
     }
     let after = until(&workspace, "tough", |rollout| rollout["state"] == "Promoted");
     assert_eq!(after["traffic"], json!({"green": 100}));
-    let operation = after["rollout"]["operation"].as_str().unwrap();
-    let path = format!("/api/v1/workspaces/default/operations/{operation}");
-    let state = || workspace.call(&moorline_tests::Request::get(&path)).value()["state"].clone();
-    assert!(eventually(SOON, || state() == "Succeeded"), "{}", state());
+    assert!(eventually(SOON, || state_of(&workspace, &after) == "Succeeded"));
 }
 
 #[test]
@@ -274,6 +279,13 @@ fn one_that_is_under_way_is_not_disturbed_and_can_be_ended() {
     let words = "nothing spoke against it, over fewer than the 100 requests of a judgement: no requests";
     assert!(said.stderr.contains(words), "{}", said.stderr);
     assert_eq!(shown(&workspace, "watched")["traffic"], json!({"green": 100}));
+
+    // It goes with its endpoint.
+    rollout(&workspace, "watched", &["--to", "blue", "--steps", "20:1h,100", "--no-wait"]).ok();
+    let running = shown(&workspace, "watched");
+    assert_eq!(state_of(&workspace, &running), "Running");
+    workspace.moorline(&["online-endpoint", "delete", "-n", "watched", "-y"]).ok();
+    assert!(eventually(SOON, || state_of(&workspace, &running) == "Cancelled"));
 }
 
 #[test]

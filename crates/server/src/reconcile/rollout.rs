@@ -160,7 +160,7 @@ impl Course<'_> {
             endpoint: self.endpoint.clone(),
             deployment: rollout.to.clone(),
         };
-        let mut last_ready = Instant::now();
+        let mut last_ready = self.found(&rollout, &id).await;
         while rollout.under_way() {
             // The split first: what is counted came to it.
             self.reconciler.sync_endpoint(self.workspace, self.endpoint).await;
@@ -179,6 +179,16 @@ impl Course<'_> {
         self.reconciler.sync_endpoint(self.workspace, self.endpoint).await;
         tracing::info!(deployment = %id, outcome = ?rollout.outcome, "rollout ended");
         tell_outcome(&self.reconciler.0.operations, &rollout).await;
+    }
+
+    /// Waits until there is a replica, though no longer than a deployment may be without one; when it began to wait. A
+    /// server that was started anew may not have found them yet, and what it refuses until then is not their fault.
+    async fn found(&self, rollout: &Rollout, id: &DeploymentId) -> Instant {
+        let begun = Instant::now();
+        while begun.elapsed() < WITHOUT_REPLICA && matches!(self.look(rollout, id).await, Seen::NoReplica) {
+            self.pause(Instant::now() + TICK).await;
+        }
+        begun
     }
 
     /// Looks at what the deployment answers until the step's time is over or a bound is broken.
@@ -206,14 +216,18 @@ impl Course<'_> {
                 return Watched::Held(measured);
             }
             let (rest, next) = match deadline.checked_duration_since(now).filter(|left| !left.is_zero()) {
-                Some(left) => (format!("{} left", span(left)), now + left.min(TICK)),
+                Some(left) => (format!("{} left", span(whole_seconds(left))), now + left.min(TICK)),
                 None => (Breach::NoReplica.to_string(), now + TICK),
             };
             self.reconciler.0.operations.standing(self.operation, format!("{measured}; {rest}"));
-            tokio::select! {
-                () = tokio::time::sleep_until(next) => {}
-                () = self.signal.woken() => {}
-            }
+            self.pause(next).await;
+        }
+    }
+
+    async fn pause(&self, until: Instant) {
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            () = self.signal.woken() => {}
         }
     }
 
@@ -333,6 +347,11 @@ fn advance(rollout: &mut Rollout) -> Traffic {
         }
     }
     rollout.traffic()
+}
+
+/// Rounded up: nobody reads the rest of a countdown.
+fn whole_seconds(left: Duration) -> Duration {
+    Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0))
 }
 
 /// Back to the traffic of before.
