@@ -312,8 +312,8 @@ mod tests {
         let late = format!("it made no progress within 640 s: {told}");
         assert_eq!(verdict, Some(Verdict::Failed(late)));
         let mut refused = live(&own, "ReplicaSetUpdated");
-        refused["status"]["conditions"][1] =
-            json!({ "type": "ReplicaFailure", "status": "True", "message": "exceeded quota: few" });
+        refused["status"]["conditions"] =
+            json!([{ "type": "ReplicaFailure", "status": "True", "message": "exceeded quota: few" }]);
         let (_, notes) = judged(&own, &[], Some(&refused));
         assert_eq!(notes, ["the cluster refuses to make a pod: exceeded quota: few"]);
         let (_, notes) = judged(&own, &[waiting(&own, "ContainerCreating", "")], None);

@@ -89,8 +89,8 @@ async fn what_cannot_be_resolved_is_refused_and_nothing_is_stored() {
     let nowhere = "online-endpoints/rain/deployments/blue";
     place.put(nowhere, json!({"model": "azureml:iris:1"})).await.problem(404, "not_found");
     place.get(nowhere).await.problem(404, "not_found");
-    place.put("computes/cluster", json!({"type": "kubernetes"})).await.expect(201);
-    let on = format!("{BLUE}?compute=cluster");
+    place.put("computes/board", json!({"type": "fpga"})).await.expect(201);
+    let on = format!("{BLUE}?compute=board");
     place.put(&on, json!({"model": "azureml:iris:1"})).await.problem(501, "unsupported");
     place.get(BLUE).await.problem(404, "not_found");
     place.patch(BLUE, json!({"instance_count": 2})).await.problem(404, "not_found");
