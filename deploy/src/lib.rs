@@ -19,6 +19,7 @@ mod probe;
 mod progress;
 mod reason;
 pub mod registry;
+mod routes;
 
 pub use progress::{Direction, Progress, Step};
 

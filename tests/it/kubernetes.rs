@@ -262,6 +262,16 @@ fn what_would_be_applied_can_be_seen_before() {
     assert!(diff(&of).lines().all(|line| line.starts_with("= ")), "{}", diff(&of));
     let deployment: &Value = &clustered.namespace.items("deployments")[0];
     assert_eq!(deployment["metadata"]["generation"], 1, "it is as it was");
+
+    // Also where there is a secret, whose value is in none of it.
+    workspace.write("token.txt", "correct horse battery staple");
+    workspace.moorline(&["secret", "set", "token", "--value-file", "token.txt"]).ok();
+    let secret = "environment_variables: {TOKEN: secret:token}\n";
+    workspace.write("secret.yml", onnx_deployment("blue", "seen", "model.onnx") + secret);
+    let of = ["-f", "secret.yml", "--compute", "cluster"];
+    assert!(diff(&of).contains("+ Secret "), "{}", diff(&of));
+    clustered.update("seen", &["-f", "secret.yml"]).ok();
+    assert!(diff(&of).lines().all(|line| line.starts_with("= ")), "{}", diff(&of));
 }
 
 /// Asks for the eviction of a pod, which its budget may refuse.

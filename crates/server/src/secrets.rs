@@ -1,8 +1,10 @@
 //! References from environment variables to secrets: how they are written, and what they stand for at the start of a
 //! replica.
 
-use moorline_core::{ErrorClass, Name, TargetError, Variable};
-use moorline_store::Store;
+use std::collections::BTreeMap;
+
+use moorline_core::{Desired, ErrorClass, Name, TargetError, Variable};
+use moorline_store::{Store, StoreError};
 
 /// The secret that a variable's value refers to: `secret:NAME`, `NAME@vault`, or Azure's
 /// `${{keyvault:https://VAULT/secrets/NAME[/VERSION]}}`. `None` for any other text.
@@ -29,6 +31,17 @@ pub(crate) async fn variable(
     })?;
     let (version, value) = found.ok_or_else(|| missing(reference))?;
     Ok(Variable::Secret { reference: reference.to_owned(), version, value })
+}
+
+/// The versions that the secrets of a deployment have now, by reference; those that there are none of are left out.
+pub(crate) async fn versions(store: &Store, desired: &Desired) -> Result<BTreeMap<String, u64>, StoreError> {
+    let mut versions = BTreeMap::new();
+    for reference in desired.release.environment_variables.values().filter_map(|value| reference(value)) {
+        if let Some((version, _)) = store.secret(&desired.id.workspace, &reference).await? {
+            versions.insert(reference, version);
+        }
+    }
+    Ok(versions)
 }
 
 pub(crate) fn missing(reference: &str) -> TargetError {

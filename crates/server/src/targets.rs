@@ -1,7 +1,7 @@
 //! Which target a deployment means: one exhaustive match, and what each kind of target needs before it can run a
 //! release.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use moorline_core::{
     DeploymentId, Desired, Environment, ErrorClass, InferenceConfig, LogOptions, LogStream, Manifest,
@@ -98,12 +98,14 @@ impl Targets {
     }
 
     /// What would be applied, with secrets by reference and the places that its files would have; and what it would change,
-    /// where the place can tell. `image` is the one that it would run, where it is made already.
+    /// where the place can tell. `image` is the one that it would run, where it is made already, and `versions` are those
+    /// of its secrets.
     pub(crate) async fn render(
         &self,
         releases: &Releases,
         desired: &Desired,
         image: Option<&str>,
+        versions: &BTreeMap<String, u64>,
     ) -> Result<(Manifest, Option<Vec<Change>>), TargetError> {
         let place = self.of(desired).await?;
         let source = match &place {
@@ -117,17 +119,20 @@ impl Targets {
                 image_or_unmade(image, desired, namespace.settings.registry.as_deref())
             }
         };
-        let variables = desired.release.environment_variables.iter().map(|(name, value)| {
-            let variable = match secrets::reference(value) {
-                None => Variable::Plain(value.clone()),
-                Some(reference) => Variable::Secret {
-                    reference,
-                    version: 0,
-                    value: moorline_core::Secret::new(String::new()),
-                },
+        let variables = |versions: &BTreeMap<String, u64>| {
+            let variable = |(name, value): (&String, &String)| {
+                let variable = match secrets::reference(value) {
+                    None => Variable::Plain(value.clone()),
+                    Some(reference) => Variable::Secret {
+                        version: versions.get(&reference).copied().unwrap_or_default(),
+                        reference,
+                        value: moorline_core::Secret::new(String::new()),
+                    },
+                };
+                (name.clone(), variable)
             };
-            (name.clone(), variable)
-        });
+            desired.release.environment_variables.iter().map(variable).collect()
+        };
         let placement = Placement {
             id: desired.id.clone(),
             release: desired.release.clone(),
@@ -138,11 +143,15 @@ impl Targets {
             scheduling: desired.scheduling.clone(),
             liveness: desired.liveness,
             readiness: desired.readiness,
-            variables: variables.collect(),
+            // What is printed must not be taken for the objects that hold the values: those have other names.
+            variables: variables(&BTreeMap::new()),
             own_server: own_server(desired),
         };
         let changes = match &place {
-            Place::Kubernetes(namespace) => Some(namespace.target.diff(&placement)?),
+            Place::Kubernetes(namespace) => {
+                let placement = Placement { variables: variables(versions), ..placement.clone() };
+                Some(namespace.target.diff(&placement)?)
+            }
             Place::Local(_) | Place::Container(_) => None,
         };
         Ok((place.target().render(&placement)?, changes))

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     EngineError,
-    document::{self, Identity, ImageFacts, Routes},
+    document::{self, Identity, ImageFacts},
     logs,
     state::{Replica, State, Verdict},
     target::{Context, image_of},
@@ -28,6 +28,7 @@ use super::{
 use crate::{
     Progress, probe,
     reason::{self, Ended},
+    routes::Routes,
 };
 
 /// So long must a drained container have had no request: what was sent to it before all who send knew arrives meanwhile.

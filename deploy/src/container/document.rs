@@ -7,16 +7,11 @@ use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, PortBinding, ResourcesUlimits,
     RestartPolicy, RestartPolicyNameEnum,
 };
-use moorline_core::{
-    DeploymentId, Digest, ErrorClass, InferenceConfig, Placement, Source, TargetError, Variable,
-};
+use moorline_core::{DeploymentId, Digest, ErrorClass, Placement, Source, TargetError, Variable};
 
 use super::ContainerConfig;
-use crate::checks;
+use crate::{checks, routes::Routes};
 
-/// Where our scorer listens in a container.
-const DATA_PORT: u16 = 5001;
-const ADMIN_PORT: u16 = 5000;
 /// The program that a scorer image starts, where nothing else is known of it.
 const SCORER: &str = "/opt/moorline/bin/moorline-scorer";
 /// Processes and threads of one container.
@@ -36,40 +31,12 @@ pub(super) struct Identity {
     pub(super) routes: Routes,
 }
 
-/// Where a container is asked whether it is ready and alive, and where it is sent requests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Routes {
-    pub(super) data_port: u16,
-    pub(super) ready: (u16, String),
-    pub(super) live: (u16, String),
-    /// It is our scorer, which can be drained.
-    pub(super) scorer: bool,
-}
-
-impl Routes {
-    pub(super) fn of(own_server: Option<&InferenceConfig>) -> Self {
-        match own_server {
-            None => Self {
-                data_port: DATA_PORT,
-                ready: (ADMIN_PORT, "/ready".to_owned()),
-                live: (ADMIN_PORT, "/live".to_owned()),
-                scorer: true,
-            },
-            Some(routes) => Self {
-                data_port: routes.scoring_route.port,
-                ready: (routes.readiness_route.port, routes.readiness_route.path.clone()),
-                live: (routes.liveness_route.port, routes.liveness_route.path.clone()),
-                scorer: false,
-            },
-        }
-    }
-
-    fn ports(&self) -> Vec<u16> {
-        let mut ports = vec![self.data_port, self.ready.0, self.live.0];
-        ports.sort_unstable();
-        ports.dedup();
-        ports
-    }
+/// The ports that are published.
+fn ports(routes: &Routes) -> Vec<u16> {
+    let mut ports = vec![routes.data_port, routes.ready.0, routes.live.0];
+    ports.sort_unstable();
+    ports.dedup();
+    ports
 }
 
 /// The label that says whose a container or network is.
@@ -189,7 +156,7 @@ pub(super) fn create(
     }
     let port = |port: &u16| format!("{port}/tcp");
     let binding = PortBinding { host_ip: Some(publish.to_string()), host_port: Some(String::new()) };
-    let ports = routes.ports();
+    let ports = ports(routes);
     let memory = placement.resources.memory_bytes.and_then(|bytes| i64::try_from(bytes).ok());
     let limit = |name: &str, most: i64| ResourcesUlimits {
         name: Some(name.to_owned()),
@@ -298,13 +265,13 @@ mod tests {
         labels.remove("io.moorline.revision");
         assert_eq!(Identity::of(&labels), None);
         let route = |port, path: &str| moorline_core::Route { port, path: path.to_owned() };
-        let foreign = InferenceConfig {
+        let foreign = moorline_core::InferenceConfig {
             liveness_route: route(80, "/"),
             readiness_route: route(80, "/health/ready?deep=1"),
             scoring_route: route(8080, "/v1"),
         };
         let foreign = Identity { routes: Routes::of(Some(&foreign)), ..own };
-        assert_eq!(foreign.routes.ports(), [80, 8080]);
+        assert_eq!(ports(&foreign.routes), [80, 8080]);
         assert_eq!(Identity::of(&foreign.labels()), Some(foreign));
     }
 

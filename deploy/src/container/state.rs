@@ -11,11 +11,12 @@ use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
 use moorline_core::{Digest, Failure, Observation, Phase, Placement, Probe, ReplicaAddress, ReplicaState};
 use tokio::time::Instant;
 
-use super::document::{Identity, Routes};
+use super::document::Identity;
 use crate::{
     attempts::Attempts,
     plan::{Plan, Seen, plan},
     reason,
+    routes::Routes,
 };
 
 /// Between two looks at a container that is starting.

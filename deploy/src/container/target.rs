@@ -26,10 +26,10 @@ use tokio::task::JoinHandle;
 use super::{
     Engine, EngineError, EngineHost,
     deployment::Deployment,
-    document::{self, Identity, ImageFacts, Routes},
+    document::{self, Identity, ImageFacts},
     logs,
 };
-use crate::{Progress, checks, image::Images, local::OnChange, registry::Registries};
+use crate::{Progress, checks, image::Images, local::OnChange, registry::Registries, routes::Routes};
 
 /// One Engine, and what its containers have in common.
 #[derive(Clone)]

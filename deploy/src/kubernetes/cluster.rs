@@ -85,8 +85,9 @@ async fn configuration(
         if environment.contains_key(IN_CLUSTER) && address.context.is_none() {
             return Config::incluster().map_err(|error| invalid(error.to_string()));
         }
+        // Not `NotFound`: that would mean that nothing can be left there.
         return Err(ClusterError::new(
-            ErrorClass::NotFound,
+            ErrorClass::InvalidInput,
             "no cluster is known",
             "there is neither KUBECONFIG nor ~/.kube/config on the server's machine: give the compute a `kubeconfig`",
         ));
@@ -106,7 +107,7 @@ async fn configuration(
     {
         let known: Vec<&str> = merged.contexts.iter().map(|context| context.name.as_str()).collect();
         return Err(ClusterError::new(
-            ErrorClass::NotFound,
+            ErrorClass::InvalidInput,
             format!("the kubeconfig has no context `{context}`"),
             format!("it has {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") }),
         ));

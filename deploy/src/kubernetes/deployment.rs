@@ -26,15 +26,14 @@ use super::{
     cluster::REQUEST_TIMEOUT,
     drift,
     error::ClusterError,
-    logs, names,
-    objects::{self, Routes},
+    logs, names, objects,
     pods::SeenPod,
     served::Kind,
     state::{Facts, State, Verdict},
     target::Context,
     watch::Sight,
 };
-use crate::reason;
+use crate::{reason, routes::Routes};
 
 /// Between two looks at what no watch spoke of.
 const RESYNC: Duration = Duration::from_mins(5);

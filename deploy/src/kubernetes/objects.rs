@@ -3,8 +3,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use moorline_core::{
-    Digest, ErrorClass, InferenceConfig, Placement, Probe, Resources, Scale, Scheduling, Source, TargetError,
-    Variable,
+    Digest, ErrorClass, Placement, Probe, Resources, Scale, Scheduling, Source, TargetError, Variable,
 };
 use serde_json::{Map, Value, json};
 
@@ -12,11 +11,8 @@ use super::{
     names::{self, APPLIED, REVISION},
     served::{IN_FLIGHT, POD_MONITORS, Served},
 };
-use crate::checks;
+use crate::{checks, routes::Routes};
 
-/// Where our scorer listens in a container.
-const DATA_PORT: u16 = 5001;
-const ADMIN_PORT: u16 = 5000;
 const CONTAINER: &str = "scorer";
 const TMP_SIZE: &str = "1Gi";
 /// Until a pod has its image, at most, beyond the time that its probes give it.
@@ -43,44 +39,15 @@ pub(super) struct Look {
     pub(super) served: Served,
 }
 
-/// Where a container is asked, and where it is sent requests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Routes {
-    pub(super) data_port: u16,
-    pub(super) ready: (u16, String),
-    pub(super) live: (u16, String),
-    /// It is our scorer, which has metrics and can be drained.
-    pub(super) scorer: bool,
-}
-
-impl Routes {
-    pub(super) fn of(own_server: Option<&InferenceConfig>) -> Self {
-        match own_server {
-            None => Self {
-                data_port: DATA_PORT,
-                ready: (ADMIN_PORT, "/ready".to_owned()),
-                live: (ADMIN_PORT, "/live".to_owned()),
-                scorer: true,
-            },
-            Some(routes) => Self {
-                data_port: routes.scoring_route.port,
-                ready: (routes.readiness_route.port, routes.readiness_route.path.clone()),
-                live: (routes.liveness_route.port, routes.liveness_route.path.clone()),
-                scorer: false,
-            },
+/// The ports of a container, with the names that pods know them by.
+fn ports(routes: &Routes) -> Vec<(u16, &'static str)> {
+    let mut ports = vec![(routes.data_port, "http")];
+    for (port, name) in [(routes.ready.0, "admin"), (routes.live.0, "live")] {
+        if !ports.iter().any(|(known, _)| *known == port) {
+            ports.push((port, name));
         }
     }
-
-    /// With the names that pods know them by.
-    fn ports(&self) -> Vec<(u16, &'static str)> {
-        let mut ports = vec![(self.data_port, "http")];
-        for (port, name) in [(self.ready.0, "admin"), (self.live.0, "live")] {
-            if !ports.iter().any(|(known, _)| *known == port) {
-                ports.push((port, name));
-            }
-        }
-        ports
-    }
+    ports
 }
 
 /// Refuses what no cluster could run.
@@ -198,7 +165,7 @@ fn network_policy(look: &Look, placement: &Placement, routes: &Routes) -> Value 
     let mut object =
         head(look, placement, "networking.k8s.io/v1", "NetworkPolicy", &name_of(look, placement));
     let ports: Vec<Value> =
-        routes.ports().iter().map(|(port, _)| json!({ "protocol": "TCP", "port": port })).collect();
+        ports(routes).iter().map(|(port, _)| json!({ "protocol": "TCP", "port": port })).collect();
     object["spec"] = json!({
         "podSelector": selector(look, placement),
         "policyTypes": ["Ingress"],
@@ -324,7 +291,7 @@ fn pod(look: &Look, placement: &Placement, routes: &Routes) -> Value {
         "name": CONTAINER,
         "image": image_of(placement),
         "imagePullPolicy": "IfNotPresent",
-        "ports": routes.ports().iter().map(|(port, name)| json!({
+        "ports": ports(routes).iter().map(|(port, name)| json!({
             "name": name, "containerPort": port, "protocol": "TCP",
         })).collect::<Vec<_>>(),
         "env": variables(look, placement, routes, drain_ms),

@@ -28,7 +28,7 @@ use crate::{
     control::Control,
     operations::OperationKind,
     problem::ApiError,
-    resolve,
+    resolve, secrets,
     status::{DeploymentBody, DeploymentState, deployment_record_name},
 };
 
@@ -320,7 +320,9 @@ impl Attempt<'_> {
         let document = to_json(&resolved.document)?;
         if wish.dry_run {
             let image = wish.image.as_deref().or_else(|| image_of_same(state.as_ref()?, &resolved.desired));
-            let rendered = control.targets.render(&control.releases, &resolved.desired, image).await;
+            let versions = secrets::versions(&control.store, &resolved.desired).await?;
+            let rendered =
+                control.targets.render(&control.releases, &resolved.desired, image, &versions).await;
             let (manifest, changes) = rendered.map_err(ApiError::from)?;
             let changes = changes.map(|changes| changes.iter().map(shown_change).collect());
             let rendered = Rendered { documents: manifest.documents, changes, deployment: document, notes };
