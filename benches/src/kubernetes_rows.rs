@@ -30,6 +30,8 @@ pub const KUBERNETES: [(&str, Measure); 1] = [("thousand", thousand)];
 
 /// Deployments applied at one time, as a reconciler with work for all of them does it.
 const AT_ONE_TIME: usize = 8;
+/// Those that are applied one after the other.
+const ALONE: usize = 50;
 /// What the issue calls accepted, in seconds, and the memory of who watches, in MiB.
 const ACCEPTED: f64 = 0.3;
 const WRITES: f64 = 12.0;
@@ -71,11 +73,14 @@ fn thousand(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
 
     let target = runtime.block_on(open(&kubeconfig, &namespace.name))?;
     let begin = Instant::now();
-    let mut latencies = runtime.block_on(apply_all(&target, &placements))?;
+    runtime.block_on(apply_all(&target, &placements, AT_ONE_TIME))?;
     let scratch = begin.elapsed().as_secs_f64();
     let writes = target.writes() as f64 / placements.len() as f64;
+    let alone: Vec<Arc<Placement>> =
+        (count..count + ALONE).map(|number| Arc::new(placement(number))).collect();
+    let mut latencies = runtime.block_on(apply_all(&target, &alone, 1))?;
     latencies.sort_by(f64::total_cmp);
-    let slowest = latencies[latencies.len() * 99 / 100];
+    let slowest = latencies[latencies.len() - 1];
 
     // The same objects by hand, of other names: all of them at once, and one.
     let file = stage.folder("kubectl").join("all.yml");
@@ -102,7 +107,7 @@ fn thousand(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
     drop(target);
     let next = runtime.block_on(open(&kubeconfig, &namespace.name))?;
     let begin = Instant::now();
-    runtime.block_on(apply_all(&next, &placements))?;
+    runtime.block_on(apply_all(&next, &placements, AT_ONE_TIME))?;
     let again = begin.elapsed().as_secs_f64();
     let memory = resident_mib()?;
     let row = |name, baseline: String, ours: String, value, unit, bound| Row {
@@ -131,7 +136,7 @@ fn thousand(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
             Bound::AtMost(WRITES),
         ),
         row(
-            "from apply to accepted, 99th percentile, 8 at one time",
+            "from apply to accepted, the slowest of 50 while all others are watched",
             format!("median {:.0} ms", median(latencies.clone()) * 1e3),
             format!("{:.0} ms", slowest * 1e3),
             slowest,
@@ -170,11 +175,15 @@ async fn open(kubeconfig: &Path, namespace: &str) -> Result<Arc<KubernetesTarget
 }
 
 /// The seconds that each took to be accepted.
-async fn apply_all(target: &Arc<KubernetesTarget>, placements: &[Arc<Placement>]) -> Result<Vec<f64>> {
+async fn apply_all(
+    target: &Arc<KubernetesTarget>,
+    placements: &[Arc<Placement>],
+    at_one_time: usize,
+) -> Result<Vec<f64>> {
     let mut latencies = Vec::with_capacity(placements.len());
     let mut under_way: JoinSet<Result<Duration>> = JoinSet::new();
     for placement in placements {
-        if under_way.len() >= AT_ONE_TIME
+        if under_way.len() >= at_one_time
             && let Some(done) = under_way.join_next().await
         {
             latencies.push(done??.as_secs_f64());

@@ -3,10 +3,22 @@
 
 use serde_json::Value;
 
-/// The first place where `live` is not as `wanted` says, in words: `spec.replicas: 5, and not 2`.
+/// Said of an object by where it was asked for; the items of a list do without.
+const OF_THE_KIND: [&str; 2] = ["apiVersion", "kind"];
+
+/// The first place where the object `live` is not as `wanted` says, in words: `spec.replicas: 5, and not 2`.
 pub(super) fn first(wanted: &Value, live: &Value) -> Option<String> {
     let mut path = String::new();
-    compare(wanted, live, &mut path)
+    compare(&own(wanted), live, &mut path)
+}
+
+/// An object without what its kind says.
+fn own(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Value::Object(fields) = &mut object {
+        fields.retain(|name, _| !OF_THE_KIND.contains(&name.as_str()));
+    }
+    object
 }
 
 fn compare(wanted: &Value, live: &Value, path: &mut String) -> Option<String> {
@@ -59,7 +71,7 @@ fn within<T>(path: &mut String, key: &str, inner: impl FnOnce(&mut String) -> T)
 /// Every place where the two differ, for people: `path`, what is there, what would be.
 pub(super) fn all(wanted: &Value, live: &Value) -> Vec<(String, Value, Value)> {
     let mut found = Vec::new();
-    collect(wanted, live, &mut String::new(), &mut found);
+    collect(&own(wanted), live, &mut String::new(), &mut found);
     found
 }
 
@@ -120,6 +132,14 @@ mod tests {
         );
         assert_eq!(edited(|live| live["spec"]["args"] = json!(["x", "y"])), "spec.args: 2 items, and not 1");
         assert_eq!(edited(|live| live["spec"]["off"] = true.into()), "spec.off: true, and not false");
+    }
+
+    /// The items of a list have neither.
+    #[test]
+    fn the_kind_is_no_difference() {
+        let wanted = json!({"apiVersion": "v1", "kind": "Service", "spec": {"kind": "x"}});
+        assert_eq!(first(&wanted, &json!({"spec": {"kind": "x"}})), None);
+        assert_eq!(first(&wanted, &json!({"spec": {}})).unwrap(), "spec.kind: null, and not \"x\"");
     }
 
     #[test]

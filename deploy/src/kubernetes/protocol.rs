@@ -114,12 +114,17 @@ impl Recorded {
 impl Inner {
     fn list(&self, path: &str) -> Answer {
         let prefix = format!("{path}/");
-        let items: Vec<&Value> = self
+        let mut items: Vec<Value> = self
             .objects
             .iter()
             .filter(|(own, _)| own.starts_with(&prefix))
-            .map(|(_, object)| object)
+            .map(|(_, object)| object.clone())
             .collect();
+        // As a real one: the list says of what kind its items are.
+        for item in items.iter_mut().filter_map(Value::as_object_mut) {
+            item.remove("kind");
+            item.remove("apiVersion");
+        }
         let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": self.version.to_string()}, "items": items});
         said(StatusCode::OK, &list)
     }

@@ -115,7 +115,6 @@ pub(super) const LIST: &[Difference] = &[
     accepted(DEPLOYMENT, "instance_type", "removed", "a machine of one's own has the size that it has"),
     accepted(DEPLOYMENT, "*.enabled", "= true", "the boolean says what the text says"),
     accepted(COMPUTE, "type", "= *", "these are ours"),
-    accepted(COMPUTE, "unknown_key", "added", "a kubernetes compute has settings that Azure does not know"),
 ];
 
 /// The first listed difference that this is.
