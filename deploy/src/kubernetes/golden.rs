@@ -25,7 +25,6 @@ use super::{
 fn old() -> Served {
     Served {
         version: "v1.20.2".to_owned(),
-        release: (1, 20),
         autoscaling: Some("autoscaling/v2beta2"),
         disruption: Some("policy/v1beta1"),
         ..Served::default()
@@ -35,7 +34,6 @@ fn old() -> Served {
 fn new() -> Served {
     Served {
         version: "v1.34.0".to_owned(),
-        release: (1, 34),
         autoscaling: Some("autoscaling/v2"),
         disruption: Some("policy/v1"),
         cpu_metrics: true,

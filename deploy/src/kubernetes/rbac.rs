@@ -20,7 +20,8 @@ const TABLE: [(&str, &str, &[&str]); 12] = [
 ];
 const OBJECT: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
 
-/// The least that a server needs in `namespace`: a role, and its binding to `subject`, an account of `account_namespace`.
+/// The least that a server needs in `namespace`: its `account`, which is one of `account_namespace`, a role, and the binding
+/// of the two.
 pub fn rbac(namespace: &str, account: &str, account_namespace: &str) -> Vec<Value> {
     let metadata = json!({
         "name": "moorline",

@@ -15,8 +15,6 @@ const CUSTOM_METRICS: &str = "custom.metrics.k8s.io";
 pub struct Served {
     /// As the API server says it: `v1.32.1`.
     pub version: String,
-    /// Major and minor.
-    pub(super) release: (u32, u32),
     /// `autoscaling/v2`, `autoscaling/v2beta2` or `autoscaling/v1`.
     pub(super) autoscaling: Option<&'static str>,
     /// `policy/v1` or `policy/v1beta1`.
@@ -123,10 +121,9 @@ impl Served {
         let groups = groups.map_err(|error| of("could not ask the cluster what it serves", error))?.groups;
         // A version of `1.27+` is one of a provider's.
         let number = |text: &str| text.trim_end_matches('+').parse().unwrap_or_default();
-        let release = (number(&version.major), number(&version.minor));
+        let release: (u32, u32) = (number(&version.major), number(&version.minor));
         let mut served = Self {
             version: version.git_version,
-            release,
             autoscaling: newest(
                 &groups,
                 "autoscaling",
