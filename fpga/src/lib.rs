@@ -1,0 +1,7 @@
+//! ONNX models on OpenCL bitstreams: what runs on a device, and how.
+//!
+//! A **bitstream** is a signed file with kernels for devices; a **plan** says which parts of a model run through its
+//! kernels and which on the CPU; a [`program::Program`] is what a device is given: buffers and launches. It is executed
+//! in a process of its own, because drivers end the process that they do not get along with.
+
+pub mod program;

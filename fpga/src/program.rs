@@ -1,0 +1,68 @@
+//! What a device executes: buffers that are planned once, and launches in the order in which they are enqueued. The plan
+//! makes it, the worker runs it, and neither knows of the other.
+
+use serde::{Deserialize, Serialize};
+
+/// One island of a model, lowered. Valid for one architecture fingerprint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// The fingerprint of the architecture that it was lowered for: hexadecimal SHA-256.
+    pub architecture: String,
+    /// Device memory, all of it.
+    pub buffers: Vec<BufferPlan>,
+    /// In this order, in one queue, without a wait between them.
+    pub launches: Vec<Launch>,
+    /// What is written before the first launch of a request: the host's bytes as they are in row-major order.
+    pub inputs: Vec<Port>,
+    /// What is read after the last launch.
+    pub outputs: Vec<Port>,
+}
+
+/// One piece of device memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BufferPlan {
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Where its first contents are in the program's constants, which are kept beside it as one blob; nothing for a
+    /// buffer that launches write.
+    pub constant: Option<Range>,
+}
+
+/// A part of the constants, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+/// One kernel, enqueued as a task (one work item).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The kernel's name in the bitstream.
+    pub kernel: String,
+    pub arguments: Vec<Argument>,
+    /// The names of the model's nodes that it computes, for people.
+    pub nodes: Vec<String>,
+    /// Multiplications and additions, for the profile.
+    pub operations: u64,
+    /// Bytes that it reads and writes at least, for the profile.
+    pub bytes: u64,
+}
+
+/// An argument of a kernel, by position.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Argument {
+    /// The whole of a buffer, by its index.
+    Buffer(usize),
+    I32(i32),
+    F32(f32),
+}
+
+/// Where a tensor goes into the device or comes out of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// The tensor's name in the model.
+    pub name: String,
+    pub buffer: usize,
+    pub bytes: u64,
+}
