@@ -35,11 +35,14 @@ pub struct Range {
     pub bytes: u64,
 }
 
-/// One kernel, enqueued as a task (one work item).
+/// One kernel, enqueued over `items` work items in groups of one: each is a task of its own, and a device runs as many
+/// at once as it has units.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Launch {
     /// The kernel's name in the bitstream.
     pub kernel: String,
+    /// The global size in its first dimension, at least 1; the other dimensions and the local size are 1.
+    pub items: u32,
     pub arguments: Vec<Argument>,
     /// The names of the model's nodes that it computes, for people.
     pub nodes: Vec<String>,
