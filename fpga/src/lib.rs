@@ -4,4 +4,5 @@
 //! kernels and which on the CPU; a [`program::Program`] is what a device is given: buffers and launches. It is executed
 //! in a process of its own, because drivers end the process that they do not get along with.
 
+pub mod bitstream;
 pub mod program;

@@ -1,0 +1,9 @@
+//! The artifact: a signed archive with kernels for one or more kinds of devices, and the choice of the one that fits a
+//! device. Nothing here knows OpenCL.
+
+mod manifest;
+
+pub use manifest::{
+    Architecture, ArgumentKind, DeviceClass, File, Golden, Image, ImageTarget, KERNEL_ABI, Kernel,
+    KernelArgument, Limit, Manifest, Op, SCHEMA,
+};
