@@ -5,4 +5,5 @@
 //! in a process of its own, because drivers end the process that they do not get along with.
 
 pub mod bitstream;
+pub mod device;
 pub mod program;
