@@ -58,6 +58,51 @@ impl std::fmt::Display for DeviceId {
     }
 }
 
+/// The names of devices, for messages.
+pub(crate) fn names<'a>(devices: impl Iterator<Item = &'a Device>) -> String {
+    let names: Vec<String> = devices.map(|device| device.id().to_string()).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// Which devices may be taken. What is not said is not asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceFilter {
+    /// A part of the platform's name, in any case.
+    #[serde(default)]
+    pub platform: Option<String>,
+    /// A part of the device's name, in any case.
+    #[serde(default)]
+    pub name: Option<String>,
+    #[serde(default)]
+    pub index: Option<u32>,
+    #[serde(default)]
+    pub class: Option<DeviceClass>,
+}
+
+impl DeviceFilter {
+    pub fn admits(&self, device: &Device) -> bool {
+        let part = |part: &Option<String>, of: &str| {
+            part.as_ref().is_none_or(|part| of.to_lowercase().contains(&part.to_lowercase()))
+        };
+        part(&self.platform, &device.platform)
+            && part(&self.name, &device.name)
+            && self.index.is_none_or(|index| index == device.index)
+            && self.class.is_none_or(|class| class == device.class)
+    }
+}
+
+impl std::fmt::Display for DeviceFilter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut wants = Vec::new();
+        wants.extend(self.platform.iter().map(|platform| format!("platform `{platform}`")));
+        wants.extend(self.name.iter().map(|name| format!("name `{name}`")));
+        wants.extend(self.index.iter().map(|index| format!("index {index}")));
+        wants.extend(self.class.iter().map(|class| format!("class {}", class.as_str())));
+        f.write_str(&if wants.is_empty() { "any device".to_owned() } else { wants.join(", ") })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,4 +6,7 @@
 
 pub mod bitstream;
 pub mod device;
+pub mod lease;
 pub mod program;
+pub mod runtime;
+pub mod worker;
