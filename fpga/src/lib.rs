@@ -7,6 +7,7 @@
 pub mod bitstream;
 pub mod device;
 pub mod lease;
+pub mod engine;
 pub mod lower;
 mod onnx;
 pub mod plan;

@@ -50,7 +50,6 @@ pub(crate) struct Graph {
     pub(crate) nodes: Vec<Node>,
     pub(crate) inputs: Vec<TensorId>,
     pub(crate) outputs: Vec<TensorId>,
-    pub(crate) opset: i64,
     /// Whether the model leaves the first dimension open, and the name that it has for it.
     pub(crate) batch: Option<Option<String>>,
 }
@@ -158,7 +157,7 @@ impl Build {
             })
         };
         let outputs = proto.output.iter().map(find).collect::<Result<_, _>>()?;
-        Ok(Graph { tensors: build.tensors, nodes, inputs, outputs, opset, batch: open })
+        Ok(Graph { tensors: build.tensors, nodes, inputs, outputs, batch: open })
     }
 
     fn add(&mut self, name: &str, facts: Facts, producer: Option<usize>) -> Result<TensorId, OnnxError> {

@@ -235,10 +235,32 @@ pub(crate) struct FunctionProto {
 
 /// The element types of ONNX by their numbers there.
 pub(crate) mod element {
+    use moorline_core::DataType;
+
     pub(crate) const FLOAT: i32 = 1;
     pub(crate) const INT32: i32 = 6;
     pub(crate) const INT64: i32 = 7;
-    pub(crate) const STRING: i32 = 8;
+
+    /// The type of that number, where a request can carry it.
+    pub(crate) const fn data_type(number: i32) -> Option<DataType> {
+        Some(match number {
+            FLOAT => DataType::F32,
+            2 => DataType::U8,
+            3 => DataType::I8,
+            4 => DataType::U16,
+            5 => DataType::I16,
+            INT32 => DataType::I32,
+            INT64 => DataType::I64,
+            8 => DataType::String,
+            9 => DataType::Bool,
+            10 => DataType::F16,
+            11 => DataType::F64,
+            12 => DataType::U32,
+            13 => DataType::U64,
+            16 => DataType::Bf16,
+            _ => return None,
+        })
+    }
 }
 
 impl NodeProto {

@@ -9,6 +9,8 @@ mod report;
 
 use std::path::Path;
 
+use moorline_core::DataType;
+
 pub use self::{error::PlanError, partition::Costs, report::{NodeReport, Place, Report}};
 pub(crate) use self::classify::F32;
 use self::{
@@ -59,8 +61,7 @@ pub(crate) struct Value {
     pub(crate) id: TensorId,
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
-    /// The number that ONNX gives its element type.
-    pub(crate) element: i32,
+    pub(crate) data_type: DataType,
 }
 
 /// A part of a model that runs in one place without coming back.
@@ -153,7 +154,7 @@ fn value(graph: &Graph, id: TensorId) -> Result<Value, PlanError> {
         id,
         name: tensor.name.clone(),
         shape: tensor.facts.shape.clone().ok_or_else(unknown)?,
-        element: tensor.facts.element.ok_or_else(unknown)?,
+        data_type: tensor.facts.element.and_then(element::data_type).ok_or_else(unknown)?,
     })
 }
 
@@ -164,7 +165,6 @@ fn island(model: &Model, graph: &Graph, ops: &[Op], part: &Part, manifest: &Mani
             ids.iter().map(|&id| value(graph, id)).collect()
         };
         let (inputs, outputs) = (values(&part.inputs)?, values(&part.outputs)?);
-        debug_assert!(inputs.iter().chain(&outputs).all(|value| value.element == element::FLOAT));
         let lowered = lower(graph, &members, &part.inputs, &part.outputs, manifest)?;
         return Ok(Island::Device { lowered, inputs, outputs });
     }
