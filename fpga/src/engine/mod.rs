@@ -101,6 +101,6 @@ fn run_error(error: &WorkerError) -> EngineError {
 
 /// An error with everything that caused it, since an engine's reason is all that its caller shows.
 fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
+    let causes = std::iter::successors(error.source(), |error| (*error).source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

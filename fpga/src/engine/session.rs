@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use bytemuck::{cast_slice, pod_collect_to_vec};
+use bytemuck::{cast_slice, cast_slice_mut};
 use moorline_core::{EngineError, Session, Tensor, TensorData, Tensors, Value};
 
 use super::{
@@ -45,9 +45,13 @@ impl PlannedSession {
                     }
                     let results = self.parts.executor.run(*program, &bytes).map_err(|error| run_error(&error))?;
                     for ((id, shape), bytes) in outputs.iter().zip(results) {
-                        let floats: Vec<f32> = pod_collect_to_vec(&bytes);
+                        let mut floats = vec![0.0_f32; shape.iter().product()];
+                        if 4 * floats.len() != bytes.len() {
+                            return Err(broken("the device gave too much or too little"));
+                        }
+                        cast_slice_mut(&mut floats).copy_from_slice(&bytes);
                         let tensor = Tensor::new(shape.clone(), floats.into());
-                        values.insert(*id, tensor.map_err(|_| broken("the device gave too much or too little"))?);
+                        values.insert(*id, tensor.map_err(|error| broken(&error.to_string()))?);
                     }
                 }
                 Step::Host { model, inputs, outputs, .. } => {
