@@ -7,6 +7,10 @@
 pub mod bitstream;
 pub mod device;
 pub mod lease;
+pub mod engine;
+pub mod lower;
+mod onnx;
+pub mod plan;
 pub mod program;
 pub mod runtime;
 pub mod worker;

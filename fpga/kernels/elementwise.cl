@@ -1,0 +1,71 @@
+// What is computed element by element on feature maps in blocks of 16 channels. A work item computes rows of one block.
+
+#define ROWS_BEGIN \
+    const int item = get_global_id(0); \
+    const int first = item % spans * per_item; \
+    const int last = min(first + per_item, rows); \
+    const int block = item / spans % blocks; \
+    const int n = item / spans / blocks;
+
+// Also what copies: concatenation is a copy to where the blocks belong.
+__attribute__((reqd_work_group_size(1, 1, 1))) kernel void activate(
+    const global float *restrict in, global float *restrict out,
+    int in_at, int in_batch, int in_block, int in_row, int out_at, int out_batch, int out_block, int out_row,
+    int rows, int columns, int blocks, int per_item, int spans, int flags, float low, float high)
+{
+    ROWS_BEGIN
+    for (int y = first; y < last; ++y) {
+        const global float *restrict a = in + in_at + n * in_batch + block * in_block + y * in_row;
+        global float *restrict o = out + out_at + n * out_batch + block * out_block + y * out_row;
+        for (int x = 0; x < columns; ++x) {
+            float16 r = vload16(x, a);
+            ACTIVATE(r)
+            vstore16(r, x, o);
+        }
+    }
+}
+
+// A factor and a summand for each channel, joined by fma.
+__attribute__((reqd_work_group_size(1, 1, 1))) kernel void affine(
+    const global float *restrict in, const global float *restrict scale, const global float *restrict shift,
+    global float *restrict out,
+    int in_at, int in_batch, int in_block, int in_row, int out_at, int out_batch, int out_block, int out_row,
+    int rows, int columns, int blocks, int per_item, int spans, int flags, float low, float high)
+{
+    ROWS_BEGIN
+    const float16 s = vload16(block, scale), t = vload16(block, shift);
+    for (int y = first; y < last; ++y) {
+        const global float *restrict a = in + in_at + n * in_batch + block * in_block + y * in_row;
+        global float *restrict o = out + out_at + n * out_batch + block * out_block + y * out_row;
+        for (int x = 0; x < columns; ++x) {
+            float16 r = fma(vload16(x, a), s, t);
+            ACTIVATE(r)
+            vstore16(r, x, o);
+        }
+    }
+}
+
+// The second operand may be one value a channel: then its row and column steps are 0.
+#define BINARY(NAME, OPERATOR) \
+__attribute__((reqd_work_group_size(1, 1, 1))) kernel void NAME( \
+    const global float *restrict left, const global float *restrict right, global float *restrict out, \
+    int left_at, int left_batch, int left_block, int left_row, \
+    int right_at, int right_batch, int right_block, int right_row, int right_column, \
+    int out_at, int out_batch, int out_block, int out_row, \
+    int rows, int columns, int blocks, int per_item, int spans, int flags, float low, float high) \
+{ \
+    ROWS_BEGIN \
+    for (int y = first; y < last; ++y) { \
+        const global float *restrict a = left + left_at + n * left_batch + block * left_block + y * left_row; \
+        const global float *restrict b = right + right_at + n * right_batch + block * right_block + y * right_row; \
+        global float *restrict o = out + out_at + n * out_batch + block * out_block + y * out_row; \
+        for (int x = 0; x < columns; ++x) { \
+            float16 r = vload16(x, a) OPERATOR vload16(0, b + x * right_column); \
+            ACTIVATE(r) \
+            vstore16(r, x, o); \
+        } \
+    } \
+}
+
+BINARY(add, +)
+BINARY(multiply, *)

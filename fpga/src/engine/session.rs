@@ -1,0 +1,133 @@
+//! One thread's way through the islands of a model.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytemuck::{cast_slice, pod_collect_to_vec};
+use moorline_core::{EngineError, Session, Tensor, TensorData, Tensors, Value};
+
+use super::{
+    NAME,
+    model::{Parts, Step},
+    rows::{joined, rows},
+    run_error,
+};
+use crate::onnx::TensorId;
+
+pub(super) struct PlannedSession {
+    parts: Arc<Parts>,
+    /// Those of the steps on the CPU, in their order.
+    hosts: Vec<Box<dyn Session>>,
+}
+
+impl PlannedSession {
+    pub(super) fn new(parts: Arc<Parts>) -> Result<Self, EngineError> {
+        let hosts = parts.steps.iter().filter_map(|step| match step {
+            Step::Host { model, .. } => Some(model.session()),
+            Step::Device { .. } => None,
+        });
+        let hosts = hosts.collect::<Result<_, _>>()?;
+        Ok(Self { parts, hosts })
+    }
+
+    /// One run of the plan: as many rows as it was made for.
+    fn run_once(&mut self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, EngineError> {
+        let mut values: HashMap<TensorId, Tensor> = self.parts.inputs.iter().copied().zip(inputs).collect();
+        let mut hosts = self.hosts.iter_mut();
+        for step in &self.parts.steps {
+            match step {
+                Step::Device { program, inputs, outputs } => {
+                    let mut bytes = Vec::new();
+                    for id in inputs {
+                        match values.get(id).map(Tensor::data) {
+                            Some(TensorData::F32(floats)) => bytes.extend_from_slice(cast_slice(floats)),
+                            _ => return Err(broken("an island's input is not there")),
+                        }
+                    }
+                    let results = self.parts.executor.run(*program, &bytes).map_err(|error| run_error(&error))?;
+                    for ((id, shape), bytes) in outputs.iter().zip(results) {
+                        let floats: Vec<f32> = pod_collect_to_vec(&bytes);
+                        let tensor = Tensor::new(shape.clone(), floats.into());
+                        values.insert(*id, tensor.map_err(|_| broken("the device gave too much or too little"))?);
+                    }
+                }
+                Step::Host { model, inputs, outputs, .. } => {
+                    let host = hosts.next().ok_or_else(|| broken("a part has no session"))?;
+                    let mut given = Tensors::with_capacity(inputs.len());
+                    for (spec, id) in model.signature().inputs.iter().zip(inputs) {
+                        let tensor = values.get(id).cloned();
+                        given.push(Arc::clone(&spec.name), tensor.ok_or_else(|| broken("a part's input is not there"))?);
+                    }
+                    for (name, value) in host.run(given)? {
+                        let id = outputs.iter().find(|(_, own)| **own == *name).map(|(id, _)| *id);
+                        if let (Some(id), Value::Tensor(tensor)) = (id, value) {
+                            values.insert(id, tensor);
+                        }
+                    }
+                }
+            }
+        }
+        let output = |id: &TensorId| values.get(id).cloned().ok_or_else(|| broken("an output is not a tensor"));
+        self.parts.outputs.iter().map(output).collect()
+    }
+
+    /// A request with any number of rows: runs one after the other.
+    fn run_rows(&mut self, inputs: &[Tensor], step: usize) -> Result<Vec<Tensor>, EngineError> {
+        let count = inputs.first().and_then(|input| input.shape().first()).copied().unwrap_or(0);
+        if inputs.iter().any(|input| input.shape().first() != Some(&count)) {
+            return Err(EngineError::Input("the inputs have different numbers of rows".to_owned()));
+        }
+        let mut parts: Vec<Vec<Tensor>> = vec![Vec::new(); self.parts.outputs.len()];
+        for first in (0..count).step_by(step) {
+            let some: Option<Vec<Tensor>> = inputs.iter().map(|input| rows(input, first, step)).collect();
+            let some = some.ok_or_else(|| broken("its rows could not be told apart"))?;
+            for (parts, part) in parts.iter_mut().zip(self.run_once(some)?) {
+                parts.push(part);
+            }
+        }
+        let specs = self.parts.signature.outputs.clone();
+        let join = |(parts, spec): (Vec<Tensor>, &moorline_core::TensorSpec)| {
+            let mut shape: Vec<usize> = spec
+                .shape
+                .iter()
+                .flatten()
+                .map(|dim| match dim {
+                    moorline_core::Dim::Fixed(size) => *size,
+                    moorline_core::Dim::Dynamic(_) => 0,
+                })
+                .collect();
+            if let Some(first) = shape.first_mut() {
+                *first = 0;
+            }
+            let empty = Tensor::new(shape, TensorData::with_capacity(spec.data_type, 0)).ok()?;
+            joined(parts, empty, count)
+        };
+        let outputs: Option<Vec<Tensor>> = parts.into_iter().zip(&specs).map(join).collect();
+        outputs.ok_or_else(|| broken("its rows could not be joined"))
+    }
+}
+
+impl Session for PlannedSession {
+    fn run(&mut self, inputs: Tensors) -> Result<Tensors, EngineError> {
+        let parts = Arc::clone(&self.parts);
+        parts.signature.check_inputs(&inputs).map_err(EngineError::Input)?;
+        let mut given: HashMap<Arc<str>, Value> = inputs.into_iter().collect();
+        let mut ordered = Vec::with_capacity(given.len());
+        for spec in &parts.signature.inputs {
+            match given.remove(&spec.name) {
+                Some(Value::Tensor(tensor)) => ordered.push(tensor),
+                _ => return Err(EngineError::Input(format!("input `{}` is missing", spec.name))),
+            }
+        }
+        let outputs = match parts.rows {
+            Some(step) => self.run_rows(&ordered, step)?,
+            None => self.run_once(ordered)?,
+        };
+        let named = parts.signature.outputs.iter().zip(outputs);
+        Ok(named.map(|(spec, tensor)| (Arc::clone(&spec.name), tensor.into())).collect())
+    }
+}
+
+/// What a plan excludes.
+fn broken(what: &str) -> EngineError {
+    EngineError::Run { engine: NAME, reason: what.to_owned() }
+}

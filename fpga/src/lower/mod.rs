@@ -1,0 +1,127 @@
+//! Lowering: operations become launches of kernels, weights become panels, and tensors get their place in memory.
+
+mod builder;
+mod conv;
+mod conv16;
+mod error;
+mod layout;
+mod memory;
+mod simple;
+mod tile;
+
+use std::collections::HashMap;
+
+use self::{
+    builder::Builder,
+    layout::{Halo, IMAGE_LANES, LANES},
+};
+pub use self::{
+    conv16::{architecture, numerics, ops, source},
+    error::LowerError,
+};
+use crate::{
+    bitstream::Manifest,
+    onnx::{Graph, TensorId},
+    plan::op::{Kind, Op, Weights, feature_map},
+    program::Program,
+};
+
+/// An island as a device is given it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lowered {
+    pub program: Program,
+    /// What the program's constants are parts of.
+    pub constants: Vec<u8>,
+}
+
+/// Lowers `ops`, which are in an order in which they can run, to a program whose ports are `inputs` and `outputs`.
+pub(crate) fn lower(
+    graph: &Graph,
+    ops: &[&Op],
+    inputs: &[TensorId],
+    outputs: &[TensorId],
+    manifest: &Manifest,
+) -> Result<Lowered, LowerError> {
+    let bitstream = || format!("{} {}", manifest.id, manifest.version);
+    if manifest.arch.vec as usize != LANES {
+        let vec = manifest.arch.vec;
+        return Err(LowerError::Architecture { bitstream: bitstream(), vec, expected: LANES });
+    }
+    let needs = Needs::of(ops);
+    let mut builder = Builder::new(graph, needs);
+    for &id in inputs {
+        builder.input(id, is_image(graph, ops, outputs, id))?;
+    }
+    for op in ops {
+        match &op.kind {
+            Kind::Conv(conv) => builder.conv(op, conv)?,
+            Kind::Pool(pool) => builder.pool(op, pool)?,
+            Kind::Affine(affine) => builder.affine(op, affine)?,
+            Kind::Add => builder.binary(op, "add")?,
+            Kind::Multiply => builder.binary(op, "multiply")?,
+            Kind::Activate => builder.activate(op)?,
+            Kind::Concat => builder.concat(op)?,
+            // The same data, or nothing of ours.
+            Kind::View | Kind::Host { .. } => {}
+        }
+    }
+    for &id in outputs {
+        builder.output(id)?;
+    }
+    let lowered = builder.finish(manifest.fingerprint());
+    match lowered.program.launches.iter().find(|launch| manifest.kernel(&launch.kernel).is_none()) {
+        Some(launch) => Err(LowerError::Kernel { bitstream: bitstream(), kernel: launch.kernel.clone() }),
+        None => Ok(lowered),
+    }
+}
+
+/// Whether an input is an image that only convolutions take: its few channels then need no block of their own.
+fn is_image(graph: &Graph, ops: &[&Op], outputs: &[TensorId], id: TensorId) -> bool {
+    let few = graph.shape(id).and_then(feature_map).is_some_and(|[_, c, _, _]| c <= IMAGE_LANES);
+    let only_convolved = ops.iter().filter(|op| op.inputs.contains(&id)).all(|op| match &op.kind {
+        Kind::Conv(conv) => {
+            conv.groups == 1
+                && matches!(conv.weights, Weights::Conv(_))
+                && op.inputs.first() == Some(&id)
+                && op.inputs.get(1) != Some(&id)
+        }
+        _ => false,
+    });
+    few && only_convolved && !outputs.contains(&id)
+}
+
+/// What is wanted of tensors before they are written.
+pub(crate) struct Needs {
+    /// The tensor whose memory a view shares.
+    roots: HashMap<TensorId, TensorId>,
+    halos: HashMap<TensorId, Halo>,
+}
+
+impl Needs {
+    fn of(ops: &[&Op]) -> Self {
+        let mut needs = Self { roots: HashMap::new(), halos: HashMap::new() };
+        for op in ops {
+            match (&op.kind, op.inputs.first()) {
+                (Kind::View, Some(&input)) => {
+                    let root = needs.root(input);
+                    needs.roots.extend(op.outputs.iter().map(|&output| (output, root)));
+                }
+                (Kind::Conv(conv), Some(&input)) => {
+                    let ([top, left], [bottom, right]) = (conv.window.before, conv.window.after);
+                    let halo = needs.halos.entry(needs.root(input)).or_default();
+                    *halo = halo.around(Halo { top, left, bottom, right });
+                }
+                _ => {}
+            }
+        }
+        needs
+    }
+
+    fn root(&self, id: TensorId) -> TensorId {
+        self.roots.get(&id).copied().unwrap_or(id)
+    }
+
+    fn halo(&self, id: TensorId) -> Halo {
+        self.halos.get(&self.root(id)).copied().unwrap_or_default()
+    }
+}

@@ -1,0 +1,369 @@
+//! Decides for each node alone whether the bitstream's kernels execute it, and why not.
+
+use std::sync::Arc;
+
+use super::op::{Activation, Affine, Conv, Kind, Op, Pool, Spatial, Weights, feature_map};
+use crate::{
+    bitstream::Manifest,
+    onnx::{Constant, Graph, Node, TensorId, Window, proto::element},
+};
+
+/// The numerics that models of floats are lowered for.
+pub(crate) const F32: &str = "f32-fma-v1";
+
+/// What is measured of a node and held against the manifest's limits.
+type Measures = Vec<(&'static str, i64)>;
+
+/// Why a node does not run on the device.
+type Obstacle = String;
+
+pub(crate) struct Classifier<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) manifest: &'a Manifest,
+}
+
+impl Classifier<'_> {
+    /// The operation that node `index` is on its own.
+    pub(crate) fn classify(&self, index: usize) -> Op {
+        let node = &self.graph.nodes[index];
+        let dynamic: Vec<TensorId> = node.needs().filter(|&id| !self.graph.is_constant(id)).collect();
+        let flops = self.flops(node);
+        let (kind, activation, inputs) = match self.kind(node) {
+            Ok((kind, activation)) => (kind, activation, dynamic),
+            Err(reason) => (Kind::Host { reason }, Activation::default(), dedup(dynamic)),
+        };
+        Op { nodes: vec![index], inputs, outputs: node.gives().collect(), kind, activation, flops }
+    }
+
+    fn kind(&self, node: &Node) -> Result<(Kind, Activation), Obstacle> {
+        let name = node.proto.op_type.as_str();
+        if !node.proto.is_standard() {
+            return Err(format!("operators of `{}` are not executed by any bitstream", node.proto.domain));
+        }
+        let op = self
+            .manifest
+            .op(name, F32)
+            .ok_or_else(|| format!("the bitstream does not execute {name} with {F32}"))?;
+        for id in node.inputs.iter().flatten().filter(|&&id| !self.graph.is_constant(id)) {
+            self.is_float_map(*id)?;
+        }
+        let mut used = node.outputs.iter().enumerate().filter(|(_, id)| id.is_some());
+        if used.next().is_none_or(|(index, _)| index != 0) || used.any(|(_, id)| id.is_some_and(|id| self.is_used(id)))
+        {
+            return Err("it has more than one output".to_owned());
+        }
+        self.is_float_map(output(node).ok_or("it has no output")?)?;
+        let mut measures = Measures::new();
+        let none = Activation::default();
+        let kind = match name {
+            "Conv" => (self.conv(node, &mut measures)?, none),
+            "Gemm" | "MatMul" => (self.dense(node)?, none),
+            "MaxPool" | "AveragePool" => (self.pool(node, &mut measures)?, none),
+            "GlobalAveragePool" | "GlobalMaxPool" => (self.global_pool(node)?, none),
+            "BatchNormalization" => (self.normalisation(node)?, none),
+            "Add" | "Sub" | "Mul" => (self.arithmetic(node)?, none),
+            "Relu" => (Kind::Activate, Activation { low: Some(0.0), high: None }),
+            "Clip" => (Kind::Activate, self.clip(node)?),
+            "Concat" => (self.concat(node, &mut measures)?, none),
+            "Identity" | "Dropout" | "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => (self.view(node)?, none),
+            _ => return Err(format!("{name} has no kernel in this version")),
+        };
+        for (measure, value) in measures {
+            if let Some(limit) = op.limits.get(measure).filter(|limit| !limit.admits(value)) {
+                return Err(format!("its {measure} is {value}, and the bitstream takes {}", limit_text(limit)));
+            }
+        }
+        Ok(kind)
+    }
+
+    fn is_used(&self, id: TensorId) -> bool {
+        self.graph.outputs.contains(&id) || self.graph.nodes.iter().any(|node| node.needs().any(|need| need == id))
+    }
+
+    fn is_float_map(&self, id: TensorId) -> Result<[usize; 4], Obstacle> {
+        let tensor = self.graph.tensor(id);
+        match tensor.facts.element {
+            Some(element::FLOAT) => {}
+            Some(other) => return Err(format!("`{}` has element type {other} and not float", tensor.name)),
+            None => return Err(format!("the element type of `{}` is not known", tensor.name)),
+        }
+        let shape = tensor.facts.shape.as_deref();
+        let shape = shape.ok_or_else(|| format!("the shape of `{}` is not known", tensor.name))?;
+        feature_map(shape).ok_or_else(|| format!("`{}` has shape {shape:?}, and not that of a feature map", tensor.name))
+    }
+
+    fn input(&self, node: &Node, index: usize) -> Result<TensorId, Obstacle> {
+        let id = node.inputs.get(index).copied().flatten();
+        let id = id.ok_or_else(|| format!("its input {index} is missing"))?;
+        if self.graph.is_constant(id) { Err(format!("its input {index} is a constant")) } else { Ok(id) }
+    }
+
+    fn shape(&self, node: &Node, index: usize) -> Result<&[usize], Obstacle> {
+        let id = node.inputs.get(index).copied().flatten();
+        id.and_then(|id| self.graph.shape(id)).ok_or_else(|| format!("the shape of its input {index} is not known"))
+    }
+
+    fn floats(&self, node: &Node, index: usize) -> Result<Option<Arc<[f32]>>, Obstacle> {
+        let Some(id) = node.inputs.get(index).copied().flatten() else { return Ok(None) };
+        let floats = self.graph.tensor(id).facts.constant.as_ref().and_then(Constant::floats);
+        match floats {
+            Some(floats) => Ok(Some(Arc::clone(floats))),
+            None => Err(format!("`{}` is not a constant of floats", self.graph.tensor(id).name)),
+        }
+    }
+
+    fn needed(&self, node: &Node, index: usize) -> Result<Arc<[f32]>, Obstacle> {
+        self.floats(node, index)?.ok_or_else(|| format!("its input {index} is missing"))
+    }
+
+    fn conv(&self, node: &Node, measures: &mut Measures) -> Result<Kind, Obstacle> {
+        self.input(node, 0)?;
+        let (weights, bias) = (self.needed(node, 1)?, self.floats(node, 2)?);
+        let (input, kernel) = (self.shape(node, 0)?, self.shape(node, 1)?);
+        let window = self.window(node, &kernel[2..], measures)?;
+        let groups = usize::try_from(node.proto.int("group", 1)).unwrap_or(0);
+        let outputs = kernel[0];
+        if groups == 0 || kernel[1] * groups != input[1] || outputs % groups != 0 {
+            return Err("its groups do not divide its channels".to_owned());
+        }
+        measures.push(("group", groups as i64));
+        if bias.as_ref().is_some_and(|bias| bias.len() != outputs) {
+            return Err("its bias has another size than its output".to_owned());
+        }
+        let weights = Weights::Conv(weights);
+        Ok(Kind::Conv(Conv { weights, bias, affine: None, groups, outputs, window, residual: false }))
+    }
+
+    fn dense(&self, node: &Node) -> Result<Kind, Obstacle> {
+        self.input(node, 0)?;
+        let matrix = self.needed(node, 1)?;
+        let (input, shape) = (self.shape(node, 0)?, self.shape(node, 1)?);
+        let ([_, depth], &[rows, columns]) = (input, shape) else {
+            return Err("only products of two matrices are executed".to_owned());
+        };
+        let gemm = node.proto.op_type == "Gemm";
+        let transposed = gemm && node.proto.int("transB", 0) != 0;
+        let (alpha, beta) = if gemm { (node.proto.float("alpha", 1.0), node.proto.float("beta", 1.0)) } else { (1.0, 1.0) };
+        if gemm && node.proto.int("transA", 0) != 0 {
+            return Err("its first operand is transposed".to_owned());
+        }
+        let (inputs, outputs) = if transposed { (columns, rows) } else { (rows, columns) };
+        if inputs != *depth {
+            return Err("its operands do not fit".to_owned());
+        }
+        let bias = match if gemm { self.floats(node, 2)? } else { None } {
+            None => None,
+            Some(bias) if bias.len() == outputs && self.shape(node, 2)?.last() == Some(&outputs) => {
+                Some(bias.iter().map(|value| value * beta).collect())
+            }
+            Some(bias) if bias.len() == 1 => Some(vec![bias[0] * beta; outputs].into()),
+            Some(_) => return Err("its summand is not one value for each column".to_owned()),
+        };
+        let weights = Weights::Dense { matrix, transposed, alpha };
+        let window = Spatial::POINT;
+        Ok(Kind::Conv(Conv { weights, bias, affine: None, groups: 1, outputs, window, residual: false }))
+    }
+
+    fn window(&self, node: &Node, kernel: &[usize], measures: &mut Measures) -> Result<Spatial, Obstacle> {
+        let input = self.shape(node, 0)?;
+        let spatial = &input[2..];
+        let window = Window::new(&node.proto, kernel, spatial).ok_or("its window makes no sense")?;
+        let pair = |sizes: &[usize], none: usize| match *sizes {
+            [w] => Ok([none, w]),
+            [h, w] => Ok([h, w]),
+            _ => Err("only windows over one or two dimensions are executed".to_owned()),
+        };
+        let window = Spatial {
+            kernel: pair(&window.kernel, 1)?,
+            strides: pair(&window.strides, 1)?,
+            dilations: pair(&window.dilations, 1)?,
+            before: pair(&window.before, 0)?,
+            after: pair(&window.after, 0)?,
+        };
+        let largest = |sizes: [usize; 2]| sizes[0].max(sizes[1]) as i64;
+        measures.push(("kernel", largest(window.kernel)));
+        measures.push(("stride", largest(window.strides)));
+        measures.push(("dilation", largest(window.dilations)));
+        Ok(window)
+    }
+
+    fn pool(&self, node: &Node, measures: &mut Measures) -> Result<Kind, Obstacle> {
+        self.input(node, 0)?;
+        let kernel = node.proto.ints("kernel_shape").ok_or("its kernel is not stated")?;
+        let kernel: Vec<usize> = kernel.iter().map(|&size| size.max(0) as usize).collect();
+        let window = self.window(node, &kernel, measures)?;
+        let average =
+            (node.proto.op_type == "AveragePool").then(|| node.proto.int("count_include_pad", 0) != 0);
+        if average.is_some() && window.dilations != [1, 1] {
+            return Err("means of dilated windows are not executed".to_owned());
+        }
+        if (0..2).any(|axis| window.before[axis] >= window.kernel[axis]) {
+            return Err("its padding is as large as its window".to_owned());
+        }
+        Ok(Kind::Pool(Pool { window, average }))
+    }
+
+    fn global_pool(&self, node: &Node) -> Result<Kind, Obstacle> {
+        let [_, _, h, w] = self.is_float_map(self.input(node, 0)?)?;
+        let average = (node.proto.op_type == "GlobalAveragePool").then_some(false);
+        Ok(Kind::Pool(Pool { window: Spatial { kernel: [h, w], ..Spatial::POINT }, average }))
+    }
+
+    fn normalisation(&self, node: &Node) -> Result<Kind, Obstacle> {
+        self.input(node, 0)?;
+        if node.proto.int("training_mode", 0) != 0 {
+            return Err("it is in training mode".to_owned());
+        }
+        let channels = self.shape(node, 0)?.get(1).copied().unwrap_or_default();
+        let [gamma, beta, mean, variance] = [1, 2, 3, 4].map(|index| self.needed(node, index));
+        let (gamma, beta, mean, variance) = (gamma?, beta?, mean?, variance?);
+        if [&gamma, &beta, &mean, &variance].iter().any(|values| values.len() != channels) {
+            return Err("its parameters are not one value for each channel".to_owned());
+        }
+        let epsilon = f64::from(node.proto.float("epsilon", 1e-5));
+        // In double precision, so that folding costs nothing of the model's.
+        let factor: Vec<f64> = gamma
+            .iter()
+            .zip(variance.iter())
+            .map(|(&gamma, &variance)| f64::from(gamma) / (f64::from(variance) + epsilon).sqrt())
+            .collect();
+        let shift = factor.iter().zip(mean.iter().zip(beta.iter()));
+        let shift = shift.map(|(factor, (&mean, &beta))| (f64::from(beta) - f64::from(mean) * factor) as f32);
+        let affine = Affine { shift: shift.collect(), scale: factor.iter().map(|&factor| factor as f32).collect() };
+        Ok(Kind::Affine(affine))
+    }
+
+    fn arithmetic(&self, node: &Node) -> Result<Kind, Obstacle> {
+        let name = node.proto.op_type.as_str();
+        let (Some(left), Some(right)) = (node.inputs.first().copied().flatten(), node.inputs.get(1).copied().flatten())
+        else {
+            return Err("it has other than two operands".to_owned());
+        };
+        let result = self.graph.shape(output(node).ok_or("it has no output")?).ok_or("its shape is not known")?;
+        let is_constant = |id| self.graph.is_constant(id);
+        match (is_constant(left), is_constant(right)) {
+            (false, false) => {}
+            (false, true) => return self.with_constant(node, result, left, 1),
+            (true, false) if name != "Sub" => return self.with_constant(node, result, right, 0),
+            _ => return Err("it subtracts from a constant".to_owned()),
+        }
+        let (a, b) = (self.is_float_map(left)?, self.is_float_map(right)?);
+        let same = self.graph.shape(left) == self.graph.shape(right);
+        let per_channel = a[..2] == b[..2]
+            && b[2..] == [1, 1]
+            && self.graph.shape(left).map(<[_]>::len) == self.graph.shape(right).map(<[_]>::len);
+        match name {
+            "Add" if same => Ok(Kind::Add),
+            "Mul" if same || per_channel => Ok(Kind::Multiply),
+            "Sub" => Err("it subtracts what is not a constant".to_owned()),
+            _ => Err("its operands have shapes of which one is spread over the other".to_owned()),
+        }
+    }
+
+    /// With a constant that is one value, or one for each channel.
+    fn with_constant(&self, node: &Node, result: &[usize], id: TensorId, index: usize) -> Result<Kind, Obstacle> {
+        if self.graph.shape(id) != Some(result) {
+            return Err("its constant spreads its operand".to_owned());
+        }
+        let values = self.needed(node, index)?;
+        let shape = self.shape(node, index)?;
+        let channels = result[1];
+        let axis = (1 + shape.len()).checked_sub(result.len());
+        let per_channel = axis.is_some_and(|axis| shape.get(axis) == Some(&channels)) && values.len() == channels;
+        let values = match values.len() {
+            1 => vec![values[0]; channels],
+            _ if per_channel => values.to_vec(),
+            _ => return Err("its constant is not one value for each channel".to_owned()),
+        };
+        let (ones, zeros) = (vec![1.0; channels], vec![0.0; channels]);
+        Ok(Kind::Affine(match node.proto.op_type.as_str() {
+            "Add" => Affine { scale: ones, shift: values },
+            "Sub" => Affine { scale: ones, shift: values.iter().map(|value| -value).collect() },
+            _ => Affine { scale: values, shift: zeros },
+        }))
+    }
+
+    fn clip(&self, node: &Node) -> Result<Activation, Obstacle> {
+        let bound = |attribute: &str, index: usize| -> Result<Option<f32>, Obstacle> { match node.proto.attribute(attribute) {
+            Some(value) => Ok(value.f),
+            None => Ok(self.floats(node, index)?.and_then(|values| values.first().copied())),
+        } };
+        let (low, high) = (bound("min", 1)?, bound("max", 2)?);
+        if low.zip(high).is_some_and(|(low, high)| low > high) {
+            return Err("its bounds are the wrong way round".to_owned());
+        }
+        // An infinite bound is none, and could not be written down.
+        Ok(Activation { low: low.filter(|low| low.is_finite()), high: high.filter(|high| high.is_finite()) })
+    }
+
+    fn concat(&self, node: &Node, measures: &mut Measures) -> Result<Kind, Obstacle> {
+        let rank = self.shape(node, 0)?.len() as i64;
+        let axis = node.proto.int("axis", 1);
+        if axis != 1 && axis + rank != 1 {
+            return Err("it joins along another axis than the channels".to_owned());
+        }
+        let lanes = i64::from(self.manifest.arch.vec);
+        for index in 0..node.inputs.len() {
+            self.input(node, index)?;
+            let channels = self.shape(node, index)?[1] as i64;
+            measures.push(("channels", channels));
+            if channels % lanes != 0 && index + 1 < node.inputs.len() {
+                return Err(format!("it joins {channels} channels, which is no multiple of {lanes}"));
+            }
+        }
+        Ok(Kind::Concat)
+    }
+
+    fn view(&self, node: &Node) -> Result<Kind, Obstacle> {
+        let id = self.input(node, 0)?;
+        let target = output(node).ok_or("it has no output")?;
+        let (from, to) = (self.is_float_map(id)?, self.is_float_map(target)?);
+        let flattens = from[0] == to[0] && to[1] == from[1] * from[2] * from[3] && to[2..] == [1, 1];
+        if from == to || flattens { Ok(Kind::View) } else { Err("it reorders what is in memory".to_owned()) }
+    }
+
+    /// Multiplications and additions; of most nodes one for each element of the result.
+    fn flops(&self, node: &Node) -> u64 {
+        let size = |id: Option<TensorId>| {
+            id.and_then(|id| self.graph.shape(id)).map_or(0, |shape| shape.iter().product::<usize>() as u64)
+        };
+        let result = size(node.outputs.first().copied().flatten());
+        let weights = || node.inputs.get(1).copied().flatten().and_then(|id| self.graph.shape(id));
+        let input = || node.inputs.first().copied().flatten().and_then(|id| self.graph.shape(id));
+        let depth = match node.proto.op_type.as_str() {
+            "Conv" => 2 * weights().map_or(0, |shape| shape[1..].iter().product::<usize>()) as u64,
+            "Gemm" => 2 * input().map_or(0, |shape| shape.iter().product::<usize>() / shape[0].max(1)) as u64,
+            "MatMul" => 2 * input().and_then(|shape| shape.last().copied()).unwrap_or(0) as u64,
+            "MaxPool" | "AveragePool" => {
+                node.proto.ints("kernel_shape").map_or(1, |kernel| kernel.iter().product::<i64>().max(1)) as u64
+            }
+            "GlobalAveragePool" | "GlobalMaxPool" => {
+                return size(node.inputs.first().copied().flatten());
+            }
+            "Identity" | "Dropout" | "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" | "Transpose" | "Concat"
+            | "Shape" | "Gather" | "Slice" | "Constant" | "Cast" => 0,
+            _ => 1,
+        };
+        result * depth
+    }
+}
+
+fn output(node: &Node) -> Option<TensorId> {
+    node.outputs.first().copied().flatten()
+}
+
+fn dedup(mut ids: Vec<TensorId>) -> Vec<TensorId> {
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+fn limit_text(limit: &crate::bitstream::Limit) -> String {
+    match (&limit.one_of, limit.at_least, limit.at_most) {
+        (Some(values), _, _) => format!("one of {values:?}"),
+        (None, Some(least), Some(most)) => format!("{least} to {most}"),
+        (None, Some(least), None) => format!("at least {least}"),
+        (None, None, Some(most)) => format!("at most {most}"),
+        (None, None, None) => "anything".to_owned(),
+    }
+}
