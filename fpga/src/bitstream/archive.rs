@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     io::{Read, Write},
     sync::Arc,
 };
@@ -42,11 +43,18 @@ impl std::ops::Deref for Bitstream {
 }
 
 /// A bitstream that is whole, but of which nobody knows who made it: for showing, never for a device.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Unverified {
     manifest: Manifest,
     signer: String,
     files: BTreeMap<String, Arc<[u8]>>,
+}
+
+impl fmt::Debug for Unverified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Manifest { id, version, .. } = &self.manifest;
+        f.debug_struct("Bitstream").field("id", id).field("version", version).finish_non_exhaustive()
+    }
 }
 
 impl Bitstream {

@@ -2,6 +2,7 @@
 //! device. Nothing here knows OpenCL.
 
 mod archive;
+mod assemble;
 mod check;
 mod choose;
 mod error;
@@ -11,6 +12,7 @@ mod manifest;
 mod tests;
 
 pub use archive::{Bitstream, Unverified, pack};
+pub use assemble::{Compiled, GoldenCase, Parts, Recipe};
 pub use error::BitstreamError;
 pub use key::{PublicKey, SigningKey};
 pub use manifest::{

@@ -2,8 +2,8 @@
 
 use opencl3::{
     error_codes::{
-        CL_BUILD_PROGRAM_FAILURE, CL_INVALID_BINARY, CL_INVALID_DEVICE, CL_INVALID_KERNEL_NAME,
-        CL_INVALID_VALUE,
+        CL_BUILD_PROGRAM_FAILURE, CL_INVALID_BINARY, CL_INVALID_BUILD_OPTIONS, CL_INVALID_DEVICE,
+        CL_INVALID_KERNEL_NAME, CL_INVALID_VALUE,
     },
     kernel::{CL_KERNEL_ARG_ADDRESS_CONSTANT, CL_KERNEL_ARG_ADDRESS_GLOBAL},
     program::Program,
@@ -22,6 +22,9 @@ const OPTIONS: &str = "-cl-kernel-arg-info -cl-std=CL1.2 -cl-fp32-correctly-roun
 /// The same for drivers that cannot divide exactly and refuse to be asked.
 const PLAIN_OPTIONS: &str = "-cl-kernel-arg-info -cl-std=CL1.2";
 
+/// What a binary is built with, by drivers that take it: the types of arguments are then compared.
+const ARGUMENTS: &str = "-cl-kernel-arg-info";
+
 /// The program of a binary. Its code was made before: building only links it.
 pub(super) fn from_binary(driver: &Driver, binary: &[u8]) -> Result<Program, RuntimeError> {
     let refused = |failure: Failure| match failure.code {
@@ -31,7 +34,11 @@ pub(super) fn from_binary(driver: &Driver, binary: &[u8]) -> Result<Program, Run
         _ => failure.into(),
     };
     let mut program = driver.program_from_binary(binary).map_err(refused)?;
-    program.build(&[driver.id()], "").map_err(Failure::of("clBuildProgram")).map_err(refused)?;
+    let built = match program.build(&[driver.id()], ARGUMENTS) {
+        Err(error) if error.0 == CL_INVALID_BUILD_OPTIONS => program.build(&[driver.id()], ""),
+        built => built,
+    };
+    built.map_err(Failure::of("clBuildProgram")).map_err(refused)?;
     Ok(program)
 }
 

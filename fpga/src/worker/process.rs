@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     ffi::OsString,
+    fmt,
     io::{self, PipeReader, Read as _},
     os::{
         fd::OwnedFd,
@@ -32,7 +33,7 @@ const TAIL: usize = 8 * 1024;
 const EMULATION: [&str; 2] = ["XCL_EMULATION_MODE", "CL_CONTEXT_EMULATOR_DEVICE_INTELFPGA"];
 
 /// How worker processes are started.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Launcher {
     /// A binary that calls [`main`](super::main),
     pub program: PathBuf,
@@ -42,6 +43,17 @@ pub struct Launcher {
     pub environment: BTreeMap<String, String>,
     /// Where each worker has a folder of its own for its driver's files while it runs.
     pub scratch: PathBuf,
+}
+
+impl fmt::Debug for Launcher {
+    /// Without the values of variables, of which some may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Launcher")
+            .field("program", &self.program)
+            .field("arguments", &self.arguments)
+            .field("scratch", &self.scratch)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Launcher {
