@@ -110,6 +110,9 @@ pub(crate) enum Command {
     /// Run the server in the foreground
     #[command(after_help = up::EXAMPLE)]
     Up(Box<up::Up>),
+    /// Run the gateway of a Kubernetes namespace in the foreground, as its pods do
+    #[command(after_help = "Example:\n  moorline gateway --namespace ml")]
+    Gateway(gateway::Gateway),
     /// End the server that runs on this machine
     #[command(after_help = "Examples:\n  moorline down\n  moorline down --everything")]
     Down(up::Down),
