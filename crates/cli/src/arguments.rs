@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use moorline_core::Name;
 
-use crate::{doctor, release, up, verbs};
+use crate::{doctor, gateway, release, up, verbs};
 
 /// Deploy models and scoring scripts on machines you own.
 #[derive(Debug, Parser)]

@@ -14,7 +14,7 @@ pub(crate) struct Gateway {
     #[arg(short, long, default_value = "default", value_name = "NAME")]
     namespace: String,
     /// The gateway's name: that of the secret with its routes
-    #[arg(short = 'N', long, default_value = "moorline-gateway", value_name = "NAME")]
+    #[arg(long, default_value = "moorline-gateway", value_name = "NAME")]
     name: String,
     /// The host to listen on: requests come to port 5001, and questions about it to port 5000
     #[arg(long, default_value = "0.0.0.0", value_name = "HOST")]

@@ -12,8 +12,10 @@ mod report;
 mod routes;
 
 pub use follow::{Followed, Follower};
-pub(super) use keep::NamespaceGateway;
 pub use keep::{GatewayHooks, ImageSupply};
+pub(super) use keep::{NamespaceGateway, remove_others};
+#[cfg(test)]
+pub(super) use objects::objects;
 pub use objects::{GatewayParent, GatewaySettings};
 pub use report::{DeploymentReport, GatewayReport};
 pub use routes::{PublishedDeployment, PublishedEndpoint};

@@ -46,7 +46,7 @@ pub struct GatewayParent {
 }
 
 /// Everything that the gateway is, in the order in which it is applied.
-pub(super) fn objects(
+pub(in super::super) fn objects(
     look: &Look,
     settings: &GatewaySettings,
     image: &str,
