@@ -15,6 +15,7 @@ use moorline_deploy::{
     local::LocalTarget,
 };
 use moorline_gateway::{Auth, DeploymentRoute, EndpointRoute};
+use moorline_spec::InstanceType;
 
 use crate::{
     clusters::{Clusters, Namespace},
@@ -333,6 +334,16 @@ impl Targets {
         options: LogOptions,
     ) -> Result<LogStream, TargetError> {
         self.of(desired).await?.target().logs(&desired.id, options).await
+    }
+
+    /// What a compute's cluster itself says that an instance type is.
+    pub(crate) async fn instance_type(
+        &self,
+        workspace: &Name,
+        compute: &Name,
+        name: &str,
+    ) -> Result<Option<InstanceType>, TargetError> {
+        self.clusters.namespace(workspace, compute).await?.target.instance_type(name).await
     }
 
     /// Removes the deployment from the place where `desired` runs. Where its compute is not known any more, nothing

@@ -21,6 +21,7 @@ mod protocol;
 mod rbac;
 mod role;
 mod served;
+mod sizes;
 mod state;
 mod target;
 mod watch;
@@ -34,7 +35,7 @@ pub use gateway::{
 };
 pub use lease::{HeldLease, Lease, LeaseLost, LeaseTimes};
 pub use names::{FIELD_MANAGER, object_name};
-pub use rbac::rbac;
+pub use rbac::{rbac, rbac_of_instance_types};
 pub use role::{PodRole, mark_pod};
 pub use served::Served;
 pub use target::{Action, Change, KubernetesConfig, KubernetesTarget};

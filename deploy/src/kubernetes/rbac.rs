@@ -46,6 +46,27 @@ pub fn rbac(namespace: &str, account: &str, account_namespace: &str, gateway: Op
     all
 }
 
+/// What the account needs beyond a namespace to read Azure ML's own instance types, which are a cluster's.
+pub fn rbac_of_instance_types(account: &str, account_namespace: &str) -> Vec<Value> {
+    let name = "moorline-instance-types";
+    let labels = json!({ "app.kubernetes.io/managed-by": "moorline" });
+    vec![
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": { "name": name, "labels": labels },
+            "rules": [{ "apiGroups": ["amlarc.azureml.com"], "resources": ["instancetypes"], "verbs": ["get"] }],
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": { "name": format!("{name}-{account_namespace}-{account}"), "labels": labels },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name },
+            "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": account_namespace }],
+        }),
+    ]
+}
+
 /// An account, a role in `namespace`, and the binding of the two.
 fn granted(namespace: &str, name: &str, account: (&str, &str), rules: &[Value]) -> Vec<Value> {
     let (account, account_namespace) = account;

@@ -17,6 +17,7 @@ use moorline_core::{
     DeploymentId, Desired, ErrorClass, LogOptions, LogStream, Manifest, Name, Observation, Placement, Target,
     TargetError, TargetKind,
 };
+use moorline_spec::InstanceType;
 use serde_json::Value;
 use tokio::{sync::Notify, task::JoinHandle};
 
@@ -29,6 +30,7 @@ use super::{
     logs, names,
     objects::{self, Look},
     served::Kind,
+    sizes,
     watch::{self, Cache, OnEvent},
 };
 use crate::{checks, local::OnChange, routes::Routes};
@@ -193,6 +195,11 @@ impl KubernetesTarget {
     /// What the gateway of the namespace has counted of a deployment.
     pub fn gateway_report(&self, id: &DeploymentId) -> DeploymentReport {
         self.gateway.as_ref().map(|gateway| gateway.report(id)).unwrap_or_default()
+    }
+
+    /// What the cluster itself says that an instance type is: where Azure ML's extension was, they are objects of it.
+    pub async fn instance_type(&self, name: &str) -> Result<Option<InstanceType>, TargetError> {
+        Ok(sizes::instance_type(&self.context.cluster, name).await?)
     }
 
     /// What the gateway finds the pods of a deployment by: their label, and the port that takes requests.

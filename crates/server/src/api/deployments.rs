@@ -308,6 +308,7 @@ impl Attempt<'_> {
         let stays = state.as_ref().filter(|_| !named).map(|state| state.body.desired.compute.clone());
         let resolved = resolve::deployment(
             &control.store,
+            &control.targets,
             &endpoint.workspace,
             &endpoint.name,
             &document,
