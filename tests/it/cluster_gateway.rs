@@ -9,8 +9,8 @@ use std::{
 };
 
 use moorline_tests::{
-    BODY, Clustered, Connection, GivenCluster, Namespace, Workspace, call, documents::onnx_deployment,
-    eventually, onnx,
+    BODY, Clustered, Connection, GivenCluster, Namespace, Request, Workspace, call,
+    documents::onnx_deployment, eventually, onnx,
 };
 use serde_json::{Value, json};
 
@@ -41,7 +41,7 @@ fn ask(gateway: SocketAddr, endpoint: &str, key: &str, header: Option<&str>) -> 
     if let Some(deployment) = header {
         request = request.header("azureml-model-deployment", deployment);
     }
-    match call(gateway, &request) {
+    match Connection::open(gateway).and_then(|mut connection| connection.send(&request)) {
         Ok(reply) => (reply.status, reply.header("azureml-model-deployment").unwrap_or_default().to_owned()),
         // No pod of it takes connections yet.
         Err(_) => (0, String::new()),
@@ -58,6 +58,28 @@ fn story(clustered: &Clustered) -> String {
     let logs = ["logs", "--tail", "30", "--selector", "app.kubernetes.io/component=gateway"];
     let logs = clustered.namespace.kubectl_with(&logs, "");
     format!("{pods}\n{}{}\n{}", logs.stdout, logs.stderr, clustered.workspace.server_log())
+}
+
+/// One that keeps its connection, and takes another one where it was closed between two requests.
+struct Client {
+    gateway: SocketAddr,
+    connection: Option<Connection>,
+}
+
+impl Client {
+    /// The status; 0 where a new connection is cut too.
+    fn ask(&mut self, endpoint: &str, key: &str) -> u16 {
+        let request = Workspace::scoring(endpoint, key, BODY);
+        let kept = self.connection.as_mut().and_then(|connection| connection.send(&request).ok());
+        let reply = kept.or_else(|| {
+            self.connection = Connection::open(self.gateway).ok();
+            self.connection.as_mut()?.send(&request).ok()
+        });
+        if reply.as_ref().is_none_or(|reply| reply.header("connection") == Some("close")) {
+            self.connection = None;
+        }
+        reply.map_or(0, |reply| reply.status)
+    }
 }
 
 /// The pods of one deployment that were not told to end.
@@ -108,7 +130,7 @@ fn a_gateway_of_the_namespace_needs_no_server() {
         let pod = pods(&clustered.namespace, "gateway", NAME).remove(0);
         let pod = clustered.namespace.get("pod", &pod).unwrap();
         let address: IpAddr = pod["status"]["podIP"].as_str().unwrap().parse().unwrap();
-        let metrics = call((address, 5000).into(), &moorline_tests::Request::get("/metrics")).unwrap().text();
+        let metrics = call((address, 5000).into(), &Request::get("/metrics")).text();
         let line = metrics.lines().find(|line| line.starts_with("moorline_gateway_mirrored_total"));
         line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or_default()
     };
@@ -169,25 +191,10 @@ fn updates_of_what_is_behind_a_gateway_and_of_the_gateway_lose_no_request() {
         let clients: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut connection = Connection::open(gateway).ok();
+                    let mut client = Client { gateway, connection: None };
                     let mut seen = Vec::new();
                     while !stop.load(Ordering::Relaxed) {
-                        // A gateway that ends closes its connections between two requests.
-                        let sent = connection
-                            .as_mut()
-                            .map(|connection| connection.send(&Workspace::scoring("rolls", &key, BODY)));
-                        match sent {
-                            Some(Ok(reply)) => {
-                                if reply.header("connection").is_some_and(|value| value == "close") {
-                                    connection = Connection::open(gateway).ok();
-                                }
-                                seen.push(reply.status);
-                            }
-                            Some(Err(_)) | None => {
-                                seen.push(0);
-                                connection = Connection::open(gateway).ok();
-                            }
-                        }
+                        seen.push(client.ask("rolls", &key));
                     }
                     seen
                 })
@@ -198,6 +205,14 @@ fn updates_of_what_is_behind_a_gateway_and_of_the_gateway_lose_no_request() {
                 let set = format!("environment_variables.ROUND=\"{round}\"");
                 clustered.update("rolls", &["--set", &set]).ok();
             }
+            let before = pods(&clustered.namespace, "gateway", NAME);
+            clustered.namespace.kubectl(&["rollout", "restart", "deployment", NAME]);
+            let replaced = || {
+                let all = clustered.namespace.items("pods");
+                let left = all.iter().filter_map(|pod| pod["metadata"]["name"].as_str());
+                left.filter(|name| before.iter().any(|own| own == name)).count() == 0 && both()
+            };
+            assert!(eventually(PATIENCE, replaced), "{}", story(&clustered));
         };
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         stop.store(true, Ordering::Relaxed);

@@ -100,7 +100,7 @@ pub fn skip(why: &str) {
 }
 
 /// The same, but where `MOORLINE_TEST_WITHOUT` names the component: then whoever runs the tests knows, and says so.
-pub fn lack(component: &str, why: &str) {
+pub(crate) fn lack(component: &str, why: &str) {
     let known = env::var_os("MOORLINE_TEST_WITHOUT").unwrap_or_default();
     if known.to_string_lossy().split(',').any(|known| known == component) {
         let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");

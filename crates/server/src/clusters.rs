@@ -99,7 +99,7 @@ impl Clusters {
                 ..KubernetesConfig::new(owner, cluster)
             };
             let on_change = Arc::clone(&self.0.on_change);
-            let target = KubernetesTarget::open(config, &self.0.environment, on_change).await?;
+            let target = Box::pin(KubernetesTarget::open(config, &self.0.environment, on_change)).await?;
             Ok(Namespace { compute: compute.clone(), settings: settings.clone(), target })
         };
         self.0.opened.get(workspace, compute, &settings, close, open).await

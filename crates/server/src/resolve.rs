@@ -394,7 +394,7 @@ async fn sizes_of_cluster(
     if compute.kind != TargetKind::Kubernetes {
         return compute;
     }
-    match targets.instance_type(workspace, &compute.name, size).await {
+    match Box::pin(targets.instance_type(workspace, &compute.name, size)).await {
         Ok(Some(found)) => {
             compute.instance_types.insert(size.to_owned(), found);
         }

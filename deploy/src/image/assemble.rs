@@ -348,8 +348,8 @@ impl Job<'_> {
     }
 
     async fn name(&self, made: Descriptor) -> Result<Image, ImageError> {
-        let name = self.request.name.to_owned();
-        self.work(move |images| name(images, &name, &made)).await
+        let as_name = self.request.name.to_owned();
+        self.work(move |images| name(images, &as_name, &made)).await
     }
 
     /// Work on files, on a thread of its own. It goes on where the build is cancelled, and keeps its hold until then.

@@ -273,7 +273,9 @@ impl NamespaceGateway {
             }
             self.state().reports.keep(&there);
             let waited_for = self.state().reports.waited_for();
-            waited_for.into_iter().for_each(|id| (self.hooks.waited_for)(id));
+            for id in waited_for {
+                (self.hooks.waited_for)(id);
+            }
         }
     }
 }
@@ -317,7 +319,7 @@ pub(in super::super) async fn remove_others(context: &Context, own: Option<&str>
                 // What we may not remove we may not have made.
                 Err(error) if error.class() == ErrorClass::Forbidden => {}
                 Err(error) => {
-                    tracing::warn!(gateway = group, %error, "could not remove a gateway that nobody asks for")
+                    tracing::warn!(gateway = group, %error, "could not remove a gateway that nobody asks for");
                 }
             }
         }

@@ -68,11 +68,12 @@ pub(in super::super) fn objects(
     secret["type"] = "Opaque".into();
     secret["data"] = json!({ ROUTES: STANDARD.encode(routes) });
     all.push(secret);
+    let ports = [DATA_PORT, ADMIN_PORT].map(|port| json!({ "protocol": "TCP", "port": port }));
     let mut policy = head("networking.k8s.io/v1", "NetworkPolicy");
     policy["spec"] = json!({
         "podSelector": selector(look, settings),
         "policyTypes": ["Ingress"],
-        "ingress": [{ "ports": [DATA_PORT, ADMIN_PORT].map(|port| json!({ "protocol": "TCP", "port": port })) }],
+        "ingress": [{ "ports": ports }],
     });
     all.push(policy);
     let mut service = head("v1", "Service");
