@@ -140,13 +140,42 @@ fn a_gateway_of_the_namespace_needs_no_server() {
     };
     assert!(eventually(PATIENCE, copies), "nothing is mirrored: {}", story(&clustered));
 
+    // A rollout is judged by what passed the gateway alone.
+    update(&["--mirror-traffic", "green=0"]);
+    let stop = AtomicBool::new(false);
+    let said = thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut client = Client { gateway, connection: None };
+            while !stop.load(Ordering::Relaxed) {
+                client.ask("near", &key);
+            }
+        });
+        let said = clustered.workspace.moorline(&[
+            "online-endpoint",
+            "rollout",
+            "-n",
+            "near",
+            "--to",
+            "green",
+            "--steps",
+            "50:5s,100",
+        ]);
+        stop.store(true, Ordering::Relaxed);
+        client.join().unwrap();
+        said
+    })
+    .ok();
+    let told = format!("{}{}", said.stdout, said.stderr);
+    let judged = told.split("held: ").nth(1).and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
+    assert!(judged.is_some_and(|requests| requests > 10), "{told}");
+
     // Without the server, also when a pod goes.
     clustered.workspace.kill();
     assert_eq!(ask(gateway, "near", &key, None).0, 200);
-    let before = pods(&clustered.namespace, "scorer", "blue");
+    let before = pods(&clustered.namespace, "scorer", "green");
     clustered.namespace.kubectl(&["delete", "pod", &before[0], "--wait=false"]);
     let replaced = || {
-        let now = pods(&clustered.namespace, "scorer", "blue");
+        let now = pods(&clustered.namespace, "scorer", "green");
         now.len() == 1 && now != before && ask(gateway, "near", &key, None).0 == 200
     };
     assert!(eventually(PATIENCE, replaced), "{}", story(&clustered));
