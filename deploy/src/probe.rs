@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::{net::TcpStream, time::timeout};
 
-/// No answer of an admin port that is asked here is longer.
+/// No answer of an admin port is longer, where nothing else is said.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
 #[derive(Deserialize)]
@@ -34,7 +34,19 @@ pub(crate) async fn drain(admin: SocketAddr, within: Duration) -> io::Result<u64
     Ok(serde_json::from_slice::<Drain>(&body)?.requests_in_flight)
 }
 
+/// The body that a GET of `path` is answered with, of `most` bytes at most.
+pub(crate) async fn read(at: SocketAddr, path: &str, within: Duration, most: usize) -> io::Result<Bytes> {
+    match timeout(within, ask_for(at, Method::GET, path, most)).await?? {
+        (200, body) => Ok(body),
+        (status, _) => Err(io::Error::other(format!("{path} was answered with {status}"))),
+    }
+}
+
 async fn ask(admin: SocketAddr, method: Method, path: &str) -> io::Result<(u16, Bytes)> {
+    ask_for(admin, method, path, LONGEST_ANSWER).await
+}
+
+async fn ask_for(admin: SocketAddr, method: Method, path: &str, most: usize) -> io::Result<(u16, Bytes)> {
     let stream = TcpStream::connect(admin).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     let request = Request::builder()
@@ -46,7 +58,7 @@ async fn ask(admin: SocketAddr, method: Method, path: &str) -> io::Result<(u16, 
     let exchange = async {
         let response = sender.send_request(request).await.map_err(io::Error::other)?;
         let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
+        let body = Limited::new(response.into_body(), most).collect().await;
         Ok((status, body.map_err(io::Error::other)?.to_bytes()))
     };
     tokio::pin!(connection, exchange);

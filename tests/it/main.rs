@@ -21,6 +21,8 @@ mod chart_pods;
 #[cfg(test)]
 mod cluster_faults;
 #[cfg(test)]
+mod cluster_gateway;
+#[cfg(test)]
 mod containers;
 #[cfg(test)]
 mod deployments;

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{BODY, Said, Workspace, documents::endpoint, place::skip};
+use crate::{BODY, Said, Workspace, documents::endpoint, place::lack};
 
 /// A cluster that runs pods, as the environment names it.
 #[derive(Clone, Debug)]
@@ -27,7 +27,8 @@ impl GivenCluster {
         let (Some(kubeconfig), Some(registry)) =
             (named("MOORLINE_TEST_KUBECONFIG"), named("MOORLINE_TEST_CLUSTER_REGISTRY"))
         else {
-            skip(
+            lack(
+                "kubernetes",
                 "no Kubernetes: MOORLINE_TEST_KUBECONFIG names no cluster, or MOORLINE_TEST_CLUSTER_REGISTRY no registry that it pulls from",
             );
             return None;

@@ -99,6 +99,16 @@ pub fn skip(why: &str) {
     assert!(env::var_os("CI").is_none_or(|value| value != "true"), "CI must not skip a test: {why}");
 }
 
+/// The same, but where `MOORLINE_TEST_WITHOUT` names the component: then whoever runs the tests knows, and says so.
+pub(crate) fn lack(component: &str, why: &str) {
+    let known = env::var_os("MOORLINE_TEST_WITHOUT").unwrap_or_default();
+    if known.to_string_lossy().split(',').any(|known| known == component) {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+    } else {
+        skip(why);
+    }
+}
+
 /// The engines that can be tested here: `tract`, which is built in, and `ort` where its library is found.
 pub fn engines() -> Vec<&'static str> {
     if ort_library().is_some() {

@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use moorline_core::Name;
 
-use crate::{doctor, release, up, verbs};
+use crate::{doctor, gateway, release, up, verbs};
 
 /// Deploy models and scoring scripts on machines you own.
 #[derive(Debug, Parser)]
@@ -110,6 +110,9 @@ pub(crate) enum Command {
     /// Run the server in the foreground
     #[command(after_help = up::EXAMPLE)]
     Up(Box<up::Up>),
+    /// Run the gateway of a Kubernetes namespace in the foreground, as its pods do
+    #[command(after_help = "Example:\n  moorline gateway --namespace ml")]
+    Gateway(gateway::Gateway),
     /// End the server that runs on this machine
     #[command(after_help = "Examples:\n  moorline down\n  moorline down --everything")]
     Down(up::Down),

@@ -11,6 +11,7 @@ mod edits;
 mod events;
 mod exit;
 mod files;
+mod gateway;
 mod ignore;
 mod local_server;
 mod operation;
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
     let variables = Variables::of(&session::environment_of_process());
     let screen = Screen::new(cli.globals.only_show_errors, variables.no_colour);
     let session = Session { globals: cli.globals, screen, variables };
-    log(&session, matches!(cli.command, Command::Up(_)));
+    log(&session, matches!(cli.command, Command::Up(_) | Command::Gateway(_)));
     install_crypto();
     match run(&session, cli.command) {
         Ok(()) => ExitCode::from(exit::SUCCESS),
@@ -61,6 +62,7 @@ fn run(session: &Session, command: Command) -> anyhow::Result<()> {
             Command::Kubernetes(verb) => verbs::kubernetes::run(session, verb).await,
             Command::Token(verb) => verbs::token::run(session, verb).await,
             Command::Up(up) => Box::pin(up::run(session, *up)).await,
+            Command::Gateway(gateway) => gateway::run(gateway).await,
             Command::Down(down) => up::down(session, down).await,
             Command::Doctor(doctor) => doctor::run(session, doctor).await,
             Command::Release(command) => release::run(command),

@@ -167,14 +167,14 @@ fn leads_no_more(why: &str) -> anyhow::Error {
 }
 
 /// The signals that end a server.
-struct Ends {
+pub(crate) struct Ends {
     interrupted: tokio::signal::unix::Signal,
     terminated: tokio::signal::unix::Signal,
     everything: tokio::signal::unix::Signal,
 }
 
 impl Ends {
-    fn listen() -> anyhow::Result<Self> {
+    pub(crate) fn listen() -> anyhow::Result<Self> {
         let on = |kind| signal(kind).context("could not listen for signals");
         Ok(Self {
             interrupted: on(SignalKind::interrupt())?,
@@ -184,7 +184,7 @@ impl Ends {
     }
 
     /// Waits for one; whether what was deployed goes on running.
-    async fn next(&mut self) -> bool {
+    pub(crate) async fn next(&mut self) -> bool {
         tokio::select! {
             _ = self.interrupted.recv() => true,
             _ = self.terminated.recv() => true,
@@ -239,6 +239,7 @@ fn config(session: &Session, up: Up, home: PathBuf) -> anyhow::Result<ServerConf
     let pod = up.pod;
     Ok(ServerConfig {
         home,
+        program: std::env::current_exe().context("could not find this program's own file")?,
         listen: up.listen,
         store,
         scorer,

@@ -16,6 +16,30 @@ pub struct Answers {
 }
 
 impl Answers {
+    /// These and what another gateway has counted. Bounds that only one of the two has are left out: nobody knows the sum.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        if other.requests == 0 {
+            return self.clone();
+        }
+        if self.within.is_empty() {
+            return Self {
+                requests: self.requests + other.requests,
+                failed: self.failed + other.failed,
+                within: other.within.clone(),
+            };
+        }
+        let shared = |(bound, count): &(f64, u64)| {
+            let theirs = other.within.iter().find(|(own, _)| own == bound)?;
+            Some((*bound, count + theirs.1))
+        };
+        Self {
+            requests: self.requests + other.requests,
+            failed: self.failed + other.failed,
+            within: self.within.iter().filter_map(shared).collect(),
+        }
+    }
+
     /// What came since `earlier`. Numbers that have become smaller belong to a deployment that was made anew, and began
     /// at nothing.
     #[must_use]
@@ -64,6 +88,15 @@ mod tests {
         assert_eq!(answers(25, 3, &[5, 20]).since(&earlier), answers(15, 1, &[1, 11]));
         assert_eq!(earlier.since(&Answers::default()), earlier);
         assert_eq!(earlier.since(&earlier), answers(0, 0, &[0, 0]));
+    }
+
+    #[test]
+    fn what_two_gateways_counted_is_added() {
+        let one = answers(10, 2, &[4, 9]);
+        assert_eq!(one.with(&answers(5, 1, &[1, 5])), answers(15, 3, &[5, 14]));
+        assert_eq!(one.with(&Answers::default()), one);
+        assert_eq!(Answers::default().with(&one), one);
+        assert_eq!(one.with(&answers(5, 1, &[1])), answers(15, 3, &[5]));
     }
 
     #[test]

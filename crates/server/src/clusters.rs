@@ -1,16 +1,20 @@
 //! Clusters: the targets of the computes of `type: kubernetes`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use moorline_core::{DeploymentId, Name, Target, TargetError};
+use moorline_core::{DeploymentId, ErrorClass, Name, Target, TargetError};
 use moorline_deploy::{
-    kubernetes::{ClusterAddress, KubernetesConfig, KubernetesTarget},
+    kubernetes::{
+        ClusterAddress, GatewayHooks, GatewayParent, GatewaySettings, ImageSupply, KubernetesConfig,
+        KubernetesTarget,
+    },
     local::OnChange,
 };
 use moorline_spec::{KubernetesCluster, Reach};
 use moorline_store::Store;
 
 use crate::{
+    images::ImageMaker,
     opened::{self, Opened, Place, same},
     problem::chain,
 };
@@ -18,6 +22,8 @@ use crate::{
 /// A cluster's target, and what its compute says.
 #[derive(Debug)]
 pub(crate) struct Namespace {
+    /// The compute's name.
+    pub(crate) compute: Name,
     pub(crate) settings: KubernetesCluster,
     pub(crate) target: Arc<KubernetesTarget>,
 }
@@ -40,7 +46,17 @@ struct Inner {
     /// By which objects know whose they are.
     owner: String,
     on_change: OnChange,
+    gateways: Gateways,
     opened: Opened<Namespace>,
+}
+
+/// What it takes to have gateways in clusters.
+pub(crate) struct Gateways {
+    pub(crate) images: ImageMaker,
+    /// The program that a gateway runs: this server's.
+    pub(crate) program: PathBuf,
+    /// Told of deployments for which requests wait there.
+    pub(crate) waited_for: OnChange,
 }
 
 impl std::fmt::Debug for Inner {
@@ -55,8 +71,9 @@ impl Clusters {
         environment: BTreeMap<String, String>,
         owner: String,
         on_change: OnChange,
+        gateways: Gateways,
     ) -> Self {
-        Self(Arc::new(Inner { store, environment, owner, on_change, opened: Opened::default() }))
+        Self(Arc::new(Inner { store, environment, owner, on_change, gateways, opened: Opened::default() }))
     }
 
     /// The namespace of a compute, as its settings are now.
@@ -78,13 +95,63 @@ impl Clusters {
             let config = KubernetesConfig {
                 image_pull_secrets: settings.image_pull_secrets.clone(),
                 forward: settings.reach == Some(Reach::Forward),
+                gateway: self.gateway(workspace, compute, &settings)?,
                 ..KubernetesConfig::new(owner, cluster)
             };
             let on_change = Arc::clone(&self.0.on_change);
-            let target = KubernetesTarget::open(config, &self.0.environment, on_change).await?;
-            Ok(Namespace { settings: settings.clone(), target })
+            let target = Box::pin(KubernetesTarget::open(config, &self.0.environment, on_change)).await?;
+            Ok(Namespace { compute: compute.clone(), settings: settings.clone(), target })
         };
         self.0.opened.get(workspace, compute, &settings, close, open).await
+    }
+
+    /// The gateway of a compute, if it has one.
+    fn gateway(
+        &self,
+        workspace: &Name,
+        compute: &Name,
+        settings: &KubernetesCluster,
+    ) -> Result<Option<(GatewaySettings, GatewayHooks)>, TargetError> {
+        let Some(gateway) = settings.gateway.clone() else { return Ok(None) };
+        let Some(registry) = settings.registry.clone() else {
+            return Err(TargetError::new(
+                ErrorClass::InvalidInput,
+                format!(
+                    "compute `{compute}` has a `gateway` and no `registry`, which its image is pulled from"
+                ),
+            ));
+        };
+        let (own, workspace, sign_with) =
+            (Arc::clone(&self.0), workspace.clone(), settings.sign_with.clone());
+        let image: ImageSupply = Arc::new(move || {
+            let (own, workspace) = (Arc::clone(&own), workspace.clone());
+            let (registry, sign_with) = (registry.clone(), sign_with.clone());
+            Box::pin(async move {
+                let Gateways { images, program, .. } = &own.gateways;
+                images.gateway(program, &workspace, &registry, sign_with.as_deref()).await
+            })
+        });
+        let parent = |parent: moorline_spec::GatewayParent| GatewayParent {
+            name: parent.name,
+            namespace: parent.namespace,
+            section: parent.section,
+        };
+        let settings = GatewaySettings {
+            name: gateway.name,
+            replicas: gateway.replicas,
+            host: gateway.host,
+            ingress_class: gateway.ingress_class,
+            tls_secret: gateway.tls_secret,
+            parent: gateway.parent.map(parent),
+        };
+        Ok(Some((settings, GatewayHooks { image, waited_for: Arc::clone(&self.0.gateways.waited_for) })))
+    }
+
+    /// Those of a workspace that are open and have a gateway of their own.
+    pub(crate) fn with_gateways(&self, workspace: &Name) -> Vec<Arc<Namespace>> {
+        let mut open = self.0.opened.of_workspace(workspace);
+        open.retain(|namespace| namespace.target.has_gateway());
+        open
     }
 
     /// Removes what is in a cluster and is not among `known`: the computes and deployments that there are. It goes on

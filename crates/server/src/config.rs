@@ -14,6 +14,8 @@ pub struct ServerConfig {
     pub home: PathBuf,
     pub listen: SocketAddr,
     pub store: StoreConfig,
+    /// The program that this is, which the images of gateways get.
+    pub program: PathBuf,
     /// The scorer's binary, which local replicas run.
     pub scorer: PathBuf,
     /// The scorer that needs no library, for images; they get the other one with its libraries where it is left out.

@@ -40,7 +40,7 @@ pub(crate) async fn answer(control: Control, router: Router, request: Request<Bo
 }
 
 /// The endpoint and the path below it, of `/endpoints/{endpoint}/…`.
-fn endpoint_of(request: &Request<Body>) -> Option<(String, String)> {
+pub(crate) fn endpoint_of(request: &Request<Body>) -> Option<(String, String)> {
     let target = request.uri().path_and_query()?.as_str().strip_prefix(ENDPOINTS)?;
     let end = target.find(['/', '?']).unwrap_or(target.len());
     let (endpoint, rest) = target.split_at(end);
@@ -48,7 +48,7 @@ fn endpoint_of(request: &Request<Body>) -> Option<(String, String)> {
     Some((endpoint.to_owned(), rest))
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     content_type.is_some_and(|value| value.starts_with(b"application/grpc"))
 }

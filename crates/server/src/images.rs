@@ -25,6 +25,8 @@ use crate::{hosts::Hosts, problem::chain, release::Releases};
 
 mod compile;
 
+/// What the image of a gateway is called.
+const GATEWAY: &str = "moorline-gateway";
 /// Files of a build context copied at one time.
 const COPIES: usize = 8;
 
@@ -149,6 +151,30 @@ impl ImageMaker {
             Some(to) => self.push(&image, to, progress).await?,
         };
         Ok(Made { image, reference })
+    }
+
+    /// Makes the image of a gateway from the server's own program and pushes it; its reference there.
+    pub(crate) async fn gateway(
+        &self,
+        program: &Path,
+        workspace: &Name,
+        registry: &str,
+        sign_with: Option<&str>,
+    ) -> Result<String, TargetError> {
+        let name = repository(workspace, GATEWAY);
+        let image = self.images.gateway(program, &name).await.map_err(image_error)?;
+        let tag = &image.digest.hex()[..16];
+        let to: Reference = format!("{registry}/{name}:{tag}").parse().map_err(|error| {
+            TargetError::caused(
+                ErrorClass::InvalidInput,
+                format!("images cannot be pushed to `{registry}`"),
+                error,
+            )
+        })?;
+        if let Some(secret) = sign_with {
+            self.sign(&image, workspace, secret, Some(&to)).await?;
+        }
+        self.push(&image, &to, &Progress::none()).await
     }
 
     /// Pushes an image and all that refers to it; its reference there.

@@ -14,7 +14,12 @@ use moorline_spec::{
 };
 use moorline_store::{Asset, AssetKind, RecordKind, Store};
 
-use crate::{problem::ApiError, secrets, status::EndpointBody};
+use crate::{
+    problem::{ApiError, chain},
+    secrets,
+    status::EndpointBody,
+    targets::Targets,
+};
 
 /// The compute that every workspace has.
 const LOCAL: &str = "local";
@@ -43,6 +48,7 @@ pub(crate) enum Place<'a> {
 /// Resolves a deployment of `endpoint`; a compute that is named in `place` wins over what the documents say.
 pub(crate) async fn deployment(
     store: &Store,
+    targets: &Targets,
     workspace: &Name,
     endpoint: &Name,
     document: &OnlineDeployment,
@@ -71,6 +77,8 @@ pub(crate) async fn deployment(
         variables.entry("WORKER_COUNT".to_owned()).or_insert_with(|| workers.to_string());
     }
 
+    let place =
+        sizes_of_cluster(targets, workspace, place, document.instance_type.as_deref(), &mut notes).await;
     let (resources, scheduling) = resources(&document, &place, &mut notes);
     let release = Release {
         format: Release::FORMAT,
@@ -372,6 +380,30 @@ fn mounts(document: &OnlineDeployment, environment: Option<&Environment>) -> Res
     }
     Err(ApiError::invalid(format!("`model_mount_path: {path}` is not the path of a folder in a container"))
         .hint("it is absolute and has no `..`, as in `/models`"))
+}
+
+/// The compute with what its cluster says of an instance type that it does not name itself.
+async fn sizes_of_cluster(
+    targets: &Targets,
+    workspace: &Name,
+    mut compute: Compute,
+    size: Option<&str>,
+    notes: &mut Vec<String>,
+) -> Compute {
+    let Some(size) = size.filter(|size| !compute.instance_types.contains_key(*size)) else { return compute };
+    if compute.kind != TargetKind::Kubernetes {
+        return compute;
+    }
+    match Box::pin(targets.instance_type(workspace, &compute.name, size)).await {
+        Ok(Some(found)) => {
+            compute.instance_types.insert(size.to_owned(), found);
+        }
+        Ok(None) => {}
+        // It is of use to few clusters, and forbidden on most.
+        Err(error) if error.class == ErrorClass::Forbidden => {}
+        Err(error) => notes.push(chain(&error)),
+    }
+    compute
 }
 
 /// What the compute means by `instance_type`, and over it what the document's `resources` say.

@@ -34,7 +34,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     api,
     auth::{Access, Doorkeeper},
-    clusters::Clusters,
+    clusters::{Clusters, Gateways},
     config::{Bounds, ServerConfig},
     control::Control,
     front,
@@ -270,7 +270,7 @@ fn take_lock(config: &ServerConfig) -> Result<HomeLock, StartError> {
     })
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| {
         if source.kind() == io::ErrorKind::AddrInUse {
             StartError::PortTaken { address }
@@ -364,9 +364,18 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
         id.clone(),
         Arc::clone(&on_change),
     );
-    let clusters = Clusters::new(store.clone(), config.environment.clone(), id, on_change);
     let contexts = config.home.join("contexts");
     let images = ImageMaker::new(images, registries, store.clone(), releases.clone(), contexts);
+    let waited_for: OnChange = {
+        let told = Arc::downgrade(&told);
+        Arc::new(move |id| {
+            if let Some(reconciler) = told.upgrade().as_deref().and_then(OnceLock::get) {
+                reconciler.wake(&id);
+            }
+        })
+    };
+    let gateways = Gateways { images: images.clone(), program: config.program.clone(), waited_for };
+    let clusters = Clusters::new(store.clone(), config.environment.clone(), id, on_change, gateways);
     let targets = Targets::new(local, hosts, clusters, environments, images);
     let operations = Operations::open(store.clone()).await.map_err(|source| StartError::Store { source })?;
 
@@ -413,7 +422,7 @@ fn verify(doorkeeper: Arc<Doorkeeper>) -> Verify {
     })
 }
 
-fn door(bounds: &Bounds) -> Door {
+pub(crate) fn door(bounds: &Bounds) -> Door {
     Door::new(&ListenConfig {
         max_connections: bounds.connections,
         max_header_bytes: bounds.header_bytes,

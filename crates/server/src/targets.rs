@@ -1,20 +1,27 @@
 //! Which target a deployment means: one exhaustive match, and what each kind of target needs before it can run a
 //! release.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use moorline_core::{
     DeploymentId, Desired, Environment, ErrorClass, InferenceConfig, LogOptions, LogStream, Manifest,
     ModelType, Name, Observation, Placement, ReleaseModel, Source, Target, TargetError, TargetKind, Variable,
 };
 use moorline_deploy::{
-    Progress, environment::Environments, image::Compression, kubernetes::Change, local::LocalTarget,
+    Progress,
+    environment::Environments,
+    image::Compression,
+    kubernetes::{Change, DeploymentReport, PublishedDeployment, PublishedEndpoint},
+    local::LocalTarget,
 };
+use moorline_gateway::{Auth, DeploymentRoute, EndpointRoute};
+use moorline_spec::InstanceType;
 
 use crate::{
     clusters::{Clusters, Namespace},
     hosts::{Host, Hosts},
     images::{Builder, ImageMaker, Order, repository},
+    opened::same,
     release::Releases,
     secrets,
 };
@@ -273,12 +280,70 @@ impl Targets {
         self.of(desired).await?.target().observe(&desired.id).await
     }
 
+    /// Tells the gateways of clusters what an endpoint's route is now: those of clusters that it has deployments on get
+    /// these, and all others none. `of` says what a deployment is besides.
+    pub(crate) fn publish(&self, route: &EndpointRoute, active: &BTreeMap<Name, Desired>) {
+        for namespace in self.clusters.with_gateways(&route.workspace) {
+            let compute = &namespace.compute;
+            let own = active.iter().filter(|(_, desired)| {
+                desired.target == TargetKind::Kubernetes && same(&desired.compute, compute)
+            });
+            let deployments: BTreeMap<Name, PublishedDeployment> = own
+                .filter_map(|(name, desired)| {
+                    let (objects, port) = namespace.target.pods_of(desired);
+                    Some((name.clone(), published(route.deployments.get(name)?, objects, port)))
+                })
+                .collect();
+            if deployments.is_empty() {
+                namespace.target.withdraw(&route.workspace, &route.name);
+                continue;
+            }
+            let there = |(name, _): &&(Name, u8)| deployments.contains_key(name);
+            namespace.target.publish(PublishedEndpoint {
+                workspace: route.workspace.clone(),
+                name: route.name.clone(),
+                keys: match route.auth {
+                    Auth::Key { hashes } => Some(hashes),
+                    Auth::Token | Auth::Open => None,
+                },
+                traffic: route.traffic.iter().filter(there).cloned().collect(),
+                mirror: route.mirror.iter().find(there).cloned(),
+                deployments,
+            });
+        }
+    }
+
+    /// Tells the gateways of clusters that an endpoint is gone.
+    pub(crate) fn withdraw(&self, workspace: &Name, endpoint: &Name) {
+        for namespace in self.clusters.with_gateways(workspace) {
+            namespace.target.withdraw(workspace, endpoint);
+        }
+    }
+
+    /// What gateways of clusters have counted of a deployment.
+    pub(crate) fn gateway_report(&self, id: &DeploymentId) -> DeploymentReport {
+        // A deployment is on one compute, but for the moment in which it moves.
+        let namespaces = self.clusters.with_gateways(&id.workspace);
+        let reports = namespaces.iter().map(|namespace| namespace.target.gateway_report(id));
+        reports.max_by_key(|report| report.requests + report.waiting + report.in_flight).unwrap_or_default()
+    }
+
     pub(crate) async fn logs(
         &self,
         desired: &Desired,
         options: LogOptions,
     ) -> Result<LogStream, TargetError> {
         self.of(desired).await?.target().logs(&desired.id, options).await
+    }
+
+    /// What a compute's cluster itself says that an instance type is.
+    pub(crate) async fn instance_type(
+        &self,
+        workspace: &Name,
+        compute: &Name,
+        name: &str,
+    ) -> Result<Option<InstanceType>, TargetError> {
+        self.clusters.namespace(workspace, compute).await?.target.instance_type(name).await
     }
 
     /// Removes the deployment from the place where `desired` runs. Where its compute is not known any more, nothing
@@ -323,6 +388,19 @@ impl Targets {
     pub(crate) async fn shutdown(&self, keep: bool) {
         self.clusters.shutdown();
         tokio::join!(self.local.shutdown(keep), self.hosts.shutdown(keep));
+    }
+}
+
+fn published(route: &DeploymentRoute, objects: String, port: u16) -> PublishedDeployment {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    PublishedDeployment {
+        objects,
+        port,
+        request_timeout_ms: millis(route.request_timeout),
+        max_concurrent_per_replica: route.max_concurrent_per_replica.get(),
+        max_queue_wait_ms: millis(route.max_queue_wait),
+        can_scale_from_zero: route.can_scale_from_zero,
+        scoring_path: route.scoring_path.clone(),
     }
 }
 

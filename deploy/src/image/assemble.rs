@@ -1,13 +1,13 @@
 //! From a release to an image: which layers, in which order, and the documents about them.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use moorline_core::{Digest, EngineName, ErrorClass, FileEntry, Release, Source};
 use oci_spec::image::{Descriptor, ImageConfiguration, MediaType};
 use serde_json::{Value, json};
 
 use super::{
-    Base, BasePython, Compression, Filesystem, Image, ImageError, ImageRequest, Images, LayerKind,
+    Base, BasePython, Compression, Filesystem, Image, ImageError, ImageRequest, Images, LayerKind, Layout,
     Uncompiled,
     base::{self, BaseImage, BaseOfPlatform},
     blocking,
@@ -78,6 +78,39 @@ impl Images {
             }
         };
         job.name(made).await
+    }
+
+    /// Makes the image of a gateway from the server's own program, or finds it made. It is run with what it is told.
+    pub async fn gateway(&self, program: &Path, as_name: &str) -> Result<Image, ImageError> {
+        let (program, as_name, images) = (program.to_owned(), as_name.to_owned(), self.clone());
+        blocking(move || {
+            let _hold = images.0.layout.hold()?;
+            let gateway = scorer::of_gateway(&program)?;
+            let (layers, compression) = (&images.0.layers, Compression::default());
+            let ground = layers.of_tree(LayerKind::Base, &scorer::base(&gateway), compression)?;
+            let base = base::of_scorer(vec![(images.0.host.clone(), ground)]);
+            let mut own = Vec::new();
+            for (kind, tree) in &gateway.layers {
+                own.push((*kind, layers.of_tree(*kind, tree, compression)?));
+            }
+            let mut variables = Vec::new();
+            if gateway.loader.is_some() {
+                variables.push(("LD_LIBRARY_PATH".to_owned(), scorer::LIBRARIES.to_owned()));
+            }
+            let run = Run {
+                entrypoint: vec![scorer::GATEWAY_PATH.to_owned()],
+                user: scorer::USER,
+                folder: "/tmp",
+                ports: [ADMIN_PORT, DATA_PORT],
+            };
+            let title = ("org.opencontainers.image.title".to_owned(), "moorline-gateway".to_owned());
+            let changes = Changes { variables, labels: vec![title], scorer: Some(run) };
+            let addition = Addition { layers: own, changes };
+            let annotations = stored::base_annotations(None, None);
+            let made = put(&images.0.layout, &base.images[0], &addition, annotations)?;
+            name(&images, &as_name, &made)
+        })
+        .await
     }
 }
 
@@ -294,16 +327,7 @@ impl Job<'_> {
             let layout = &images.0.layout;
             let mut manifests = Vec::new();
             for (base, (platform, addition)) in bases.iter().zip(made) {
-                let config =
-                    config::derive(&base.config, base.layers.len(), &addition.layers, &addition.changes);
-                let text = serde_json::to_vec(&config).expect("JSON is written");
-                let (digest, size) = layout.put(&text)?;
-                let config = descriptor(MediaType::ImageConfig, &digest, size);
-                let of_base = base.layers.iter().map(|blob| blob.descriptor(LayerKind::Base));
-                let own = addition.layers.iter().map(|(kind, blob)| blob.descriptor(*kind));
-                let list = of_base.chain(own).collect();
-                let manifest = config::put_manifest(layout, config, list, annotations.clone())?;
-                manifests.push((platform, manifest));
+                manifests.push((platform, put(layout, base, &addition, annotations.clone())?));
             }
             match manifests.as_slice() {
                 [(_, manifest)] if !is_index => Ok(manifest.clone()),
@@ -323,19 +347,9 @@ impl Job<'_> {
         .await
     }
 
-    /// Names the image in the layout, which makes it one that is listed and kept.
     async fn name(&self, made: Descriptor) -> Result<Image, ImageError> {
-        let name = self.request.name.to_owned();
-        self.work(move |images| {
-            let digest = super::digest_of(&made)
-                .ok_or_else(|| ImageError::refused("the base has a digest that is not sha256"))?;
-            let reference = Reference::to_digest(Source::UNPUSHED, &name, digest)
-                .map_err(|error| ImageError::refused(format!("an image cannot be named `{name}`: {error}")))?
-                .to_string();
-            images.0.layout.name(&reference, &made)?;
-            stored::read(&images.0.layout, &reference, &made, &images.0.host)
-        })
-        .await
+        let as_name = self.request.name.to_owned();
+        self.work(move |images| name(images, &as_name, &made)).await
     }
 
     /// Work on files, on a thread of its own. It goes on where the build is cancelled, and keeps its hold until then.
@@ -350,6 +364,33 @@ impl Job<'_> {
         })
         .await
     }
+}
+
+/// Names an image in the layout, which makes it one that is listed and kept.
+fn name(images: &Images, name: &str, made: &Descriptor) -> Result<Image, ImageError> {
+    let digest = super::digest_of(made)
+        .ok_or_else(|| ImageError::refused("the base has a digest that is not sha256"))?;
+    let reference = Reference::to_digest(Source::UNPUSHED, name, digest)
+        .map_err(|error| ImageError::refused(format!("an image cannot be named `{name}`: {error}")))?
+        .to_string();
+    images.0.layout.name(&reference, made)?;
+    stored::read(&images.0.layout, &reference, made, &images.0.host)
+}
+
+/// Writes the documents of one platform's image.
+fn put(
+    layout: &Layout,
+    base: &BaseOfPlatform,
+    addition: &Addition,
+    annotations: BTreeMap<String, String>,
+) -> Result<Descriptor, ImageError> {
+    let config = config::derive(&base.config, base.layers.len(), &addition.layers, &addition.changes);
+    let text = serde_json::to_vec(&config).expect("JSON is written");
+    let (digest, size) = layout.put(&text)?;
+    let config = descriptor(MediaType::ImageConfig, &digest, size);
+    let of_base = base.layers.iter().map(|blob| blob.descriptor(LayerKind::Base));
+    let own = addition.layers.iter().map(|(kind, blob)| blob.descriptor(*kind));
+    config::put_manifest(layout, config, of_base.chain(own).collect(), annotations)
 }
 
 /// The Python of a base; `None` where an environment stands on it already. All of a base has to be unpacked to know, so

@@ -16,6 +16,7 @@ use super::{
 use crate::registry::Platform;
 
 pub(crate) const PROGRAM_PATH: &str = "/opt/moorline/bin/moorline-scorer";
+pub(crate) const GATEWAY_PATH: &str = "/opt/moorline/bin/moorline";
 pub(crate) const LIBRARIES: &str = "/opt/moorline/lib";
 pub(crate) const ONNXRUNTIME: &str = "/opt/moorline/lib/libonnxruntime.so";
 pub(crate) const USER: &str = "65532:65532";
@@ -75,7 +76,7 @@ pub(crate) fn of_static(program: &Path) -> Result<Scorer, ImageError> {
             program.display()
         )));
     }
-    let layers = vec![(LayerKind::Scorer, program_tree(program)?)];
+    let layers = vec![(LayerKind::Scorer, program_tree(program, PROGRAM_PATH)?)];
     let entrypoint = vec![PROGRAM_PATH.to_owned()];
     Ok(Scorer { layers, entrypoint, variables: Vec::new(), loader: None })
 }
@@ -91,9 +92,29 @@ fn dynamic(program: &Path, onnxruntime: Option<&Path>) -> Result<Scorer, ImageEr
             ))),
         };
     }
+    with_libraries(program, (LayerKind::Scorer, PROGRAM_PATH), elf, onnxruntime)
+}
+
+/// The server's own program, which is a gateway where it is told to be one: with its libraries, on nothing else.
+pub(crate) fn of_gateway(program: &Path) -> Result<Scorer, ImageError> {
+    let elf = Elf::read(program).map_err(|error| unreadable(program, error))?;
+    if elf.is_static() {
+        let layers = vec![(LayerKind::Gateway, program_tree(program, GATEWAY_PATH)?)];
+        let entrypoint = vec![GATEWAY_PATH.to_owned()];
+        return Ok(Scorer { layers, entrypoint, variables: Vec::new(), loader: None });
+    }
+    with_libraries(program, (LayerKind::Gateway, GATEWAY_PATH), elf, None)
+}
+
+fn with_libraries(
+    program: &Path,
+    (kind, place): (LayerKind, &str),
+    elf: Elf,
+    onnxruntime: Option<&Path>,
+) -> Result<Scorer, ImageError> {
     let roots: Vec<&Path> = [Some(program), onnxruntime].into_iter().flatten().collect();
     let closure = elf::closure(&roots)
-        .map_err(|error| ImageError::io("could not find the libraries of the scorer", error))?;
+        .map_err(|error| ImageError::io("could not find the libraries of a program", error))?;
     let mut libraries = Tree::default();
     for (name, path) in &closure {
         // Only the loader is run.
@@ -108,12 +129,12 @@ fn dynamic(program: &Path, onnxruntime: Option<&Path>) -> Result<Scorer, ImageEr
         layers.push((LayerKind::Engine, engine));
         variables.push(("ORT_DYLIB_PATH".to_owned(), ONNXRUNTIME.to_owned()));
     }
-    layers.push((LayerKind::Scorer, program_tree(program)?));
+    layers.push((kind, program_tree(program, place)?));
     let Some(asked) = elf.interpreter else {
         return Err(ImageError::refused(format!("`{}` names no loader", program.display())));
     };
     let loader = format!("{LIBRARIES}/{}", elf::file_name(&asked));
-    let entrypoint = [&loader, "--library-path", LIBRARIES, PROGRAM_PATH].map(str::to_owned).into();
+    let entrypoint = [&loader, "--library-path", LIBRARIES, place].map(str::to_owned).into();
     Ok(Scorer { layers, entrypoint, variables, loader: Some((asked, loader)) })
 }
 
@@ -132,9 +153,9 @@ pub(crate) fn base(scorer: &Scorer) -> Tree {
     tree
 }
 
-fn program_tree(program: &Path) -> Result<Tree, ImageError> {
+fn program_tree(program: &Path, place: &str) -> Result<Tree, ImageError> {
     let mut tree = Tree::default();
-    add(&mut tree, PROGRAM_PATH, PROGRAM, program)?;
+    add(&mut tree, place, PROGRAM, program)?;
     Ok(tree)
 }
 

@@ -83,6 +83,7 @@ pub enum LayerKind {
     Base,
     Engine,
     Scorer,
+    Gateway,
     Environment,
     Model,
     Code,
@@ -97,6 +98,7 @@ impl LayerKind {
             Self::Base => "base",
             Self::Engine => "engine",
             Self::Scorer => "scorer",
+            Self::Gateway => "gateway",
             Self::Environment => "environment",
             Self::Model => "model",
             Self::Code => "code",
@@ -106,7 +108,15 @@ impl LayerKind {
 
     pub(super) fn of(descriptor: &Descriptor) -> Self {
         let said = descriptor.annotations().as_ref().and_then(|all| all.get(Self::ANNOTATION));
-        let all = [Self::Engine, Self::Scorer, Self::Environment, Self::Model, Self::Code, Self::Release];
+        let all = [
+            Self::Engine,
+            Self::Scorer,
+            Self::Gateway,
+            Self::Environment,
+            Self::Model,
+            Self::Code,
+            Self::Release,
+        ];
         said.and_then(|said| all.into_iter().find(|kind| kind.as_str() == said)).unwrap_or(Self::Base)
     }
 }

@@ -7,11 +7,6 @@ use std::{
     time::Duration,
 };
 
-use kube::{
-    Api,
-    api::{DeleteParams, Patch, PatchParams, PropagationPolicy, ValidationDirective},
-    core::DynamicObject,
-};
 use moorline_core::{
     Backoff, DeploymentId, Failure, Observation, Placement, ReplicaAddress, ReplicaState, TargetError,
 };
@@ -19,19 +14,17 @@ use serde_json::Value;
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::sleep,
 };
 
 use super::{
-    cluster::REQUEST_TIMEOUT,
-    drift,
     error::ClusterError,
     logs, names, objects,
     pods::SeenPod,
     served::Kind,
     state::{Facts, State, Verdict},
     target::Context,
-    watch::Sight,
+    write::{Writer, identity},
 };
 use crate::{reason, routes::Routes};
 
@@ -39,8 +32,6 @@ use crate::{reason, routes::Routes};
 const RESYNC: Duration = Duration::from_mins(5);
 /// The longest time until a cluster that refused is asked again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Writes of one object that met another writer's.
-const TRIES: u32 = 4;
 /// The log lines that go with a failure.
 const FAILURE_LINES: usize = 50;
 /// The lines that its reason is looked for in: below it a scorer lists what it has.
@@ -211,6 +202,10 @@ impl Deployment {
         }
     }
 
+    fn writer(&self) -> Writer<'_> {
+        Writer { context: &self.context, name: &self.name }
+    }
+
     /// Looks at what there is and does what is to be done next. Says whether the deployment is gone.
     async fn round(&self) -> Result<bool, ClusterError> {
         let _turn = self.writing.lock().await;
@@ -279,44 +274,8 @@ impl Deployment {
             };
             wanted.iter_mut().filter(|object| Kind::of(object) == Some(Kind::Deployment)).for_each(halt);
         }
-        let changed: Vec<&Value> = wanted.iter().filter(|object| self.differs(object)).collect();
-        // The one that is refused most likely, before any other is there.
-        let main = changed.iter().find(|object| Kind::of(object) == Some(Kind::Deployment));
-        if let Some(main) = main
-            && changed.len() > 1
-        {
-            self.patch(main, true).await?;
-        }
-        let mut made = Vec::new();
-        for object in changed {
-            let Some((kind, name)) = identity(object) else { continue };
-            let is_new = self.context.cache.object(&self.name, kind, &name).is_none();
-            match self.patch(object, false).await {
-                Ok(()) if is_new => made.push((kind, name)),
-                Ok(()) => {}
-                Err(error) => {
-                    for (kind, name) in made.into_iter().rev() {
-                        self.delete(kind, &name).await?;
-                    }
-                    return Err(error);
-                }
-            }
-        }
+        self.writer().write(&wanted).await?;
         self.prune(&wanted, &placement).await
-    }
-
-    fn differs(&self, wanted: &Value) -> bool {
-        let Some((kind, name)) = identity(wanted) else { return false };
-        let Some(live) = self.context.cache.object(&self.name, kind, &name) else { return true };
-        if kind == Kind::Secret {
-            // Immutable, and named after what is in it.
-            return false;
-        }
-        let difference = drift::first(wanted, &live);
-        if let Some(difference) = &difference {
-            tracing::debug!(deployment = %self.id, kind = kind.as_str(), difference, "an object differs");
-        }
-        difference.is_some()
     }
 
     /// Removes what is ours and not wanted any more. The variables of pods that run are kept.
@@ -327,72 +286,8 @@ impl Deployment {
         for (kind, name) in self.context.cache.names(&self.name) {
             let in_use = kind == Kind::Secret && others;
             if !in_use && !wanted.contains(&(kind, name.clone())) {
-                self.delete(kind, &name).await?;
+                self.writer().delete(kind, &name).await?;
             }
-        }
-        Ok(())
-    }
-
-    /// Applies one object as a server-side apply of ours; `dry` only asks whether it would be accepted.
-    async fn patch(&self, object: &Value, dry: bool) -> Result<(), ClusterError> {
-        let Some((kind, name)) = identity(object) else { return Ok(()) };
-        let what = || format!("could not apply {} {name}", kind.as_str());
-        let Some(api) = self.api(kind) else { return Ok(()) };
-        let parameters = PatchParams {
-            dry_run: dry,
-            force: true,
-            field_manager: Some(names::FIELD_MANAGER.to_owned()),
-            field_validation: Some(ValidationDirective::Strict),
-        };
-        let mut backoff = Backoff::default();
-        for attempt in 1.. {
-            let patch = Patch::Apply(object);
-            let asked = timeout(REQUEST_TIMEOUT, api.patch(&name, &parameters, &patch)).await;
-            match asked {
-                Err(_) => return Err(ClusterError::late(what())),
-                Ok(Ok(written)) => {
-                    self.context.count_write();
-                    if !dry && let Ok(written) = serde_json::to_value(written) {
-                        let sight = Sight::of(kind, &self.context.look.owner, written);
-                        sight.and_then(|sight| self.context.cache.take(sight));
-                    }
-                    return Ok(());
-                }
-                Ok(Err(kube::Error::Api(status))) if status.code == 409 && attempt < TRIES => {
-                    sleep(backoff.next_pause()).await;
-                }
-                // A webhook with effects of its own has to be asked in earnest.
-                Ok(Err(kube::Error::Api(status))) if dry && status.message.contains("dry run") => {
-                    return Ok(());
-                }
-                Ok(Err(error)) => return Err(ClusterError::of(what(), error)),
-            }
-        }
-        Ok(())
-    }
-
-    async fn delete(&self, kind: Kind, name: &str) -> Result<(), ClusterError> {
-        let Some(api) = self.api(kind) else { return Ok(()) };
-        // A Deployment is there until its last pod is gone; what has no pods is gone at once.
-        let foreground = kind == Kind::Deployment;
-        let parameters = DeleteParams {
-            propagation_policy: foreground.then_some(PropagationPolicy::Foreground),
-            ..DeleteParams::default()
-        };
-        let what = || format!("could not remove {} {name}", kind.as_str());
-        let asked = timeout(REQUEST_TIMEOUT, api.delete(name, &parameters)).await;
-        match asked.map_err(|_| ClusterError::late(what()))? {
-            Ok(_) => self.context.count_write(),
-            Err(error) => {
-                let error = ClusterError::of(what(), error);
-                if !error.is_absent() {
-                    return Err(error);
-                }
-                self.context.cache.forget(&self.name, kind, name);
-            }
-        }
-        if !foreground {
-            self.context.cache.forget(&self.name, kind, name);
         }
         Ok(())
     }
@@ -406,7 +301,7 @@ impl Deployment {
                 let live = cache.object(&self.name, kind, name);
                 let ending = live.is_some_and(|live| !live["metadata"]["deletionTimestamp"].is_null());
                 if !ending {
-                    self.delete(kind, name).await?;
+                    self.writer().delete(kind, name).await?;
                 }
             }
         }
@@ -415,18 +310,8 @@ impl Deployment {
             return Ok(false);
         }
         for (kind, name) in left.iter().rev() {
-            self.delete(*kind, name).await?;
+            self.writer().delete(*kind, name).await?;
         }
         Ok(true)
     }
-
-    fn api(&self, kind: Kind) -> Option<Api<DynamicObject>> {
-        let cluster = &self.context.cluster;
-        let resource = kind.resource(&cluster.served)?;
-        Some(Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &resource))
-    }
-}
-
-fn identity(object: &Value) -> Option<(Kind, String)> {
-    Some((Kind::of(object)?, object["metadata"]["name"].as_str()?.to_owned()))
 }

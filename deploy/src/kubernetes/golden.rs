@@ -6,18 +6,19 @@ use k8s_openapi::{
         apps::v1::Deployment,
         autoscaling::v2::HorizontalPodAutoscaler,
         core::v1::{Secret, Service, ServiceAccount},
-        networking::v1::NetworkPolicy,
+        networking::v1::{Ingress, NetworkPolicy},
         policy::v1::PodDisruptionBudget,
     },
     serde::{Serialize, de::DeserializeOwned},
 };
 use moorline_core::{
     Digest, InferenceConfig, ModelType, Placement, Release, ReleaseModel, RequestSettings, Resources, Route,
-    Scale, Scheduling, Secret as Hidden, Source, Toleration, Variable,
+    Scale, Scheduling, Secret as Hidden, Source, TargetError, Toleration, Variable,
 };
 use serde_json::Value;
 
 use super::{
+    gateway::{GatewayParent, GatewaySettings},
     objects::{Look, objects},
     served::{Kind, Served},
 };
@@ -36,6 +37,7 @@ fn new() -> Served {
         version: "v1.34.0".to_owned(),
         autoscaling: Some("autoscaling/v2"),
         disruption: Some("policy/v1"),
+        http_routes: Some("gateway.networking.k8s.io/v1"),
         cpu_metrics: true,
         in_flight_metric: true,
         pod_monitors: true,
@@ -173,6 +175,41 @@ fn what_scales_is_the_newest_that_is_served() {
     assert_eq!(by_requests["spec"]["metrics"][0]["pods"]["target"]["averageValue"], "2800m");
 }
 
+fn gateway() -> GatewaySettings {
+    GatewaySettings {
+        name: "moorline-gateway".to_owned(),
+        replicas: 2,
+        host: Some("models.example.org".to_owned()),
+        ingress_class: Some("nginx".to_owned()),
+        tls_secret: Some("models-tls".to_owned()),
+        parent: Some(GatewayParent {
+            name: "public".to_owned(),
+            namespace: Some("infra".to_owned()),
+            section: Some("https".to_owned()),
+        }),
+    }
+}
+
+fn gateway_objects(served: Served, settings: &GatewaySettings) -> Result<Vec<Value>, TargetError> {
+    super::gateway::objects(&look(served), settings, "registry.example.org/ml/gateway:1", b"[]")
+}
+
+#[test]
+fn a_gateway_behind_a_gateway_of_the_gateway_api() {
+    assert_snapshot!(printed(&gateway_objects(new(), &gateway()).unwrap()));
+}
+
+#[test]
+fn a_gateway_behind_an_ingress_on_an_old_cluster() {
+    let settings = GatewaySettings { parent: None, ..gateway() };
+    assert_snapshot!(printed(&gateway_objects(old(), &settings).unwrap()));
+    let inside = GatewaySettings { host: None, ..settings };
+    let kinds: Vec<_> = gateway_objects(old(), &inside).unwrap().iter().filter_map(Kind::of).collect();
+    assert!(!kinds.contains(&Kind::Ingress) && kinds.contains(&Kind::Service), "{kinds:?}");
+    let refused = gateway_objects(old(), &gateway()).unwrap_err();
+    assert!(refused.message.contains("has no HTTPRoute"), "{refused}");
+}
+
 /// Every field is one of the official schema's, and of its type: what a typed object keeps of it is all of it.
 #[test]
 fn every_field_is_in_the_newest_schema() {
@@ -182,8 +219,13 @@ fn every_field_is_in_the_newest_schema() {
         let again = serde_json::to_value(typed).unwrap();
         assert_eq!(super::drift::all(object, &again), [], "of {}", object["kind"]);
     }
-    for placement in [placement(), scaled(), foreign()] {
-        for object in objects(&look(new()), &placement, true) {
+    let deployments = [placement(), scaled(), foreign()];
+    let deployments = deployments.iter().flat_map(|placement| objects(&look(new()), placement, true));
+    let ingress = GatewaySettings { parent: None, ..gateway() };
+    let gateways = [gateway(), ingress];
+    let gateways = gateways.iter().flat_map(|settings| gateway_objects(new(), settings).unwrap());
+    {
+        for object in deployments.chain(gateways) {
             match Kind::of(&object).unwrap() {
                 Kind::ServiceAccount => kept::<ServiceAccount>(&object),
                 Kind::Secret => kept::<Secret>(&object),
@@ -192,8 +234,9 @@ fn every_field_is_in_the_newest_schema() {
                 Kind::PodDisruptionBudget => kept::<PodDisruptionBudget>(&object),
                 Kind::Deployment => kept::<Deployment>(&object),
                 Kind::HorizontalPodAutoscaler => kept::<HorizontalPodAutoscaler>(&object),
-                // Of Prometheus' operator, whose schema comes with it.
-                Kind::PodMonitor => {}
+                Kind::Ingress => kept::<Ingress>(&object),
+                // Of others, whose schemas come with them.
+                Kind::PodMonitor | Kind::HttpRoute => {}
             }
         }
     }

@@ -8,6 +8,7 @@ mod deployment;
 mod drift;
 mod error;
 mod forward;
+mod gateway;
 #[cfg(test)]
 mod golden;
 mod lease;
@@ -20,15 +21,21 @@ mod protocol;
 mod rbac;
 mod role;
 mod served;
+mod sizes;
 mod state;
 mod target;
 mod watch;
+mod write;
 
 pub use cluster::{Cluster, ClusterAddress};
 pub use error::ClusterError;
+pub use gateway::{
+    ADMIN_PORT, DATA_PORT, DeploymentReport, Followed, Follower, GatewayHooks, GatewayParent, GatewayReport,
+    GatewaySettings, ImageSupply, PublishedDeployment, PublishedEndpoint,
+};
 pub use lease::{HeldLease, Lease, LeaseLost, LeaseTimes};
 pub use names::{FIELD_MANAGER, object_name};
-pub use rbac::rbac;
+pub use rbac::{rbac, rbac_of_instance_types};
 pub use role::{PodRole, mark_pod};
 pub use served::Served;
 pub use target::{Action, Change, KubernetesConfig, KubernetesTarget};

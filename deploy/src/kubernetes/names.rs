@@ -67,6 +67,23 @@ pub(super) fn labels(owner: &str, id: &DeploymentId) -> Map<String, Value> {
     labels
 }
 
+/// What selects the pods of a group that is no deployment, as the gateway is.
+pub(super) fn group_selector(owner: &str, name: &str) -> Map<String, Value> {
+    object([(DEPLOYMENT, name.to_owned()), (OWNER, owner_label(owner))])
+}
+
+/// Labels of every object of such a group.
+pub(super) fn group_labels(owner: &str, name: &str) -> Map<String, Value> {
+    let mut labels = object([
+        ("app.kubernetes.io/name", name.to_owned()),
+        ("app.kubernetes.io/instance", name.to_owned()),
+        ("app.kubernetes.io/component", "gateway".to_owned()),
+        ("app.kubernetes.io/managed-by", "moorline".to_owned()),
+    ]);
+    labels.extend(group_selector(owner, name));
+    labels
+}
+
 /// Annotations of every object of a deployment: its names as they are.
 pub(super) fn annotations(owner: &str, id: &DeploymentId) -> Map<String, Value> {
     [

@@ -97,11 +97,16 @@ pub(super) fn objects(look: &Look, placement: &Placement, secrets: bool) -> Vec<
     if scaled_by_cluster(&look.served, placement) {
         all.extend(autoscaler(look, placement));
     }
-    for object in &mut all {
+    mark(&mut all);
+    all
+}
+
+/// Notes in each what it was when it was applied: a field that is not wanted any more is a difference too.
+pub(super) fn mark(objects: &mut [Value]) {
+    for object in objects {
         let digest = Digest::of(object.to_string().as_bytes()).hex()[..16].to_owned();
         object["metadata"]["annotations"][APPLIED] = digest.into();
     }
-    all
 }
 
 /// Whether the cluster decides how many there are: it measures what the rule needs. To zero and back only the gateway

@@ -8,6 +8,7 @@ use super::error::ClusterError;
 
 /// The custom metric that a HorizontalPodAutoscaler can scale by, where an adapter offers it for pods.
 pub(super) const IN_FLIGHT: &str = "moorline_requests_in_flight";
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
 const CUSTOM_METRICS: &str = "custom.metrics.k8s.io";
 
 /// What of a cluster matters here.
@@ -23,6 +24,8 @@ pub struct Served {
     pub(super) cpu_metrics: bool,
     /// An adapter offers [`IN_FLIGHT`].
     pub(super) in_flight_metric: bool,
+    /// The Gateway API's, where it is installed.
+    pub(super) http_routes: Option<&'static str>,
     /// Prometheus' operator.
     pub(super) pod_monitors: bool,
     /// A container may be told to sleep before it is told to end.
@@ -42,10 +45,15 @@ pub(super) enum Kind {
     Deployment,
     /// After what it scales.
     HorizontalPodAutoscaler,
+    /// Of a gateway alone.
+    Ingress,
+    /// Of a gateway alone.
+    HttpRoute,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 8] = [
+    /// Those of deployments.
+    pub(super) const OF_DEPLOYMENTS: [Self; 8] = [
         Self::ServiceAccount,
         Self::Secret,
         Self::NetworkPolicy,
@@ -55,6 +63,8 @@ impl Kind {
         Self::Deployment,
         Self::HorizontalPodAutoscaler,
     ];
+    /// What leads to a gateway from outside.
+    pub(super) const WAYS_IN: [Self; 2] = [Self::Ingress, Self::HttpRoute];
 
     pub(super) const fn as_str(self) -> &'static str {
         match self {
@@ -66,6 +76,8 @@ impl Kind {
             Self::PodMonitor => "PodMonitor",
             Self::Deployment => "Deployment",
             Self::HorizontalPodAutoscaler => "HorizontalPodAutoscaler",
+            Self::Ingress => "Ingress",
+            Self::HttpRoute => "HTTPRoute",
         }
     }
 
@@ -79,19 +91,22 @@ impl Kind {
             Self::PodMonitor => "podmonitors",
             Self::Deployment => "deployments",
             Self::HorizontalPodAutoscaler => "horizontalpodautoscalers",
+            Self::Ingress => "ingresses",
+            Self::HttpRoute => "httproutes",
         }
     }
 
     pub(super) fn of(object: &serde_json::Value) -> Option<Self> {
         let kind = object["kind"].as_str()?;
-        Self::ALL.into_iter().find(|own| own.as_str() == kind)
+        Self::OF_DEPLOYMENTS.into_iter().chain(Self::WAYS_IN).find(|own| own.as_str() == kind)
     }
 
     /// Where it is found in this cluster; `None` where it is not served.
     pub(super) fn resource(self, served: &Served) -> Option<ApiResource> {
         let api_version = match self {
             Self::ServiceAccount | Self::Secret | Self::Service => "v1",
-            Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::NetworkPolicy | Self::Ingress => "networking.k8s.io/v1",
+            Self::HttpRoute => served.http_routes?,
             Self::Deployment => "apps/v1",
             Self::PodDisruptionBudget => served.disruption?,
             Self::HorizontalPodAutoscaler => served.autoscaling?,
@@ -134,6 +149,16 @@ impl Served {
             lifecycle_sleep: release >= (1, 30),
             ..Self::default()
         };
+        let gateway_api = newest(
+            &groups,
+            GATEWAY_API,
+            &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1beta1"],
+        );
+        if let Some(version) = gateway_api
+            && has_resource(client, &groups, version, "httproutes").await
+        {
+            served.http_routes = Some(version);
+        }
         served.pod_monitors = has_resource(client, &groups, POD_MONITORS, "podmonitors").await;
         let custom = groups.iter().find(|group| group.name == CUSTOM_METRICS);
         let custom = custom.and_then(|group| group.preferred_version.as_ref());

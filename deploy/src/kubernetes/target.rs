@@ -14,23 +14,26 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use kube::Api;
 use moorline_core::{
-    DeploymentId, Desired, ErrorClass, LogOptions, LogStream, Manifest, Observation, Placement, Target,
+    DeploymentId, Desired, ErrorClass, LogOptions, LogStream, Manifest, Name, Observation, Placement, Target,
     TargetError, TargetKind,
 };
+use moorline_spec::InstanceType;
 use serde_json::Value;
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 
 use super::{
     cluster::{Cluster, ClusterAddress},
     deployment::Deployment,
     drift,
     forward::Forwards,
+    gateway::{self, DeploymentReport, GatewayHooks, GatewaySettings, NamespaceGateway, PublishedEndpoint},
     logs, names,
     objects::{self, Look},
     served::Kind,
+    sizes,
     watch::{self, Cache, OnEvent},
 };
-use crate::{checks, local::OnChange};
+use crate::{checks, local::OnChange, routes::Routes};
 
 /// One namespace of a cluster, and what its deployments have in common.
 #[derive(Clone, Debug)]
@@ -44,6 +47,8 @@ pub struct KubernetesConfig {
     pub forward: bool,
     /// So long must a pod that ends have had no request: what sends to it hears of its end meanwhile.
     pub settle: Duration,
+    /// Endpoints are served by a gateway of the namespace too.
+    pub gateway: Option<(GatewaySettings, GatewayHooks)>,
 }
 
 impl KubernetesConfig {
@@ -54,6 +59,7 @@ impl KubernetesConfig {
             image_pull_secrets: Vec::new(),
             forward: false,
             settle: Duration::from_secs(3),
+            gateway: None,
         }
     }
 }
@@ -88,6 +94,7 @@ impl fmt::Debug for Context {
 pub struct KubernetesTarget {
     context: Arc<Context>,
     deployments: Deployments,
+    gateway: Option<Arc<NamespaceGateway>>,
     closed: AtomicBool,
     watches: Vec<JoinHandle<()>>,
 }
@@ -140,19 +147,66 @@ impl KubernetesTarget {
             .then(|| Forwards::new(Api::namespaced(cluster.client.clone(), &cluster.namespace)));
         let cache = Arc::new(Cache::default());
         let deployments = Deployments::default();
-        let on_event = waker(&deployments);
-        let watches = watch::watch(&cluster, &look.owner, &cache, &on_event).await?;
+        let wake = Arc::new(Notify::new());
+        let gateway_name = config.gateway.as_ref().map(|(settings, _)| settings.name.clone());
+        let on_event = waker(&deployments, gateway_name.clone(), Arc::clone(&wake));
+        let ways_in = Kind::WAYS_IN.into_iter().filter(|_| gateway_name.is_some());
+        let kinds = Kind::OF_DEPLOYMENTS.into_iter().chain(ways_in);
+        let watches = watch::watch(&cluster, &look.owner, kinds, &cache, &on_event).await?;
         let context =
             Arc::new(Context { look, cluster, cache, forwards, on_change, writes: AtomicU64::new(0) });
         for id in context.cache.deployments() {
             let found = Deployment::open(Arc::clone(&context), id.clone());
             lock(&deployments).insert(id, found);
         }
-        Ok(Arc::new(Self { context, deployments, closed: AtomicBool::new(false), watches }))
+        gateway::remove_others(&context, gateway_name.as_deref()).await;
+        let gateway = match config.gateway {
+            Some((settings, hooks)) => {
+                Some(NamespaceGateway::open(Arc::clone(&context), settings, hooks, wake).await?)
+            }
+            None => None,
+        };
+        Ok(Arc::new(Self { context, deployments, gateway, closed: AtomicBool::new(false), watches }))
     }
 
     pub fn cluster(&self) -> &Cluster {
         &self.context.cluster
+    }
+
+    /// Says what the route of an endpoint is now, to the gateway of the namespace if there is one.
+    pub fn publish(&self, route: PublishedEndpoint) {
+        if let Some(gateway) = &self.gateway {
+            gateway.publish(route);
+        }
+    }
+
+    /// Says that an endpoint has nothing here, or not any more.
+    pub fn withdraw(&self, workspace: &Name, endpoint: &Name) {
+        if let Some(gateway) = &self.gateway {
+            gateway.withdraw(workspace, endpoint);
+        }
+    }
+
+    /// Whether endpoints are served by a gateway of the namespace too.
+    pub fn has_gateway(&self) -> bool {
+        self.gateway.is_some()
+    }
+
+    /// What the gateway of the namespace has counted of a deployment.
+    pub fn gateway_report(&self, id: &DeploymentId) -> DeploymentReport {
+        self.gateway.as_ref().map(|gateway| gateway.report(id)).unwrap_or_default()
+    }
+
+    /// What the cluster itself says that an instance type is: where Azure ML's extension was, they are objects of it.
+    pub async fn instance_type(&self, name: &str) -> Result<Option<InstanceType>, TargetError> {
+        Ok(sizes::instance_type(&self.context.cluster, name).await?)
+    }
+
+    /// What the gateway finds the pods of a deployment by: their label, and the port that takes requests.
+    pub fn pods_of(&self, desired: &Desired) -> (String, u16) {
+        let own_server =
+            desired.environment.as_ref().and_then(|environment| environment.inference_config.as_ref());
+        (names::object_name(&self.context.look.owner, &desired.id), Routes::of(own_server).data_port)
     }
 
     /// How many requests that change something the cluster has accepted, dry runs among them.
@@ -173,11 +227,17 @@ impl KubernetesTarget {
         }
         join_all(others.iter().map(|deployment| deployment.gone())).await;
         lock(&self.deployments).retain(|_, deployment| !deployment.is_gone());
+        if let Some(gateway) = &self.gateway {
+            gateway.settle(known);
+        }
     }
 
     /// Ends. Everything in the cluster goes on.
     pub fn shutdown(&self) {
         self.closed.store(true, Ordering::SeqCst);
+        if let Some(gateway) = &self.gateway {
+            gateway.leave();
+        }
         for deployment in lock(&self.deployments).values() {
             deployment.leave();
         }
@@ -231,12 +291,15 @@ impl Drop for KubernetesTarget {
     }
 }
 
-/// Wakes the deployment that something was seen of.
-fn waker(deployments: &Deployments) -> OnEvent {
+/// Wakes the deployment or the gateway that something was seen of.
+fn waker(deployments: &Deployments, gateway: Option<String>, wake: Arc<Notify>) -> OnEvent {
     let deployments = Arc::downgrade(deployments);
     // By the name of its objects, which is what watches speak of.
     let by_name: OnceLock<Mutex<HashMap<String, DeploymentId>>> = OnceLock::new();
     Arc::new(move |name| {
+        if gateway.as_deref() == Some(name) {
+            return wake.notify_one();
+        }
         let Some(deployments) = deployments.upgrade() else { return };
         let all = lock(&deployments);
         let mut known = by_name.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
@@ -269,7 +332,11 @@ impl Target for KubernetesTarget {
             ));
         }
         checks::desired(desired)?;
-        desired.release.environment_variables.keys().try_for_each(|name| objects::variable(name))
+        desired.release.environment_variables.keys().try_for_each(|name| objects::variable(name))?;
+        match &self.gateway {
+            Some(gateway) => gateway.admit().await,
+            None => Ok(()),
+        }
     }
 
     fn render(&self, placement: &Placement) -> Result<Manifest, TargetError> {

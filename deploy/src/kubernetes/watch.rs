@@ -204,6 +204,12 @@ impl Cache {
         self.lock().values().filter_map(|known| known.id.clone()).collect()
     }
 
+    /// The names of what belongs to no deployment, as a gateway's does.
+    pub(super) fn groups(&self) -> Vec<String> {
+        let all = self.lock();
+        all.iter().filter(|(_, known)| known.id.is_none()).map(|(name, _)| name.clone()).collect()
+    }
+
     /// What was removed by ourselves, before its watch says so.
     pub(super) fn forget(&self, deployment: &str, kind: Kind, name: &str) {
         if let Some(known) = self.lock().get_mut(deployment) {
@@ -212,20 +218,39 @@ impl Cache {
     }
 }
 
-/// Watches all kinds, and returns once each was listed. The tasks end when they are dropped.
+/// What is watched of an owner.
+fn of_owner(label: &str) -> watcher::Config {
+    watcher::Config::default().labels(&format!("{OWNER}={label}")).page_size(PAGE)
+}
+
+/// Watches the pods of an owner, by the value of its label, and returns once they were listed. The task goes on until it is
+/// aborted.
+pub(super) async fn watch_pods(
+    cluster: &Cluster,
+    label: &str,
+    cache: &Arc<Cache>,
+    on_event: &OnEvent,
+) -> Result<JoinHandle<()>, ClusterError> {
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    // Whose deployment it is, nobody asks here.
+    let (task, listed) = follow_pods(watcher(pods, of_owner(label)), "", cache, on_event);
+    listed.await.unwrap_or(Ok(())).inspect_err(|_| task.abort())?;
+    Ok(task)
+}
+
+/// Watches these kinds and pods, and returns once each was listed. The tasks go on until they are aborted.
 pub(super) async fn watch(
     cluster: &Cluster,
     owner: &str,
+    kinds: impl IntoIterator<Item = Kind>,
     cache: &Arc<Cache>,
     on_event: &OnEvent,
 ) -> Result<Vec<JoinHandle<()>>, ClusterError> {
-    let config = || {
-        watcher::Config::default().labels(&format!("{OWNER}={}", names::owner_label(owner))).page_size(PAGE)
-    };
+    let config = || of_owner(&names::owner_label(owner));
     let (client, namespace) = (&cluster.client, &cluster.namespace);
     let mut tasks = Vec::new();
     let mut listed = Vec::new();
-    for kind in Kind::ALL {
+    for kind in kinds {
         let Some(resource) = kind.resource(&cluster.served) else { continue };
         let (task, done) = if kind == Kind::Secret {
             // Of a secret nothing has to be known but that it is there.

@@ -36,7 +36,8 @@ impl Cluster {
         let (Some(kubeconfig), Some(registry)) =
             (named("MOORLINE_TEST_KUBECONFIG"), named("MOORLINE_TEST_CLUSTER_REGISTRY"))
         else {
-            place::skip(
+            place::lack(
+                "kubernetes",
                 "no Kubernetes: MOORLINE_TEST_KUBECONFIG names no cluster, or MOORLINE_TEST_CLUSTER_REGISTRY no registry that it pulls from",
             );
             return None;

@@ -31,6 +31,16 @@ pub(crate) fn skip(why: &str) {
     assert!(env::var_os("CI").is_none_or(|value| value != "true"), "CI must not skip a test: {why}");
 }
 
+/// The same, but where `MOORLINE_TEST_WITHOUT` names the component: then whoever runs the tests knows, and says so.
+pub(crate) fn lack(component: &str, why: &str) {
+    let known = env::var_os("MOORLINE_TEST_WITHOUT").unwrap_or_default();
+    if known.to_string_lossy().split(',').any(|known| known == component) {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+    } else {
+        skip(why);
+    }
+}
+
 /// The environment of the test, as a server would have taken it.
 pub(crate) fn environment() -> BTreeMap<String, String> {
     env::vars_os()

@@ -22,6 +22,7 @@ use crate::{
 pub(crate) enum Verb {
     /// Print the account and the role that a server needs in a namespace, and nothing beyond it
     #[command(after_help = "Examples:\n  moorline kubernetes rbac | kubectl apply -f -\n  \
+                      moorline kubernetes rbac --namespace ml --gateway | kubectl apply -f -\n  \
                       moorline kubernetes rbac --namespace ml --service-account ci --service-account-namespace ops")]
     Rbac(Rbac),
     /// Print what would be applied to the cluster for a deployment's document
@@ -57,6 +58,12 @@ pub(crate) struct Rbac {
     /// The namespace of that account, where it is another one
     #[arg(long, value_name = "NAME")]
     service_account_namespace: Option<String>,
+    /// Also what computes with a `gateway` need: its account, and the server's rights to what leads to it
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "moorline-gateway")]
+    gateway: Option<String>,
+    /// Also what it takes to read Azure ML's own InstanceTypes, which are not of a namespace
+    #[arg(long)]
+    instance_types: bool,
     /// The format
     #[arg(short, long, value_enum, default_value_t = Format::Yaml)]
     output: Format,
@@ -94,8 +101,16 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Rbac(rbac) => {
             let account_namespace = rbac.service_account_namespace.as_ref().unwrap_or(&rbac.namespace);
-            let objects =
-                moorline_deploy::kubernetes::rbac(&rbac.namespace, &rbac.service_account, account_namespace);
+            let mut objects = moorline_deploy::kubernetes::rbac(
+                &rbac.namespace,
+                &rbac.service_account,
+                account_namespace,
+                rbac.gateway.as_deref(),
+            );
+            if rbac.instance_types {
+                let more = moorline_deploy::kubernetes::rbac_of_instance_types;
+                objects.extend(more(&rbac.service_account, account_namespace));
+            }
             print(objects, rbac.output)
         }
         Verb::Manifests { of, output } => {

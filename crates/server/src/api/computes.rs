@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State};
 use http::StatusCode;
-use moorline_core::{Name, TargetKind};
+use moorline_core::{DeploymentId, Name, TargetKind};
 use moorline_spec::{Compute, from_json};
 use moorline_store::{Record, RecordKind};
 use serde_json::{Value, json};
@@ -80,7 +80,13 @@ async fn put(
             .update_record(&at.workspace, RecordKind::Compute, name, precondition.generation, body.clone())
             .await;
         match updated {
-            Ok(record) => return Ok((StatusCode::OK, Json(show(&record)))),
+            Ok(record) => {
+                // What runs there may have to be another way now.
+                for id in deployments_on(&control, &at).await? {
+                    control.reconciler.nudge(id);
+                }
+                return Ok((StatusCode::OK, Json(show(&record))));
+            }
             Err(error) if is_absent(&error) => {}
             Err(error) => return Err(error.into()),
         }
@@ -110,7 +116,8 @@ async fn stays_where_it_is(control: &Control, at: &AtName, body: &Value) -> Resu
         Err(error) if is_absent(&error) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    let moved = ["type", "host"].iter().find(|key| record.body.get(**key) != body.get(**key));
+    let moved =
+        ["type", "host", "context", "namespace"].iter().find(|key| record.body.get(**key) != body.get(**key));
     let Some(moved) = moved else { return Ok(()) };
     match user_of(control, at).await? {
         Some(user) => Err(ApiError::conflict(format!(
@@ -122,14 +129,23 @@ async fn stays_where_it_is(control: &Control, at: &AtName, body: &Value) -> Resu
     }
 }
 
+/// The deployments that are to run on a compute.
+async fn deployments_on(control: &Control, at: &AtName) -> Result<Vec<DeploymentId>, ApiError> {
+    let mut all = Vec::new();
+    for record in control.store.records(RecordKind::Deployment, Some(&at.workspace)).await? {
+        let body: DeploymentBody = stored(&record.name, record.body)?;
+        if body.desired.compute.as_str().eq_ignore_ascii_case(at.name.as_str()) {
+            all.push(body.desired.id);
+        }
+    }
+    Ok(all)
+}
+
 /// One deployment or endpoint that names this compute.
 async fn user_of(control: &Control, at: &AtName) -> Result<Option<String>, ApiError> {
     let same = |name: &str| name.eq_ignore_ascii_case(at.name.as_str());
-    for record in control.store.records(RecordKind::Deployment, Some(&at.workspace)).await? {
-        let body: DeploymentBody = stored(&record.name, record.body)?;
-        if same(body.desired.compute.as_str()) {
-            return Ok(Some(format!("deployment `{}`", record.name)));
-        }
+    if let Some(id) = deployments_on(control, at).await?.first() {
+        return Ok(Some(format!("deployment `{}/{}`", id.endpoint, id.deployment)));
     }
     for record in control.store.records(RecordKind::Endpoint, Some(&at.workspace)).await? {
         let body: EndpointBody = stored(&record.name, record.body)?;

@@ -306,13 +306,14 @@ impl Attempt<'_> {
         // What was once put somewhere by a flag stays there.
         let named = document.runtime().compute.is_some();
         let stays = state.as_ref().filter(|_| !named).map(|state| state.body.desired.compute.clone());
-        let resolved = resolve::deployment(
+        let resolved = Box::pin(resolve::deployment(
             &control.store,
+            &control.targets,
             &endpoint.workspace,
             &endpoint.name,
             &document,
             resolve::Place::Compute(wish.compute.as_ref().or(stays.as_ref())),
-        )
+        ))
         .await?;
         control.targets.admit(&resolved.desired).await.map_err(ApiError::from)?;
         let mut notes = warnings;

@@ -1,6 +1,6 @@
 //! Endpoints: stable names with keys that split traffic over deployments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use axum::{
     Json,
@@ -9,7 +9,7 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, Uri, header, request::Parts};
 use moorline_core::Name;
-use moorline_spec::{OnlineEndpoint, from_json};
+use moorline_spec::{ClusterGateway, OnlineEndpoint, from_json};
 use moorline_store::{Record, RecordKind, StoreError};
 use serde_json::{Value, json};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -80,7 +80,8 @@ impl Endpoint {
         }
         let state =
             if self.body.deleting { ProvisioningState::Deleting } else { ProvisioningState::Succeeded };
-        let uri = |path: &str| format!("{}/endpoints/{}/{path}", origin.0, self.name);
+        let begin = origin.of(&self.workspace, document);
+        let uri = |path: &str| format!("{begin}/endpoints/{}/{path}", self.name);
         shown.insert("scoring_uri".to_owned(), uri("score").into());
         shown.insert("openapi_uri".to_owned(), uri("swagger.json").into());
         shown.insert("provisioning_state".to_owned(), json!(state));
@@ -127,15 +128,44 @@ pub(super) fn operation_location(workspace: &Name, operation: &str) -> HeaderVal
         .unwrap_or(HeaderValue::from_static(BASE))
 }
 
-/// What comes before the path of a scoring URI: the configured URL, or what this request was sent to.
-pub(super) struct Origin(String);
+/// What comes before the path of a scoring URI: the host of a cluster's gateway, or the configured URL, or what this
+/// request was sent to.
+pub(super) struct Origin {
+    server: String,
+    /// Of computes whose gateway has a host, by workspace and compute in small letters.
+    gateways: HashMap<(String, String), String>,
+}
+
+impl Origin {
+    fn of(&self, workspace: &Name, document: &Value) -> &str {
+        // Only the server knows tokens.
+        let by_key = document["auth_mode"].as_str().is_none_or(|mode| mode == "key");
+        let compute = document["compute"].as_str().filter(|_| by_key).unwrap_or_default();
+        let compute = compute.strip_prefix("azureml:").unwrap_or(compute);
+        let key = (workspace.as_str().to_ascii_lowercase(), compute.to_ascii_lowercase());
+        self.gateways.get(&key).unwrap_or(&self.server)
+    }
+}
+
+/// The gateways of clusters that have a host.
+async fn gateways(control: &Control) -> Result<HashMap<(String, String), String>, ApiError> {
+    let computes = control.store.records(RecordKind::Compute, None).await?;
+    let with_host = computes.iter().filter_map(|record| {
+        let gateway = record.body.get("gateway").filter(|_| record.body["type"] == "kubernetes")?;
+        let gateway: ClusterGateway = serde_json::from_value(gateway.clone()).ok()?;
+        let key = (record.workspace.as_str().to_ascii_lowercase(), record.name.to_ascii_lowercase());
+        Some((key, gateway.origin()?))
+    });
+    Ok(with_host.collect())
+}
 
 impl axum::extract::FromRequestParts<Control> for Origin {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, control: &Control) -> Result<Self, ApiError> {
+        let gateways = gateways(control).await?;
         if let Some(url) = &control.config.public_url {
-            return Ok(Self(url.trim_end_matches('/').to_owned()));
+            return Ok(Self { server: url.trim_end_matches('/').to_owned(), gateways });
         }
         let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
         let host = parts.uri.authority().map(http::uri::Authority::as_str).or(host);
@@ -143,7 +173,7 @@ impl axum::extract::FromRequestParts<Control> for Origin {
         let host = host.filter(|host| host.parse::<http::uri::Authority>().is_ok());
         let uri = format!("http://{}", host.unwrap_or("localhost"));
         uri.parse::<Uri>().map_err(|_| ApiError::invalid("the header `host` is no address"))?;
-        Ok(Self(uri))
+        Ok(Self { server: uri, gateways })
     }
 }
 

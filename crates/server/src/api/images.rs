@@ -243,9 +243,15 @@ async fn build(
             .hint("give it a tag: `registry.example.org/team/iris:7`"));
     }
     let base = body.base.as_deref().map(parse).transpose()?.map(Base::Registry);
-    let resolved =
-        resolve::deployment(&control.store, &at.workspace, &document.endpoint_name, &document, Place::Image)
-            .await?;
+    let resolved = resolve::deployment(
+        &control.store,
+        &control.targets,
+        &at.workspace,
+        &document.endpoint_name,
+        &document,
+        Place::Image,
+    )
+    .await?;
     let operation =
         control.operations.begin(&at.workspace, OperationKind::BuildImage, &reference.to_string()).await?;
     let location = operation_location(&at.workspace, &operation);

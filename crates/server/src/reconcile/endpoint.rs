@@ -40,6 +40,7 @@ impl Reconciler {
             Ok(record) => record,
             Err(error) if error.class() == ErrorClass::NotFound => {
                 inner.gateway.remove(workspace, endpoint);
+                inner.targets.withdraw(workspace, endpoint);
                 return Ok(Next::Rest);
             }
             Err(error) => return Err(error),
@@ -56,20 +57,24 @@ impl Reconciler {
             return self.remove_endpoint(workspace, endpoint, &body).await;
         }
         let mut routes = BTreeMap::new();
+        let mut active = BTreeMap::new();
         for (name, state) in deployments {
             if let Some(serving) = state.status.active.as_ref().filter(|_| !state.body.deleting) {
-                routes.insert(name, self.deployment_route(serving, &state).await);
+                routes.insert(name.clone(), self.deployment_route(serving, &state).await);
+                active.insert(name, serving.clone());
             }
         }
         let auth = self.auth(workspace, endpoint, &body).await?;
-        inner.gateway.set(EndpointRoute {
+        let route = EndpointRoute {
             workspace: workspace.clone(),
             name: endpoint.clone(),
             auth,
             traffic: route_settings::shares(&body.document["traffic"], &routes),
             mirror: route_settings::shares(&body.document["mirror_traffic"], &routes).pop(),
             deployments: routes,
-        });
+        };
+        inner.targets.publish(&route, &active);
+        inner.gateway.set(route);
         Ok(Next::Rest)
     }
 
@@ -139,6 +144,7 @@ impl Reconciler {
     ) -> Result<Next, StoreError> {
         let store = &self.0.store;
         self.0.gateway.remove(workspace, endpoint);
+        self.0.targets.withdraw(workspace, endpoint);
         for key in key_names(endpoint) {
             match store.delete_secret(workspace, &key).await {
                 Err(error) if error.class() != ErrorClass::NotFound => return Err(error),

@@ -112,10 +112,12 @@ impl Reconciler {
     /// Asks the rule, and nudges the deployment where the answer is another than before.
     fn measure(&self, id: &DeploymentId, now: Instant) {
         let load = self.0.gateway.load(id);
+        let elsewhere = self.0.targets.gateway_report(id);
+        let requests = (load.in_flight + load.waiting) as u64 + elsewhere.in_flight + elsewhere.waiting;
         let mut entries = self.0.scalers.lock();
         let Some(entry) = entries.get_mut(id) else { return };
         let before = entry.scaler.current();
-        let after = entry.scaler.next(load.in_flight as u64 + load.waiting as u64, now);
+        let after = entry.scaler.next(requests, now);
         entry.due = now + entry.scaler.rule().polling_interval;
         drop(entries);
         if before != after {

@@ -72,6 +72,7 @@ pub(crate) fn config(home: &Path) -> ServerConfig {
         fs_err::set_permissions(&scorer, PermissionsExt::from_mode(0o755)).unwrap();
     }
     ServerConfig {
+        program: std::env::current_exe().unwrap(),
         home: home.to_owned(),
         listen: ([127, 0, 0, 1], 0).into(),
         store: StoreConfig::in_folder(home),

@@ -8,7 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::container::{absolute, public_keys, registry, secret};
-use crate::{fields::Fields, reader::Reader, scalars, yaml::Node};
+use crate::{
+    fields::Fields,
+    reader::{Finding, Reader},
+    scalars,
+    yaml::Node,
+};
 
 /// The longest name of a namespace, and of whatever else is a DNS label.
 const LABEL_LENGTH: usize = 63;
@@ -42,9 +47,57 @@ pub struct KubernetesCluster {
     /// Public keys (PEM), one of which has to have signed every image that runs here. None: no signature is needed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trusted_keys: Vec<String>,
+    /// A gateway of the namespace's own, so that requests do not pass the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<ClusterGateway>,
     /// Azure ML's, which say nothing here.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub properties: Map<String, Value>,
+}
+
+/// The gateway of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterGateway {
+    /// Of its objects, its account and its role.
+    pub name: String,
+    pub replicas: u32,
+    /// The host that requests from outside are sent to, which scoring URIs begin with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The class of the Ingress that is made for the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_class: Option<String>,
+    /// The secret of the namespace with the host's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_secret: Option<String>,
+    /// A Gateway of the Gateway API, through which an HTTPRoute leads in the place of an Ingress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<GatewayParent>,
+}
+
+/// A Gateway of the Gateway API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayParent {
+    pub name: String,
+    /// The compute's where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Its listener; all of them where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section: Option<String>,
+    /// Whether that listener speaks TLS, so that scoring URIs begin with `https`.
+    pub tls: bool,
+}
+
+impl ClusterGateway {
+    /// What scoring URIs begin with, where requests come from outside.
+    pub fn origin(&self) -> Option<String> {
+        let tls = self.parent.as_ref().map_or(self.tls_secret.is_some(), |parent| parent.tls);
+        let host = self.host.as_ref()?;
+        Some(format!("{}://{host}", if tls { "https" } else { "http" }))
+    }
 }
 
 /// How a server reaches pods.
@@ -78,6 +131,7 @@ impl KubernetesCluster {
             reach: fields.optional(reader, "reach", scalars::choice(&ways)),
             sign_with: fields.optional(reader, "sign_with", secret),
             trusted_keys: fields.optional(reader, "trusted_keys", public_keys).unwrap_or_default(),
+            gateway: fields.optional(reader, "gateway", gateway),
             properties: fields
                 .optional(reader, "properties", |reader, node| {
                     scalars::object(reader, node)?;
@@ -90,6 +144,65 @@ impl KubernetesCluster {
             _ => unreachable!("a struct is an object"),
         }
     }
+}
+
+/// The name of a gateway where none is given.
+const GATEWAY: &str = "moorline-gateway";
+/// So that one can be replaced while the other serves.
+const GATEWAYS: u32 = 2;
+const MOST_GATEWAYS: u32 = 64;
+/// The longest name of a host.
+const HOST_LENGTH: usize = 253;
+
+fn gateway(reader: &mut Reader, node: &Node) -> Option<ClusterGateway> {
+    let mut fields = Fields::open(reader, node, "gateway")?;
+    let read = ClusterGateway {
+        name: fields.optional(reader, "name", label).unwrap_or_else(|| GATEWAY.to_owned()),
+        replicas: fields.optional(reader, "replicas", scalars::between(1, MOST_GATEWAYS)).unwrap_or(GATEWAYS),
+        host: fields.optional(reader, "host", host),
+        ingress_class: fields.optional(reader, "ingress_class", scalars::filled),
+        tls_secret: fields.optional(reader, "tls_secret", scalars::filled),
+        parent: fields.optional(reader, "parent", parent),
+    };
+    for key in ["ingress_class", "tls_secret"] {
+        let Some(place) = fields.peek(key).map(|entry| entry.place) else { continue };
+        if read.parent.is_some() {
+            let why = format!("`{key}` is of an Ingress, and `parent` says that there is none");
+            reader.report(Finding::error(place, why).hint("leave one of the two out"));
+        } else if read.host.is_none() {
+            let why = format!("`{key}` is of an Ingress, which is made for a `host`");
+            reader.report(Finding::error(place, why).hint("name the host that requests are sent to"));
+        }
+    }
+    fields.close(reader);
+    Some(read)
+}
+
+fn parent(reader: &mut Reader, node: &Node) -> Option<GatewayParent> {
+    let mut fields = Fields::open(reader, node, "parent")?;
+    let name = fields.required(reader, "name", scalars::filled);
+    let namespace = fields.optional(reader, "namespace", label);
+    let section = fields.optional(reader, "section", scalars::filled);
+    let tls = fields.optional(reader, "tls", scalars::boolean).unwrap_or_default();
+    fields.close(reader);
+    Some(GatewayParent { name: name?, namespace, section, tls })
+}
+
+/// The name of a host, without a port: DNS labels between dots.
+fn host(reader: &mut Reader, node: &Node) -> Option<String> {
+    let text = scalars::filled(reader, node)?;
+    let sound = |label: &str| {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        (1..=LABEL_LENGTH).contains(&label.len())
+            && label.chars().all(fits)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if text.len() <= HOST_LENGTH && text.split('.').all(sound) {
+        return Some(text);
+    }
+    reader.mismatch(node, "the name of a host, like models.example.org");
+    None
 }
 
 /// A DNS label, as RFC 1123 has it.

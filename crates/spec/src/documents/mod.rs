@@ -24,7 +24,7 @@ pub use deployment::{
 };
 pub use endpoint::{AuthMode, OnlineEndpoint};
 pub use environment::{BuildContext, BuildSource, Environment, OsType};
-pub use kubernetes::{KubernetesCluster, Reach};
+pub use kubernetes::{ClusterGateway, GatewayParent, KubernetesCluster, Reach};
 pub use model::Model;
 pub use registries::{Registries, RegistryHost};
 pub use runtime::RuntimeSettings;
