@@ -13,4 +13,5 @@ mod onnx;
 pub mod plan;
 pub mod program;
 pub mod runtime;
+pub mod target;
 pub mod worker;

@@ -2,6 +2,7 @@
 
 mod engines;
 mod failure;
+mod fpga;
 mod inspect;
 mod log_file;
 mod logging;
@@ -24,6 +25,10 @@ fn main() -> ExitCode {
     let result = match (first.command, first.settings.release) {
         (Some(Command::Inspect(inspect)), _) => inspect::run(&inspect, &environment),
         (Some(Command::Probe(probe)), _) => probe::run(&probe),
+        #[cfg(feature = "fpga")]
+        (Some(Command::FpgaWorker), _) => {
+            moorline_fpga::worker::main().map_err(|error| anyhow::Error::from(error).into())
+        }
         (None, None) => unreachable!("clap requires --release without a subcommand"),
         (None, Some(dir)) => LoadedRelease::read(dir).map_err(Into::into).and_then(|release| {
             // The release's own variables, and the script's config.json, are settings too, of lower rank.

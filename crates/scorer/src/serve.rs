@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     engines,
     failure::Failure,
-    logging,
+    fpga, logging,
     release::{Kind, LoadedRelease},
     script,
     settings::{EngineChoice, Environment, Settings, python},
@@ -186,6 +186,10 @@ fn load_onnx(app: &App, loading: Loading, path: PathBuf) -> anyhow::Result<()> {
     let own = release.release.engine.name.map(EngineChoice::from);
     let engine =
         engines::choose(options.engine.or(own).unwrap_or(EngineChoice::Auto), &environment, Some(python))?;
+    let engine = match &settings.fpga.fpga_bitstream {
+        Some(bitstream) => fpga::engine(&settings, bitstream, &release.release.name, engine, environment)?,
+        None => engine,
+    };
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let (sessions, threads) = options.sessions_and_threads(&release.release.engine, cores);
     let model = engine.load(&ModelFiles { path, threads: threads.get() })?;

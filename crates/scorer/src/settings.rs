@@ -93,6 +93,10 @@ pub(crate) enum Command {
     /// Ask the scorer of this machine or container whether it is ready: exit code 0 if it is, else 1
     #[command(after_help = "Example:\n  moorline-scorer probe --admin-port 5000")]
     Probe(Probe),
+    /// Hold a device for a scorer, which starts this itself
+    #[cfg(feature = "fpga")]
+    #[command(hide = true)]
+    FpgaWorker,
 }
 
 #[derive(Debug, Args)]
@@ -166,6 +170,8 @@ pub(crate) struct Settings {
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
     #[command(flatten)]
+    pub(crate) fpga: FpgaOptions,
+    #[command(flatten)]
     pub(crate) script: ScriptOptions,
     #[command(flatten)]
     pub(crate) bounds: Bounds,
@@ -200,6 +206,30 @@ pub(crate) struct EngineOptions {
     /// Sizes at which a batch goes at once, ascending
     #[arg(long, env = "MOORLINE_PREFERRED_BATCH_SIZES", value_name = "ROWS", value_delimiter = ',')]
     pub(crate) preferred_batch_sizes: Vec<NonZeroUsize>,
+}
+
+#[derive(Debug, Args)]
+#[cfg_attr(not(feature = "fpga"), expect(dead_code, reason = "they are refused where there is no engine for them"))]
+#[command(next_help_heading = "FPGAs")]
+pub(crate) struct FpgaOptions {
+    /// The bitstream that runs the model, as far as its kernels go; the engine runs the rest [default: none]
+    #[arg(long, env = "MOORLINE_FPGA_BITSTREAM", value_name = "FILE", requires = "fpga_trusted_keys")]
+    pub(crate) fpga_bitstream: Option<PathBuf>,
+    /// Files with the public keys, one of which must have signed the bitstream
+    #[arg(long, env = "MOORLINE_FPGA_TRUSTED_KEYS", value_name = "FILES", value_delimiter = ',')]
+    pub(crate) fpga_trusted_keys: Vec<PathBuf>,
+    /// Which device is taken: `platform=…`, `name=…`, `index=N`, `class=hardware|emulation` [default: the first that fits]
+    #[arg(long, env = "MOORLINE_FPGA_DEVICE", value_name = "FILTER", value_delimiter = ',')]
+    pub(crate) fpga_device: Vec<String>,
+    /// The least share of the model's operations that the device must take, 0 to 1
+    #[arg(long, env = "MOORLINE_FPGA_MIN_COVERAGE", default_value_t = 0.0, value_name = "SHARE")]
+    pub(crate) fpga_min_coverage: f64,
+    /// Let an emulated device build the kernels from the bitstream's source, where it has no image for it
+    #[arg(long, env = "MOORLINE_FPGA_REBUILD", value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub(crate) fpga_rebuild: bool,
+    /// The folder in which devices are leased: one for all that use them [default: moorline-fpga in the temporary folder]
+    #[arg(long, env = "MOORLINE_FPGA_LEASES", value_name = "DIR")]
+    pub(crate) fpga_leases: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

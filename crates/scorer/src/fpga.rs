@@ -1,0 +1,120 @@
+//! The engine of FPGAs, made from the settings: a bitstream that is trusted, a device that is leased, and what runs the
+//! rest of a model.
+
+use std::{path::Path, sync::Arc};
+
+use moorline_core::{Engine, Name};
+
+use crate::settings::{Environment, Settings};
+
+#[cfg(feature = "fpga")]
+pub(crate) fn engine(
+    settings: &Settings,
+    bitstream: &Path,
+    release: &Name,
+    host: Arc<dyn Engine>,
+    environment: Environment,
+) -> anyhow::Result<Arc<dyn Engine>> {
+    use anyhow::{Context, ensure};
+    use moorline_fpga::{
+        bitstream::{Bitstream, PublicKey},
+        engine::OpenClEngine,
+        lease::{Leases, Quarantine},
+        plan::PlanOptions,
+        worker::{Executor, ExecutorSettings, Launcher, Limits},
+    };
+
+    let options = &settings.fpga;
+    ensure!(
+        (0.0..=1.0).contains(&options.fpga_min_coverage),
+        "--fpga-min-coverage is {}, and a share is between 0 and 1",
+        options.fpga_min_coverage
+    );
+    let key = |file: &std::path::PathBuf| -> anyhow::Result<PublicKey> {
+        let pem = fs_err::read_to_string(file)?;
+        PublicKey::from_pem(&pem).with_context(|| format!("`{}` holds no public key", file.display()))
+    };
+    let trusted = options.fpga_trusted_keys.iter().map(key).collect::<Result<Vec<_>, _>>()?;
+    let file = fs_err::File::open(bitstream)?;
+    let opened = Bitstream::open(std::io::BufReader::new(file), &trusted, jiff::Timestamp::now());
+    let opened = opened.with_context(|| format!("the bitstream `{}` cannot be used", bitstream.display()))?;
+    let scratch = std::env::temp_dir();
+    let leases = options.fpga_leases.clone().unwrap_or_else(|| scratch.join("moorline-fpga"));
+    fs_err::create_dir_all(&leases)?;
+    let executor = Executor::start(
+        ExecutorSettings {
+            launcher: Launcher {
+                program: std::env::current_exe().context("could not find this program's own file")?,
+                arguments: vec!["fpga-worker".into()],
+                environment: environment.into_map(),
+                scratch,
+            },
+            limits: Limits::default(),
+            device: filter(&options.fpga_device)?,
+            rebuild: options.fpga_rebuild,
+            leases: Leases::new(leases),
+            quarantine: Quarantine::default(),
+            holder: release.to_string(),
+        },
+        Arc::new(opened),
+    )?;
+    let device = executor.device();
+    tracing::info!(
+        device = %device.id(),
+        device_class = device.class.as_str(),
+        bitstream = %executor.bitstream().manifest().id,
+        version = %executor.bitstream().manifest().version,
+        "a device is leased"
+    );
+    let plan = PlanOptions { min_coverage: options.fpga_min_coverage, ..PlanOptions::default() };
+    Ok(Arc::new(OpenClEngine::new(Arc::new(executor), host, plan)))
+}
+
+/// Reads `key=value` pairs.
+#[cfg(feature = "fpga")]
+fn filter(pairs: &[String]) -> anyhow::Result<moorline_fpga::device::DeviceFilter> {
+    use anyhow::bail;
+    use moorline_fpga::{bitstream::DeviceClass, device::DeviceFilter};
+
+    let mut filter = DeviceFilter::default();
+    for pair in pairs {
+        match pair.split_once('=') {
+            Some(("platform", text)) => filter.platform = Some(text.to_owned()),
+            Some(("name", text)) => filter.name = Some(text.to_owned()),
+            Some(("index", text)) if text.parse::<u32>().is_ok() => filter.index = text.parse().ok(),
+            Some(("class", "hardware")) => filter.class = Some(DeviceClass::Hardware),
+            Some(("class", "emulation")) => filter.class = Some(DeviceClass::Emulation),
+            _ => bail!(
+                "--fpga-device has `{pair}`; it is made of platform=…, name=…, index=N and class=hardware or class=emulation"
+            ),
+        }
+    }
+    Ok(filter)
+}
+
+/// A build without the feature says so where the engine would be.
+#[cfg(not(feature = "fpga"))]
+pub(crate) fn engine(
+    _settings: &Settings,
+    _bitstream: &Path,
+    _release: &Name,
+    _host: Arc<dyn Engine>,
+    _environment: Environment,
+) -> anyhow::Result<Arc<dyn Engine>> {
+    anyhow::bail!("a bitstream is named, and this build of the scorer has no engine for FPGAs: take the one that loads libraries")
+}
+
+#[cfg(all(test, feature = "fpga"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_made_of_pairs() {
+        let read = |text: &str| filter(&text.split(',').map(str::to_owned).collect::<Vec<_>>());
+        let filter = read("platform=Portable,name=pthread,index=0,class=emulation").unwrap();
+        assert_eq!(filter.to_string(), "platform `Portable`, name `pthread`, index 0, class emulation");
+        for wrong in ["gpu", "class=fast", "index=first", "vendor=x"] {
+            assert!(read(wrong).unwrap_err().to_string().contains(wrong), "{wrong}");
+        }
+    }
+}
