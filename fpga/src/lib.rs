@@ -6,8 +6,8 @@
 
 pub mod bitstream;
 pub mod device;
-pub mod lease;
 pub mod engine;
+pub mod lease;
 pub mod lower;
 mod onnx;
 pub mod plan;

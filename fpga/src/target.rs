@@ -44,7 +44,10 @@ pub struct FpgaTarget {
 
 impl fmt::Debug for FpgaTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FpgaTarget").field("place", &self.place).field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("FpgaTarget")
+            .field("place", &self.place)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 

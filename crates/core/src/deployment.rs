@@ -41,6 +41,9 @@ pub struct Desired {
     /// The files of the environment's build context, where it has one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub context: Vec<FileEntry>,
+    /// The bitstream that runs the model, on a compute of that kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bitstream: Option<PinnedBitstream>,
     /// Where the model lies in an image that brings its own server, where it is not to be in the usual place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_mount_path: Option<String>,
@@ -53,6 +56,14 @@ pub struct Desired {
     pub liveness: Probe,
     #[serde(default)]
     pub readiness: Probe,
+}
+
+/// A version of a bitstream, and its file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedBitstream {
+    pub name: Name,
+    pub version: String,
+    pub sha256: Digest,
 }
 
 /// The kinds of places that can run deployments.

@@ -101,7 +101,9 @@ pub(crate) fn engine(
     _host: Arc<dyn Engine>,
     _environment: Environment,
 ) -> anyhow::Result<Arc<dyn Engine>> {
-    anyhow::bail!("a bitstream is named, and this build of the scorer has no engine for FPGAs: take the one that loads libraries")
+    anyhow::bail!(
+        "a bitstream is named, and this build of the scorer has no engine for FPGAs: take the one that loads libraries"
+    )
 }
 
 #[cfg(all(test, feature = "fpga"))]

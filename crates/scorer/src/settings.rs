@@ -209,7 +209,10 @@ pub(crate) struct EngineOptions {
 }
 
 #[derive(Debug, Args)]
-#[cfg_attr(not(feature = "fpga"), expect(dead_code, reason = "they are refused where there is no engine for them"))]
+#[cfg_attr(
+    not(feature = "fpga"),
+    expect(dead_code, reason = "they are refused where there is no engine for them")
+)]
 #[command(next_help_heading = "FPGAs")]
 pub(crate) struct FpgaOptions {
     /// The bitstream that runs the model, as far as its kernels go; the engine runs the rest [default: none]

@@ -9,6 +9,7 @@ mod autoscale;
 mod clusters;
 mod config;
 mod control;
+mod fpgas;
 mod front;
 mod home;
 mod hosts;

@@ -118,12 +118,13 @@ fn operation_id(method: &Method, path: &str) -> String {
 
 /// The kind of resource that a path is about.
 fn tag_of(path: &str) -> &'static str {
-    const TAGS: [&str; 11] = [
+    const TAGS: [&str; 12] = [
         "deployments",
         "online-endpoints",
         "models",
         "environments",
         "codes",
+        "bitstreams",
         "blobs",
         "computes",
         "secrets",

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt;
 use moorline_core::{
-    DeploymentId, Desired, Environment, ErrorClass, FileEntry, ModelType, Name, Release, ReleaseCode,
-    ReleaseEnvironment, ReleaseModel, Resources, Scheduling, TargetKind,
+    DeploymentId, Desired, Environment, ErrorClass, FileEntry, ModelType, Name, PinnedBitstream, Release,
+    ReleaseCode, ReleaseEnvironment, ReleaseModel, Resources, Scheduling, TargetKind,
 };
 use moorline_spec::{
     AssetRef, CodeConfiguration, CodeSource, Compute, Model, OnlineDeployment, Reference, Scope, VersionRef,
@@ -79,6 +79,7 @@ pub(crate) async fn deployment(
 
     let place =
         sizes_of_cluster(targets, workspace, place, document.instance_type.as_deref(), &mut notes).await;
+    let bitstream = resolver.bitstream(runtime.bitstream.as_ref(), &place).await?;
     let (resources, scheduling) = resources(&document, &place, &mut notes);
     let release = Release {
         format: Release::FORMAT,
@@ -109,6 +110,7 @@ pub(crate) async fn deployment(
         release,
         environment,
         context,
+        bitstream,
         model_mount_path: document.model_mount_path.clone(),
         scale: document.scale(),
         resources,
@@ -208,6 +210,39 @@ impl Resolver<'_> {
                 .caused_by(error)
         })?;
         Ok(Environment { conda_file: Some(text), ..Environment::default() })
+    }
+
+    /// The deployment's own, else the compute's.
+    async fn bitstream(
+        &self,
+        own: Option<&Reference>,
+        compute: &Compute,
+    ) -> Result<Option<PinnedBitstream>, ApiError> {
+        if compute.kind != TargetKind::Fpga {
+            return match own {
+                Some(_) => Err(ApiError::invalid(format!(
+                    "the deployment names `moorline.fpga.bitstream`, and compute `{}` is of type {}",
+                    compute.name,
+                    compute.kind.as_str()
+                ))
+                .hint("name a compute of `type: fpga` with --compute")),
+                None => Ok(None),
+            };
+        }
+        let of_compute = compute.fpga().bitstream.and_then(|text| text.parse::<Reference>().ok());
+        let Some(reference) = own.or(of_compute.as_ref()) else {
+            return Err(ApiError::invalid(format!("no bitstream is named for compute `{}`", compute.name)).hint(
+                "name one as `bitstream` of the compute, or as `moorline.fpga.bitstream` in the deployment's `properties`",
+            ));
+        };
+        let asset = self.asset(AssetKind::Bitstream, "bitstream", reference).await?;
+        let [file] = &asset.files[..] else {
+            return Err(ApiError::new(
+                ErrorClass::Internal,
+                format!("bitstream `{reference}` is not one file"),
+            ));
+        };
+        Ok(Some(PinnedBitstream { name: asset.name, version: asset.version, sha256: file.sha256 }))
     }
 
     async fn asset(&self, kind: AssetKind, noun: &str, reference: &Reference) -> Result<Asset, ApiError> {

@@ -14,11 +14,13 @@ use moorline_deploy::{
     kubernetes::{Change, DeploymentReport, PublishedDeployment, PublishedEndpoint},
     local::LocalTarget,
 };
+use moorline_fpga::target::FpgaTarget;
 use moorline_gateway::{Auth, DeploymentRoute, EndpointRoute};
 use moorline_spec::InstanceType;
 
 use crate::{
     clusters::{Clusters, Namespace},
+    fpgas::Fpgas,
     hosts::{Host, Hosts},
     images::{Builder, ImageMaker, Order, repository},
     opened::same,
@@ -32,6 +34,7 @@ pub(crate) struct Targets {
     local: Arc<LocalTarget>,
     hosts: Hosts,
     clusters: Clusters,
+    fpgas: Fpgas,
     environments: Environments,
     images: ImageMaker,
 }
@@ -41,6 +44,7 @@ enum Place {
     Local(Arc<LocalTarget>),
     Container(Arc<Host>),
     Kubernetes(Arc<Namespace>),
+    Fpga(Arc<FpgaTarget>),
 }
 
 /// How an image comes to where it runs.
@@ -57,6 +61,7 @@ impl Place {
             Self::Local(target) => &**target,
             Self::Container(host) => &*host.target,
             Self::Kubernetes(namespace) => &*namespace.target,
+            Self::Fpga(target) => &**target,
         }
     }
 }
@@ -66,10 +71,11 @@ impl Targets {
         local: Arc<LocalTarget>,
         hosts: Hosts,
         clusters: Clusters,
+        fpgas: Fpgas,
         environments: Environments,
         images: ImageMaker,
     ) -> Self {
-        Self { local, hosts, clusters, environments, images }
+        Self { local, hosts, clusters, fpgas, environments, images }
     }
 
     pub(crate) fn images(&self) -> &ImageMaker {
@@ -90,10 +96,11 @@ impl Targets {
                 let namespace = self.clusters.namespace(&desired.id.workspace, &desired.compute).await?;
                 Ok(Place::Kubernetes(namespace))
             }
-            TargetKind::Fpga | TargetKind::Edge => Err(TargetError::new(
+            TargetKind::Fpga => Ok(Place::Fpga(self.fpgas.target(desired).await?)),
+            TargetKind::Edge => Err(TargetError::new(
                 ErrorClass::Unsupported,
                 format!(
-                    "this build runs deployments on computes of type local, container and kubernetes, and not of type {}",
+                    "this build runs deployments on computes of type local, container, kubernetes and fpga, and not of type {}",
                     desired.target.as_str()
                 ),
             )),
@@ -116,7 +123,7 @@ impl Targets {
     ) -> Result<(Manifest, Option<Vec<Change>>), TargetError> {
         let place = self.of(desired).await?;
         let source = match &place {
-            Place::Local(_) => {
+            Place::Local(_) | Place::Fpga(_) => {
                 let python =
                     environment_of(desired).map(|environment| self.environments.python(&environment));
                 Source::Folder { path: releases.path(&desired.release), python }
@@ -159,7 +166,7 @@ impl Targets {
                 let placement = Placement { variables: variables(versions), ..placement.clone() };
                 Some(namespace.target.diff(&placement)?)
             }
-            Place::Local(_) | Place::Container(_) => None,
+            Place::Local(_) | Place::Container(_) | Place::Fpga(_) => None,
         };
         Ok((place.target().render(&placement)?, changes))
     }
@@ -168,7 +175,8 @@ impl Targets {
     pub(crate) fn making(desired: &Desired) -> &'static str {
         match desired.target {
             TargetKind::Local => "environment",
-            TargetKind::Container | TargetKind::Kubernetes | TargetKind::Fpga | TargetKind::Edge => "image",
+            TargetKind::Fpga => "bitstream",
+            TargetKind::Container | TargetKind::Kubernetes | TargetKind::Edge => "image",
         }
     }
 
@@ -180,7 +188,7 @@ impl Targets {
         progress: &Progress,
     ) -> Result<Source, TargetError> {
         match self.of(desired).await? {
-            Place::Local(_) => {
+            Place::Local(_) | Place::Fpga(_) => {
                 let python = match environment_of(desired) {
                     Some(environment) => Some(self.python(&environment, progress.clone()).await?),
                     None => None,
@@ -371,7 +379,9 @@ impl Targets {
             };
             known.iter().filter(on_it)
         };
-        let local: Vec<DeploymentId> = on(TargetKind::Local).map(|(id, _)| id.clone()).collect();
+        // What has a device is the local target's too.
+        let local = on(TargetKind::Local).chain(on(TargetKind::Fpga));
+        let local: Vec<DeploymentId> = local.map(|(id, _)| id.clone()).collect();
         let by_compute = |kind| -> Vec<(Name, DeploymentId)> {
             let named =
                 |(id, places): &(DeploymentId, Vec<(TargetKind, Name)>)| -> Vec<(Name, DeploymentId)> {

@@ -21,6 +21,7 @@ pub enum AssetKind {
     Model,
     Environment,
     Code,
+    Bitstream,
 }
 
 impl AssetKind {
@@ -29,6 +30,7 @@ impl AssetKind {
             Self::Model => "model",
             Self::Environment => "environment",
             Self::Code => "code",
+            Self::Bitstream => "bitstream",
         }
     }
 
@@ -37,6 +39,7 @@ impl AssetKind {
             "model" => Ok(Self::Model),
             "environment" => Ok(Self::Environment),
             "code" => Ok(Self::Code),
+            "bitstream" => Ok(Self::Bitstream),
             other => Err(StoreError::unreadable(format!("an asset of kind `{other}`"))),
         }
     }

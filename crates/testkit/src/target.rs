@@ -237,6 +237,7 @@ async fn what_cannot_be_hosted_is_refused_early(
         release: release.release.clone(),
         environment: None,
         context: Vec::new(),
+        bitstream: None,
         model_mount_path: None,
         scale: Scale::Fixed { instances: 1 },
         resources: Resources::default(),

@@ -43,7 +43,8 @@ impl PlannedSession {
                             _ => return Err(broken("an island's input is not there")),
                         }
                     }
-                    let results = self.parts.executor.run(*program, &bytes).map_err(|error| run_error(&error))?;
+                    let results =
+                        self.parts.executor.run(*program, &bytes).map_err(|error| run_error(&error))?;
                     for ((id, shape), bytes) in outputs.iter().zip(results) {
                         let mut floats = vec![0.0_f32; shape.iter().product()];
                         if 4 * floats.len() != bytes.len() {
@@ -59,7 +60,10 @@ impl PlannedSession {
                     let mut given = Tensors::with_capacity(inputs.len());
                     for (spec, id) in model.signature().inputs.iter().zip(inputs) {
                         let tensor = values.get(id).cloned();
-                        given.push(Arc::clone(&spec.name), tensor.ok_or_else(|| broken("a part's input is not there"))?);
+                        given.push(
+                            Arc::clone(&spec.name),
+                            tensor.ok_or_else(|| broken("a part's input is not there"))?,
+                        );
                     }
                     for (name, value) in host.run(given)? {
                         let id = outputs.iter().find(|(_, own)| **own == *name).map(|(id, _)| *id);
@@ -70,7 +74,8 @@ impl PlannedSession {
                 }
             }
         }
-        let output = |id: &TensorId| values.get(id).cloned().ok_or_else(|| broken("an output is not a tensor"));
+        let output =
+            |id: &TensorId| values.get(id).cloned().ok_or_else(|| broken("an output is not a tensor"));
         self.parts.outputs.iter().map(output).collect()
     }
 

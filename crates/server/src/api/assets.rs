@@ -188,6 +188,16 @@ fn content(kind: AssetKind, mut document: Object) -> Result<Content, ApiError> {
             })?;
             (to_json(&environment)?, described.digest(), files)
         }
+        AssetKind::Bitstream => {
+            let mut bitstream = from_json::<moorline_spec::Bitstream>(&Value::Object(document))?.document;
+            let files = std::mem::take(&mut bitstream.files);
+            if files.len() != 1 {
+                return Err(ApiError::invalid("a bitstream is one file")
+                    .hint("upload it as a blob, and list it in `files`"));
+            }
+            let digest = digest_of(&files);
+            (to_json(&bitstream)?, digest, files)
+        }
         AssetKind::Code => {
             let files = take_files(&mut document)?;
             if files.is_empty() {

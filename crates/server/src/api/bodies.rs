@@ -91,6 +91,16 @@ struct BuildBody {
     dockerfile_path: Option<String>,
 }
 
+/// A bitstream, with the uploaded file in place of `path`.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BitstreamBody {
+    description: Option<String>,
+    tags: Option<Tags>,
+    properties: Option<Tags>,
+    #[schema(min_items = 1, max_items = 1)]
+    files: Vec<FileBody>,
+}
+
 /// The files of a code folder.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct CodeBody {
@@ -152,6 +162,16 @@ pub(crate) struct EnvironmentVersion {
     #[schema(value_type = Option<Object>)]
     inference_config: Option<Value>,
     os_type: Option<String>,
+}
+
+/// A bitstream's version.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BitstreamVersion {
+    #[serde(flatten)]
+    facts: VersionFacts,
+    description: Option<String>,
+    tags: Option<Tags>,
+    properties: Option<Tags>,
 }
 
 /// A version of code.

@@ -2,6 +2,7 @@
 //! gives is said beside its handler, and is in the OpenAPI document.
 
 mod assets;
+mod bitstreams;
 mod blobs;
 mod bodies;
 mod codes;
@@ -49,6 +50,7 @@ fn routes() -> OpenApiRouter<Control> {
         .merge(models::routes())
         .merge(environments::routes())
         .merge(codes::routes())
+        .merge(bitstreams::routes())
         .merge(computes::routes())
         .merge(images::routes())
         .merge(secrets::routes())

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::{
     Tags, azure,
     container::ContainerHost,
+    fpga::FpgaDevices,
     kubernetes::{self, KubernetesCluster},
 };
 use crate::{
@@ -101,6 +102,11 @@ impl Compute {
         ContainerHost::of(&self.settings)
     }
 
+    /// The settings of a compute of `type: fpga`.
+    pub fn fpga(&self) -> FpgaDevices {
+        FpgaDevices::of(&self.settings)
+    }
+
     /// The settings of a compute of `type: kubernetes`.
     pub fn kubernetes(&self) -> KubernetesCluster {
         KubernetesCluster::of(&self.settings)
@@ -142,7 +148,8 @@ impl Read for Compute {
             None | Some(TargetKind::Local) => Map::new(),
             Some(TargetKind::Kubernetes) => KubernetesCluster::read(reader, &mut fields),
             Some(TargetKind::Container) => ContainerHost::read(reader, &mut fields),
-            Some(TargetKind::Fpga | TargetKind::Edge) => free(&mut fields),
+            Some(TargetKind::Fpga) => FpgaDevices::read(reader, &mut fields),
+            Some(TargetKind::Edge) => free(&mut fields),
         };
         // Which keys there are is not known before the kind is; one that was meant to be `type` is.
         if kind.is_some() || fields.peek("type").is_none() {

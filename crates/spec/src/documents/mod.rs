@@ -1,12 +1,14 @@
 //! The documents themselves, one kind a file: their fields, and the rules between them.
 
 mod azure;
+mod bitstream;
 mod collector;
 mod compute;
 mod container;
 mod deployment;
 mod endpoint;
 mod environment;
+mod fpga;
 mod kubernetes;
 mod model;
 mod registries;
@@ -15,6 +17,7 @@ mod workspace;
 
 use std::collections::BTreeMap;
 
+pub use bitstream::Bitstream;
 pub use collector::{Collection, CollectionData, DataAsset, DataCollector, RequestLogging, RollingRate};
 pub use compute::{Compute, InstanceType, Requests};
 pub use container::{ContainerHost, EngineTls};
@@ -24,6 +27,7 @@ pub use deployment::{
 };
 pub use endpoint::{AuthMode, OnlineEndpoint};
 pub use environment::{BuildContext, BuildSource, Environment, OsType};
+pub use fpga::{FpgaDevice, FpgaDevices};
 pub use kubernetes::{ClusterGateway, GatewayParent, KubernetesCluster, Reach};
 pub use model::Model;
 pub use registries::{Registries, RegistryHost};

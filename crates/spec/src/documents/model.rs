@@ -141,7 +141,7 @@ fn model_type(reader: &mut Reader, node: &Node) -> Option<ModelType> {
 }
 
 /// What became of a path: `[{path, size, sha256}]`.
-fn files_of(reader: &mut Reader, node: &Node) -> Option<Vec<FileEntry>> {
+pub(super) fn files_of(reader: &mut Reader, node: &Node) -> Option<Vec<FileEntry>> {
     scalars::list(reader, node, |reader, node| {
         let mut fields = Fields::open(reader, node, "file")?;
         let path = fields.required(reader, "path", paths::inner_path);

@@ -8,12 +8,13 @@ use super::Tags;
 use crate::{
     fields::nearest,
     reader::{Finding, Reader},
+    reference::Reference,
     yaml::{Content, Node, shown},
 };
 
 /// What all of these properties begin with.
 const PREFIX: &str = "moorline.";
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "moorline.compute",
     "moorline.engine",
     "moorline.sessions",
@@ -22,6 +23,7 @@ const KEYS: [&str; 8] = [
     "moorline.max_batch_delay_us",
     "moorline.worker_count",
     "moorline.scale_down_delay",
+    "moorline.fpga.bitstream",
 ];
 
 /// What the properties of a deployment say; checked when the document is read.
@@ -37,6 +39,8 @@ pub struct RuntimeSettings {
     pub worker_count: Option<NonZeroUsize>,
     /// `moorline.scale_down_delay`, seconds
     pub scale_down_delay: Option<u32>,
+    /// `moorline.fpga.bitstream`
+    pub bitstream: Option<Reference>,
 }
 
 /// Settings on the way: a delay means nothing before a size is known.
@@ -73,6 +77,10 @@ impl Draft {
             "moorline.worker_count" => self.settings.worker_count = count()?,
             "moorline.scale_down_delay" => {
                 self.settings.scale_down_delay = Some(value.trim().parse().map_err(|_| TIME)?);
+            }
+            "moorline.fpga.bitstream" => {
+                let expected = "a registered bitstream, such as `azureml:convnet:3`";
+                self.settings.bitstream = Some(value.parse().map_err(|_| expected)?);
             }
             _ => {}
         }

@@ -1,0 +1,108 @@
+//! What a compute of `type: fpga` says beyond what every compute says: the bitstream, and which devices may run it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::container::public_keys;
+use crate::{fields::Fields, reader::Reader, reference::Reference, scalars, yaml::Node};
+
+/// Devices of this server's machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FpgaDevices {
+    /// The registered bitstream: `azureml:NAME:VERSION`, or without a version the newest. A deployment can name another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bitstream: Option<String>,
+    /// Public keys (PEM), one of which has to have signed the bitstream.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trusted_keys: Vec<String>,
+    /// Any device where it is left out.
+    #[serde(skip_serializing_if = "FpgaDevice::is_any")]
+    pub device: FpgaDevice,
+    /// The least share of a model's operations that must run on the device, from 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_coverage: Option<f64>,
+    /// Whether an emulated device may build the kernels from the bitstream's source.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rebuild: bool,
+}
+
+/// Which devices may be taken. What is left out is not asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FpgaDevice {
+    /// A part of the platform's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// A part of the device's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
+    /// `hardware` or `emulation`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+}
+
+/// More devices than one machine has.
+const MOST_DEVICES: u32 = 1024;
+
+impl FpgaDevice {
+    fn is_any(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl FpgaDevices {
+    /// Of a compute's settings, which were checked when its document was read.
+    pub(super) fn of(settings: &Map<String, Value>) -> Self {
+        serde_json::from_value(Value::Object(settings.clone())).unwrap_or_default()
+    }
+
+    pub(super) fn read(reader: &mut Reader, fields: &mut Fields<'_>) -> Map<String, Value> {
+        let read = Self {
+            bitstream: fields.optional(reader, "bitstream", reference),
+            trusted_keys: fields.optional(reader, "trusted_keys", public_keys).unwrap_or_default(),
+            device: fields.optional(reader, "device", device).unwrap_or_default(),
+            min_coverage: fields.optional(reader, "min_coverage", scalars::fraction),
+            rebuild: fields.optional(reader, "rebuild", scalars::boolean).unwrap_or_default(),
+        };
+        match serde_json::to_value(read) {
+            Ok(Value::Object(settings)) => settings,
+            _ => unreachable!("a struct is an object"),
+        }
+    }
+}
+
+/// A reference to a bitstream, as text: `azureml:convnet:3`.
+fn reference(reader: &mut Reader, node: &Node) -> Option<String> {
+    let text = scalars::filled(reader, node)?;
+    if text.parse::<Reference>().is_ok() {
+        return Some(text);
+    }
+    reader.mismatch(node, "a registered bitstream, such as `azureml:convnet:3`");
+    None
+}
+
+fn device(reader: &mut Reader, node: &Node) -> Option<FpgaDevice> {
+    let mut fields = Fields::open(reader, node, "device")?;
+    let classes = [("hardware", "hardware"), ("emulation", "emulation")];
+    let read = FpgaDevice {
+        platform: fields.optional(reader, "platform", part),
+        name: fields.optional(reader, "name", part),
+        index: fields.optional(reader, "index", scalars::between(0, MOST_DEVICES)),
+        class: fields.optional(reader, "class", scalars::choice(&classes)).map(str::to_owned),
+    };
+    fields.close(reader);
+    Some(read)
+}
+
+/// A part of a name, which goes into a list with commas.
+fn part(reader: &mut Reader, node: &Node) -> Option<String> {
+    let text = scalars::filled(reader, node)?;
+    if text.contains(',') {
+        reader.mismatch(node, "a part of the name that has no comma");
+        return None;
+    }
+    Some(text)
+}
