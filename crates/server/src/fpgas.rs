@@ -62,7 +62,7 @@ impl Fpgas {
             return Ok(Arc::clone(&known.target));
         }
         let config = self.config(&settings, compute, sha256).await?;
-        let below = (moorline_core::Name::from_static("local"), TargetKind::Local);
+        let below = ("local".parse().expect("it is a name"), TargetKind::Local);
         let target = Arc::new(FpgaTarget::new(Arc::clone(&self.0.local) as _, below, config));
         let open = Open { settings, target: Arc::clone(&target) };
         self.open().insert(key, open);
