@@ -1,0 +1,167 @@
+//! Models on devices through the front door: a registered bitstream, a compute that names it, and answers that are those
+//! of the CPU.
+
+use std::{path::PathBuf, process::Command};
+
+use moorline_tests::{
+    Request, Workspace, binary,
+    documents::{endpoint, onnx_deployment},
+    onnx::{Attribute, ModelWriter, OnnxType, element},
+    skip,
+};
+use serde_json::{Value, json};
+
+/// Channels and side of the images that the model takes.
+const CHANNELS: usize = 16;
+const SIDE: usize = 40;
+
+/// A workspace with a bitstream for PoCL, and the public key of whoever signed it, in one line of a document.
+fn up() -> Option<(Workspace, PathBuf, String)> {
+    let workspace = Workspace::up();
+    let (key, file) = (workspace.work().join("key.pem"), workspace.work().join("conv16.fbit"));
+    let built = Command::new(binary("moorline-fpga"))
+        .args(["build", "Portable Computing Language"])
+        .args([&key, &file])
+        .output()
+        .expect("moorline-fpga starts");
+    if !built.status.success() {
+        let why = String::from_utf8_lossy(&built.stderr).into_owned();
+        skip(&format!("no bitstream can be built for PoCL (Debian: pocl-opencl-icd): {why}"));
+        return None;
+    }
+    let public = Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&key).output().unwrap();
+    let public = json!(String::from_utf8(public.stdout).unwrap()).to_string();
+    Some((workspace, file, public))
+}
+
+/// Two convolutions, large enough that a device is worth its transfer.
+fn model() -> Vec<u8> {
+    let sides = [Some(1), Some(CHANNELS as u64), Some(SIDE as u64), Some(SIDE as u64)];
+    let image = OnnxType::Tensor(element::FLOAT, sides.to_vec());
+    let weights = |seed: usize| -> Vec<f32> {
+        (0..CHANNELS * CHANNELS * 9).map(|i| ((i * 37 + seed * 11) % 19) as f32 / 190.0 - 0.05).collect()
+    };
+    let shape = [CHANNELS as u64, CHANNELS as u64, 3, 3];
+    let pads = [("pads", Attribute::Ints(vec![1; 4])), ("kernel_shape", Attribute::Ints(vec![3; 2]))];
+    ModelWriter::default()
+        .input("image", &image)
+        .output("features", &image)
+        .floats("w1", &shape, &weights(1))
+        .floats("w2", &shape, &weights(2))
+        .node_of("", "Conv", &["image", "w1"], &["a"], &pads)
+        .node("Relu", &["a"], &["b"])
+        .node_of("", "Conv", &["b", "w2"], &["features"], &pads)
+        .write()
+}
+
+fn compute(workspace: &Workspace, name: &str, key: &str, more: &str) {
+    let document = format!("name: {name}\ntype: fpga\nbitstream: azureml:conv16\ntrusted_keys: [{key}]\n{more}");
+    workspace.write("compute.yml", document);
+    workspace.moorline(&["compute", "create", "-f", "compute.yml"]).ok();
+}
+
+fn deploy(workspace: &Workspace, endpoint_name: &str, compute: &str) -> moorline_tests::Said {
+    workspace.write("endpoint.yml", endpoint(endpoint_name));
+    workspace.write("blue.yml", onnx_deployment("blue", endpoint_name, "model.onnx"));
+    workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
+    workspace.moorline(&["online-deployment", "create", "-f", "blue.yml", "--compute", compute, "--all-traffic"])
+}
+
+fn features(workspace: &Workspace, endpoint: &str) -> Vec<f64> {
+    let pixel = |i: usize| ((i * 7919) % 257) as f64 / 257.0;
+    let rows = |c: usize, y: usize| -> Vec<f64> {
+        (0..SIDE).map(|x| pixel((c * SIDE + y) * SIDE + x)).collect()
+    };
+    let image: Vec<Vec<Vec<f64>>> = (0..CHANNELS).map(|c| (0..SIDE).map(|y| rows(c, y)).collect()).collect();
+    let body = json!({ "data": [image] }).to_string();
+    let reply = workspace.call(&Workspace::scoring(endpoint, &workspace.key(endpoint), &body));
+    assert_eq!(reply.status, 200, "{}\n{}", reply.text(), workspace.server_log());
+    fn flat(value: &Value, into: &mut Vec<f64>) {
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| flat(item, into)),
+            number => into.push(number.as_f64().expect("a number")),
+        }
+    }
+    let mut all = Vec::new();
+    flat(&reply.value(), &mut all);
+    all
+}
+
+#[test]
+fn a_model_on_a_device_answers_as_on_the_cpu() {
+    let Some((workspace, file, key)) = up() else { return };
+    workspace.write("model.onnx", model());
+    let registered =
+        workspace.json(&["bitstream", "create", "-n", "conv16", "-p", file.to_str().unwrap()]);
+    assert_eq!(registered["id"], "azureml:conv16:1");
+    compute(&workspace, "device", &key, "min_coverage: 0.95\ndevice: {class: emulation}\n");
+    deploy(&workspace, "on-device", "device").ok();
+    deploy(&workspace, "on-cpu", "local").ok();
+    let (device, cpu) = (features(&workspace, "on-device"), features(&workspace, "on-cpu"));
+    assert_eq!(device.len(), CHANNELS * SIDE * SIDE);
+    assert_eq!(device.len(), cpu.len());
+    for (ours, theirs) in device.iter().zip(&cpu) {
+        assert!((ours - theirs).abs() <= 1e-4 + 1e-3 * theirs.abs(), "{ours} and {theirs}");
+    }
+    let logs = ["online-deployment", "get-logs", "-n", "blue", "-e", "on-device"];
+    let logs = workspace.moorline(&logs).ok().stdout;
+    assert!(logs.contains("a device is leased") && logs.contains("emulation"), "{logs}");
+
+    // The device is taken, and says by whom.
+    let said = deploy(&workspace, "too-late", "device");
+    assert_ne!(said.code, Some(0), "{said:?}");
+    assert!(said.stderr.contains("is leased to"), "{}", said.stderr);
+    // An update takes its own device anew.
+    let update = ["online-deployment", "update", "-n", "blue", "-e", "on-device"];
+    workspace.moorline(&[&update[..], &["--set", "environment_variables.ROUND=\"1\""]].concat()).ok();
+    assert_eq!(features(&workspace, "on-device"), device);
+    // One that is given up can be taken by another one.
+    workspace.moorline(&["online-endpoint", "delete", "-n", "on-device", "-y"]).ok();
+    workspace.moorline(&["online-endpoint", "delete", "-n", "too-late", "-y"]).ok();
+    deploy(&workspace, "in-time", "device").ok();
+    assert_eq!(features(&workspace, "in-time"), device);
+}
+
+#[test]
+fn what_a_device_cannot_run_is_refused_with_its_reason() {
+    let Some((workspace, file, key)) = up() else { return };
+    workspace.moorline(&["bitstream", "create", "-n", "conv16", "-p", file.to_str().unwrap()]).ok();
+    workspace.write("model.onnx", model());
+    let refused = |compute: &str| {
+        let said = deploy(&workspace, &format!("{compute}-endpoint"), compute);
+        assert_ne!(said.code, Some(0), "{said:?}");
+        said.stderr
+    };
+    // Somebody else's signature.
+    let other = Command::new("openssl").args(["genpkey", "-algorithm", "ed25519"]).output().unwrap();
+    fs_err::write(workspace.work().join("other.pem"), other.stdout).unwrap();
+    let public = Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(workspace.work().join("other.pem"));
+    let mut public = public;
+    let public = json!(String::from_utf8(public.output().unwrap().stdout).unwrap()).to_string();
+    compute(&workspace, "strangers", &public, "");
+    let said = refused("strangers");
+    assert!(said.contains("cannot be used") && said.contains("key"), "{said}");
+    // No such device.
+    compute(&workspace, "absent", &key, "device: {name: stratix}\n");
+    let said = refused("absent");
+    assert!(said.contains("stratix"), "{said}");
+    // No keys at all, a bitstream that is not there, and what is no model for a device.
+    workspace.write("compute.yml", "name: open\ntype: fpga\nbitstream: azureml:conv16\n");
+    workspace.moorline(&["compute", "create", "-f", "compute.yml"]).ok();
+    assert!(refused("open").contains("names no `trusted_keys`"));
+    workspace.write("compute.yml", format!("name: none\ntype: fpga\nbitstream: azureml:other\ntrusted_keys: [{key}]\n"));
+    workspace.moorline(&["compute", "create", "-f", "compute.yml"]).ok();
+    assert!(refused("none").contains("there is no bitstream `azureml:other`"));
+    // A model of which nothing is worth a device.
+    compute(&workspace, "strict", &key, "min_coverage: 0.9\n");
+    workspace.write("model.onnx", moorline_tests::onnx::linear_model());
+    let said = refused("strict");
+    assert!(said.contains("coverage") || said.contains("90 %"), "{said}");
+    // Its versions are listed, hidden and found again as those of other assets.
+    workspace.moorline(&["bitstream", "archive", "-n", "conv16", "-v", "1"]).ok();
+    assert_eq!(workspace.json(&["bitstream", "list"]), json!([]));
+    workspace.moorline(&["bitstream", "restore", "-n", "conv16", "-v", "1"]).ok();
+    assert_eq!(workspace.json(&["bitstream", "list"])[0]["name"], "conv16");
+    let shown = workspace.call(&Request::get("/api/v1/workspaces/default/bitstreams/conv16/versions/1"));
+    assert_eq!(shown.value()["files"].as_array().map(Vec::len), Some(1));
+}
