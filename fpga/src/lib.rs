@@ -5,9 +5,10 @@
 //! in a process of its own, because drivers end the process that they do not get along with.
 
 pub mod bitstream;
+pub mod conv16;
 pub mod device;
-pub mod lease;
 pub mod engine;
+pub mod lease;
 pub mod lower;
 mod onnx;
 pub mod plan;

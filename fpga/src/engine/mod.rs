@@ -52,10 +52,9 @@ impl OpenClEngine {
                 let folder = tempfile::tempdir().map_err(failed)?;
                 let part = folder.path().join("part.onnx");
                 fs_err::write(&part, model).map_err(failed)?;
-                let model = self
-                    .host
-                    .load(&ModelFiles { path: part, threads })
-                    .map_err(|error| load_error(path, "the engine on the CPU did not take its part", error))?;
+                let model = self.host.load(&ModelFiles { path: part, threads }).map_err(|error| {
+                    load_error(path, "the engine on the CPU did not take its part", error)
+                })?;
                 Ok(Step::Host { model, inputs: inputs.clone(), outputs: outputs.clone(), _folder: folder })
             }
         }
@@ -101,6 +100,6 @@ fn run_error(error: &WorkerError) -> EngineError {
 
 /// An error with everything that caused it, since an engine's reason is all that its caller shows.
 fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
+    let causes = std::iter::successors(error.source(), |error| (*error).source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use moorline_core::{
-    Dim, EngineError, LoadedModel, Session, Signature, TensorSpec, ValueKind,
-};
+use moorline_core::{Dim, EngineError, LoadedModel, Session, Signature, TensorSpec, ValueKind};
 use tempfile::TempDir;
 
 use super::session::PlannedSession;

@@ -59,7 +59,8 @@ mod tests {
         for count in 1..8 {
             for step in 1..5 {
                 let whole = tensor(count);
-                let parts = (0..count).step_by(step).map(|first| rows(&whole, first, step).unwrap()).collect();
+                let parts =
+                    (0..count).step_by(step).map(|first| rows(&whole, first, step).unwrap()).collect();
                 assert_eq!(joined(parts, tensor(0), count), Some(whole));
             }
         }

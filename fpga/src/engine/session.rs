@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use bytemuck::{cast_slice, pod_collect_to_vec};
+use bytemuck::{cast_slice, cast_slice_mut};
 use moorline_core::{EngineError, Session, Tensor, TensorData, Tensors, Value};
 
 use super::{
@@ -43,11 +43,16 @@ impl PlannedSession {
                             _ => return Err(broken("an island's input is not there")),
                         }
                     }
-                    let results = self.parts.executor.run(*program, &bytes).map_err(|error| run_error(&error))?;
+                    let results =
+                        self.parts.executor.run(*program, &bytes).map_err(|error| run_error(&error))?;
                     for ((id, shape), bytes) in outputs.iter().zip(results) {
-                        let floats: Vec<f32> = pod_collect_to_vec(&bytes);
+                        let mut floats = vec![0.0_f32; shape.iter().product()];
+                        if 4 * floats.len() != bytes.len() {
+                            return Err(broken("the device gave too much or too little"));
+                        }
+                        cast_slice_mut(&mut floats).copy_from_slice(&bytes);
                         let tensor = Tensor::new(shape.clone(), floats.into());
-                        values.insert(*id, tensor.map_err(|_| broken("the device gave too much or too little"))?);
+                        values.insert(*id, tensor.map_err(|error| broken(&error.to_string()))?);
                     }
                 }
                 Step::Host { model, inputs, outputs, .. } => {
@@ -55,7 +60,10 @@ impl PlannedSession {
                     let mut given = Tensors::with_capacity(inputs.len());
                     for (spec, id) in model.signature().inputs.iter().zip(inputs) {
                         let tensor = values.get(id).cloned();
-                        given.push(Arc::clone(&spec.name), tensor.ok_or_else(|| broken("a part's input is not there"))?);
+                        given.push(
+                            Arc::clone(&spec.name),
+                            tensor.ok_or_else(|| broken("a part's input is not there"))?,
+                        );
                     }
                     for (name, value) in host.run(given)? {
                         let id = outputs.iter().find(|(_, own)| **own == *name).map(|(id, _)| *id);
@@ -66,7 +74,8 @@ impl PlannedSession {
                 }
             }
         }
-        let output = |id: &TensorId| values.get(id).cloned().ok_or_else(|| broken("an output is not a tensor"));
+        let output =
+            |id: &TensorId| values.get(id).cloned().ok_or_else(|| broken("an output is not a tensor"));
         self.parts.outputs.iter().map(output).collect()
     }
 

@@ -93,7 +93,12 @@ impl<'a> Builder<'a> {
     }
 
     /// A place for `id`, whose surroundings are zero when this returns.
-    pub(super) fn place(&mut self, id: TensorId, map: [usize; 4], lanes: usize) -> Result<Layout, LowerError> {
+    pub(super) fn place(
+        &mut self,
+        id: TensorId,
+        map: [usize; 4],
+        lanes: usize,
+    ) -> Result<Layout, LowerError> {
         let [n, c, h, w] = map;
         let mut layout = Layout { n, c, h, w, lanes, halo: self.needs.halo(id), buffer: 0 };
         layout.buffer = self.buffer(4 * layout.floats()?);
@@ -146,7 +151,11 @@ impl<'a> Builder<'a> {
         let map = self.graph.shape(id).and_then(feature_map).unwrap_or([1; 4]);
         let bytes = 4 * map.iter().product::<usize>();
         let host = self.buffer(bytes);
-        self.inputs.push(Port { name: self.graph.tensor(id).name.clone(), buffer: host, bytes: bytes as u64 });
+        self.inputs.push(Port {
+            name: self.graph.tensor(id).name.clone(),
+            buffer: host,
+            bytes: bytes as u64,
+        });
         let layout = self.place(id, map, if image { IMAGE_LANES } else { LANES })?;
         let cut = Cut::new(layout.h, layout.n * layout.blocks());
         let arguments = Arguments::default().buffers([host, layout.buffer]).sizes([
@@ -171,7 +180,11 @@ impl<'a> Builder<'a> {
         let layout = self.layout(id)?;
         let bytes = 4 * layout.n * layout.c * layout.h * layout.w;
         let host = self.buffer(bytes);
-        self.outputs.push(Port { name: self.graph.tensor(id).name.clone(), buffer: host, bytes: bytes as u64 });
+        self.outputs.push(Port {
+            name: self.graph.tensor(id).name.clone(),
+            buffer: host,
+            bytes: bytes as u64,
+        });
         let cut = Cut::new(layout.h, layout.n * layout.blocks());
         let arguments = Arguments::default().buffers([layout.buffer, host]).sizes([
             layout.c,

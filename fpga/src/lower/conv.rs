@@ -77,7 +77,8 @@ impl Builder<'_> {
             blocks,
             grouped: groups.count > 1,
         };
-        let tile = Tile::choose(work).ok_or(LowerError::TooLarge { shape: [input.n, input.c, input.h, input.w] })?;
+        let tile =
+            Tile::choose(work).ok_or(LowerError::TooLarge { shape: [input.n, input.c, input.h, input.w] })?;
         let share = blocks.div_ceil(tile.blocks);
         let panels = Panels { conv, groups, kernel: window.kernel, lanes: input.lanes, tile, share };
         let weights = self.constant(&panels.weights(op, self.label(op))?);

@@ -12,7 +12,11 @@ pub(crate) struct Virtual {
 
 /// The buffers of a program, and for each virtual one which of them it is. `pinned` ones share with nobody: the host
 /// writes inputs and reads outputs at its own pace.
-pub(crate) fn assign(virtuals: &[Virtual], launches: &[Launch], pinned: &[usize]) -> (Vec<BufferPlan>, Vec<usize>) {
+pub(crate) fn assign(
+    virtuals: &[Virtual],
+    launches: &[Launch],
+    pinned: &[usize],
+) -> (Vec<BufferPlan>, Vec<usize>) {
     let mut last_use: Vec<Option<usize>> = vec![None; virtuals.len()];
     for (time, launch) in launches.iter().enumerate() {
         for buffer in buffers(launch) {
@@ -89,7 +93,8 @@ mod tests {
 
     #[test]
     fn a_chain_needs_two_buffers_whatever_its_length() {
-        let virtuals: Vec<Virtual> = (0..10).map(|index| Virtual { bytes: 100 + index, constant: None }).collect();
+        let virtuals: Vec<Virtual> =
+            (0..10).map(|index| Virtual { bytes: 100 + index, constant: None }).collect();
         let launches: Vec<Launch> = (0..9).map(|index| launch(&[index, index + 1])).collect();
         let (plans, place) = assign(&virtuals, &launches, &[0, 9]);
         // The two that the host uses, and two that take turns.

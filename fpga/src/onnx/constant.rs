@@ -36,8 +36,7 @@ impl Constant {
 
     /// The value of an initializer or of a node `Constant`, with its shape.
     pub(crate) fn read(tensor: &TensorProto) -> Result<(Self, Vec<usize>), OnnxError> {
-        let malformed =
-            |reason: String| OnnxError::Initializer { tensor: tensor.name.clone(), reason };
+        let malformed = |reason: String| OnnxError::Initializer { tensor: tensor.name.clone(), reason };
         let shape: Option<Vec<usize>> = tensor.dims.iter().map(|&dim| usize::try_from(dim).ok()).collect();
         let shape = shape.ok_or_else(|| malformed(format!("its shape is {:?}", tensor.dims)))?;
         let count = shape
@@ -75,10 +74,15 @@ impl Constant {
     /// The initializer `name`, for a part of the model that uses a value which was folded.
     pub(crate) fn write(&self, name: &str, shape: &[usize], data_type: i32) -> Option<TensorProto> {
         let raw: Vec<u8> = match (self, data_type) {
-            (Self::Floats(floats), element::FLOAT) => floats.iter().flat_map(|number| number.to_le_bytes()).collect(),
-            (Self::Ints(ints), element::INT64) => ints.iter().flat_map(|number| number.to_le_bytes()).collect(),
+            (Self::Floats(floats), element::FLOAT) => {
+                floats.iter().flat_map(|number| number.to_le_bytes()).collect()
+            }
+            (Self::Ints(ints), element::INT64) => {
+                ints.iter().flat_map(|number| number.to_le_bytes()).collect()
+            }
             (Self::Ints(ints), element::INT32) => {
-                let narrow: Option<Vec<i32>> = ints.iter().map(|&number| i32::try_from(number).ok()).collect();
+                let narrow: Option<Vec<i32>> =
+                    ints.iter().map(|&number| i32::try_from(number).ok()).collect();
                 narrow?.iter().flat_map(|number| number.to_le_bytes()).collect()
             }
             _ => return None,

@@ -24,13 +24,17 @@ pub enum OnnxError {
     },
     #[error("the model has no graph: export it again")]
     NoGraph,
-    #[error("the model's operator set is version {version}, and {least} to {most} are understood: convert it with `onnx.version_converter`")]
+    #[error(
+        "the model's operator set is version {version}, and {least} to {most} are understood: convert it with `onnx.version_converter`"
+    )]
     Opset { version: i64, least: i64, most: i64 },
     #[error("the model imports no version of ONNX's own operator set: export it again")]
     NoOpset,
     #[error("the model has {count} nodes, and at most {limit} are taken")]
     TooManyNodes { count: usize, limit: usize },
-    #[error("node `{node}` takes `{tensor}`, which no earlier node and no input gives: check the model with `onnx.checker`")]
+    #[error(
+        "node `{node}` takes `{tensor}`, which no earlier node and no input gives: check the model with `onnx.checker`"
+    )]
     Dangling { node: String, tensor: String },
     #[error("tensor `{tensor}` is given twice: check the model with `onnx.checker`")]
     Duplicate { tensor: String },
@@ -45,9 +49,13 @@ pub enum OnnxError {
     },
     #[error("input `{input}` is not a tensor, and only tensors can be planned: run this model on the CPU")]
     NotATensor { input: String },
-    #[error("input `{input}` has a dimension `{dimension}` that is not fixed: only the first may be; export the model with fixed sizes")]
+    #[error(
+        "input `{input}` has a dimension `{dimension}` that is not fixed: only the first may be; export the model with fixed sizes"
+    )]
     DynamicDimension { input: String, dimension: String },
-    #[error("the model's batch is not fixed, and `{tensor}` does not follow it: export the model with a fixed batch")]
+    #[error(
+        "the model's batch is not fixed, and `{tensor}` does not follow it: export the model with a fixed batch"
+    )]
     Batch { tensor: String },
 }
 

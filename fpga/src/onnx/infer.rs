@@ -105,7 +105,8 @@ impl Graph {
         }
         let across_rows = |node: &&Node| {
             let axis = node.proto.attribute("axis").and_then(|attribute| attribute.i);
-            let rank = node.inputs.first().copied().flatten().and_then(|id| self.shape(id)).map_or(0, <[_]>::len);
+            let rank =
+                node.inputs.first().copied().flatten().and_then(|id| self.shape(id)).map_or(0, <[_]>::len);
             axis == Some(0) || axis.is_some_and(|axis| axis + rank as i64 == 0)
         };
         let dynamic = |node: &&Node| node.gives().any(|id| !self.is_constant(id));
@@ -176,7 +177,8 @@ impl Build {
         open: &mut Option<Option<String>>,
     ) -> Result<TensorId, OnnxError> {
         let not_a_tensor = || OnnxError::NotATensor { input: input.name.clone() };
-        let Some(TypeKind::Tensor(tensor)) = input.r#type.as_ref().and_then(|declared| declared.value.as_ref())
+        let Some(TypeKind::Tensor(tensor)) =
+            input.r#type.as_ref().and_then(|declared| declared.value.as_ref())
         else {
             return Err(not_a_tensor());
         };
@@ -222,7 +224,8 @@ impl Build {
             // engine on the CPU says best.
             captured.extend(outer_names(graph).iter().filter_map(|name| self.by_name.get(*name).copied()));
         }
-        let given: Vec<Option<&Facts>> = inputs.iter().map(|id| id.map(|id| &self.tensors[id].facts)).collect();
+        let given: Vec<Option<&Facts>> =
+            inputs.iter().map(|id| id.map(|id| &self.tensors[id].facts)).collect();
         let mut inferred = infer(node, &given, opset);
         inferred.resize_with(node.output.len(), Facts::default);
         let mut outputs = Vec::with_capacity(node.output.len());
@@ -246,10 +249,13 @@ fn outer_names(graph: &GraphProto) -> HashSet<&str> {
     let mut own: HashSet<&str> = graph.input.iter().map(|input| input.name.as_str()).collect();
     own.extend(graph.initializer.iter().map(|tensor| tensor.name.as_str()));
     own.extend(graph.node.iter().flat_map(|node| &node.output).map(String::as_str));
-    let mut used: HashSet<&str> = graph.node.iter().flat_map(|node| &node.input).map(String::as_str).collect();
+    let mut used: HashSet<&str> =
+        graph.node.iter().flat_map(|node| &node.input).map(String::as_str).collect();
     used.extend(graph.output.iter().map(|output| output.name.as_str()));
     let inner = graph.node.iter().flat_map(|node| &node.attribute);
-    used.extend(inner.flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs)).flat_map(outer_names));
+    used.extend(
+        inner.flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs)).flat_map(outer_names),
+    );
     used.retain(|name| !name.is_empty() && !own.contains(name));
     used
 }

@@ -80,8 +80,7 @@ impl Window {
             }
             let padded = spatial[axis].checked_add(before[axis])?.checked_add(after[axis])?;
             let room = padded.checked_sub(reach)?;
-            output[axis] =
-                1 + if ceil { room.div_ceil(strides[axis]) } else { room / strides[axis] };
+            output[axis] = 1 + if ceil { room.div_ceil(strides[axis]) } else { room / strides[axis] };
             // A window that begins in the padding behind the data does not count.
             if ceil && (output[axis] - 1) * strides[axis] >= spatial[axis] + before[axis] {
                 output[axis] -= 1;
@@ -129,12 +128,35 @@ impl Rule<'_> {
     fn outputs(&self) -> Option<Vec<Facts>> {
         let node = self.node;
         let out = match node.op_type.as_str() {
-            "Relu" | "Clip" | "LeakyRelu" | "Sigmoid" | "Tanh" | "Softmax" | "LogSoftmax" | "LRN" | "Exp" | "Log"
-            | "Sqrt" | "Neg" | "Abs" | "Reciprocal" | "Elu" | "Selu" | "HardSigmoid" | "HardSwish" | "Softplus"
-            | "InstanceNormalization" | "LpNormalization" | "Erf" | "Floor" | "Ceil" | "Round" | "Gelu"
-            | "LayerNormalization" | "BatchNormalization" | "PRelu" => {
-                facts(self.element(), self.shape(0)?.to_vec())
-            }
+            "Relu"
+            | "Clip"
+            | "LeakyRelu"
+            | "Sigmoid"
+            | "Tanh"
+            | "Softmax"
+            | "LogSoftmax"
+            | "LRN"
+            | "Exp"
+            | "Log"
+            | "Sqrt"
+            | "Neg"
+            | "Abs"
+            | "Reciprocal"
+            | "Elu"
+            | "Selu"
+            | "HardSigmoid"
+            | "HardSwish"
+            | "Softplus"
+            | "InstanceNormalization"
+            | "LpNormalization"
+            | "Erf"
+            | "Floor"
+            | "Ceil"
+            | "Round"
+            | "Gelu"
+            | "LayerNormalization"
+            | "BatchNormalization"
+            | "PRelu" => facts(self.element(), self.shape(0)?.to_vec()),
             "Identity" => vec![self.input(0)?.clone()],
             "Dropout" => vec![Facts { constant: None, ..self.input(0)?.clone() }],
             "Cast" => self.cast()?,
@@ -171,7 +193,9 @@ impl Rule<'_> {
             "Constant" => {
                 let (value, shape) = match (node.attribute("value"), node.attribute("value_ints")) {
                     (Some(value), _) => Constant::read(value.t.as_ref()?).ok()?,
-                    (None, Some(list)) => (Constant::Ints(list.ints.as_slice().into()), vec![list.ints.len()]),
+                    (None, Some(list)) => {
+                        (Constant::Ints(list.ints.as_slice().into()), vec![list.ints.len()])
+                    }
                     (None, None) => match (node.attribute("value_int"), node.attribute("value_float")) {
                         (Some(int), _) => (Constant::Ints([int.i?].into()), vec![]),
                         (None, Some(float)) => (Constant::Floats([float.f?].into()), vec![]),
@@ -278,7 +302,8 @@ impl Rule<'_> {
         let mut out = facts(self.element(), shape);
         let values: Option<Vec<&Arc<[i64]>>> = (0..self.inputs.len()).map(|index| self.ints(index)).collect();
         if let (Some(values), Some(1)) = (values, out[0].shape.as_ref().map(Vec::len)) {
-            out[0].constant = Some(Constant::Ints(values.into_iter().flat_map(|ints| ints.iter().copied()).collect()));
+            out[0].constant =
+                Some(Constant::Ints(values.into_iter().flat_map(|ints| ints.iter().copied()).collect()));
         }
         Some(out)
     }
@@ -318,7 +343,9 @@ impl Rule<'_> {
         let input = self.shape(0)?;
         let shape: Option<Vec<usize>> = match self.node.ints("perm") {
             None => Some(input.iter().rev().copied().collect()),
-            Some(order) => order.iter().map(|&axis| input.get(usize::try_from(axis).ok()?).copied()).collect(),
+            Some(order) => {
+                order.iter().map(|&axis| input.get(usize::try_from(axis).ok()?).copied()).collect()
+            }
         };
         Some(facts(self.element(), shape?))
     }
@@ -328,7 +355,8 @@ impl Rule<'_> {
         let axes = self.ints_of("axes", 1);
         if self.node.op_type == "Unsqueeze" {
             let rank = shape.len() + axes.as_ref()?.len();
-            let mut axes: Vec<usize> = axes?.iter().map(|&axis| position(axis, rank)).collect::<Option<_>>()?;
+            let mut axes: Vec<usize> =
+                axes?.iter().map(|&axis| position(axis, rank)).collect::<Option<_>>()?;
             axes.sort_unstable();
             for axis in axes {
                 (axis <= shape.len()).then(|| shape.insert(axis, 1))?;
@@ -348,7 +376,8 @@ impl Rule<'_> {
     fn shape_of(&self) -> Option<Vec<Facts>> {
         let shape = self.shape(0)?;
         let rank = shape.len();
-        let clamp = |index: i64| (if index < 0 { index + rank as i64 } else { index }).clamp(0, rank as i64) as usize;
+        let clamp =
+            |index: i64| (if index < 0 { index + rank as i64 } else { index }).clamp(0, rank as i64) as usize;
         let (start, end) = (clamp(self.node.int("start", 0)), clamp(self.node.int("end", rank as i64)));
         let ints: Arc<[i64]> = shape.get(start..end)?.iter().map(|&size| size as i64).collect();
         let shape = Some(vec![ints.len()]);
@@ -427,9 +456,8 @@ fn position(index: i64, length: usize) -> Option<usize> {
 
 fn broadcast(left: &[usize], right: &[usize]) -> Option<Vec<usize>> {
     let rank = left.len().max(right.len());
-    let size = |shape: &[usize], axis: usize| {
-        (axis + shape.len()).checked_sub(rank).map_or(1, |axis| shape[axis])
-    };
+    let size =
+        |shape: &[usize], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |axis| shape[axis]);
     let sizes = (0..rank).map(|axis| match (size(left, axis), size(right, axis)) {
         (left, right) if left == right => Some(left),
         (1, size) | (size, 1) => Some(size),

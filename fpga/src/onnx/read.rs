@@ -91,10 +91,13 @@ fn load_tensor(tensor: &mut TensorProto, folder: &Path, left: &mut u64) -> Resul
     if tensor.data_location != Some(EXTERNAL) {
         return Ok(());
     }
-    let malformed = |reason: &str| OnnxError::Initializer { tensor: tensor.name.clone(), reason: reason.to_owned() };
-    let location = tensor.external_data.get("location").ok_or_else(|| malformed("its place is not stated"))?;
+    let malformed =
+        |reason: &str| OnnxError::Initializer { tensor: tensor.name.clone(), reason: reason.to_owned() };
+    let location =
+        tensor.external_data.get("location").ok_or_else(|| malformed("its place is not stated"))?;
     // A model must not be able to name any file of the machine.
-    if Path::new(location).components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
+    if Path::new(location).components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir))
+    {
         return Err(malformed("its external data is outside of the model's folder"));
     }
     let path = folder.join(location);
@@ -117,7 +120,10 @@ fn read_part(path: &PathBuf, offset: u64, length: Option<u64>, most: u64) -> std
     let there = file.metadata()?.len().saturating_sub(offset);
     let length = length.unwrap_or(there);
     if length > there || length > most {
-        return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the file is shorter than stated"));
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::UnexpectedEof,
+            "the file is shorter than stated",
+        ));
     }
     file.seek(SeekFrom::Start(offset))?;
     let mut bytes = Vec::new();

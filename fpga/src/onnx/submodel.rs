@@ -5,8 +5,8 @@ use prost::Message;
 use super::{
     infer::{Graph, TensorId},
     proto::{
-        Dimension, DimensionValue, GraphProto, ModelProto, TensorProto, TensorShape, TensorType, TypeKind, TypeProto,
-        ValueInfo,
+        Dimension, DimensionValue, GraphProto, ModelProto, TensorProto, TensorShape, TensorType, TypeKind,
+        TypeProto, ValueInfo,
     },
     read::Model,
 };
@@ -46,9 +46,7 @@ pub(crate) fn submodel(
         // What an engine gives says itself of what type it is.
         output: outputs
             .iter()
-            .map(|id| {
-                describe(id).unwrap_or_else(|name| ValueInfo { name, r#type: None })
-            })
+            .map(|id| describe(id).unwrap_or_else(|name| ValueInfo { name, r#type: None }))
             .collect(),
         ..GraphProto::default()
     };

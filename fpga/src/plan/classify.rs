@@ -48,7 +48,8 @@ impl Classifier<'_> {
             self.is_float_map(*id)?;
         }
         let mut used = node.outputs.iter().enumerate().filter(|(_, id)| id.is_some());
-        if used.next().is_none_or(|(index, _)| index != 0) || used.any(|(_, id)| id.is_some_and(|id| self.is_used(id)))
+        if used.next().is_none_or(|(index, _)| index != 0)
+            || used.any(|(_, id)| id.is_some_and(|id| self.is_used(id)))
         {
             return Err("it has more than one output".to_owned());
         }
@@ -65,19 +66,25 @@ impl Classifier<'_> {
             "Relu" => (Kind::Activate, Activation { low: Some(0.0), high: None }),
             "Clip" => (Kind::Activate, self.clip(node)?),
             "Concat" => (self.concat(node, &mut measures)?, none),
-            "Identity" | "Dropout" | "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => (self.view(node)?, none),
+            "Identity" | "Dropout" | "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => {
+                (self.view(node)?, none)
+            }
             _ => return Err(format!("{name} has no kernel in this version")),
         };
         for (measure, value) in measures {
             if let Some(limit) = op.limits.get(measure).filter(|limit| !limit.admits(value)) {
-                return Err(format!("its {measure} is {value}, and the bitstream takes {}", limit_text(limit)));
+                return Err(format!(
+                    "its {measure} is {value}, and the bitstream takes {}",
+                    limit_text(limit)
+                ));
             }
         }
         Ok(kind)
     }
 
     fn is_used(&self, id: TensorId) -> bool {
-        self.graph.outputs.contains(&id) || self.graph.nodes.iter().any(|node| node.needs().any(|need| need == id))
+        self.graph.outputs.contains(&id)
+            || self.graph.nodes.iter().any(|node| node.needs().any(|need| need == id))
     }
 
     fn is_float_map(&self, id: TensorId) -> Result<[usize; 4], Obstacle> {
@@ -89,7 +96,8 @@ impl Classifier<'_> {
         }
         let shape = tensor.facts.shape.as_deref();
         let shape = shape.ok_or_else(|| format!("the shape of `{}` is not known", tensor.name))?;
-        feature_map(shape).ok_or_else(|| format!("`{}` has shape {shape:?}, and not that of a feature map", tensor.name))
+        feature_map(shape)
+            .ok_or_else(|| format!("`{}` has shape {shape:?}, and not that of a feature map", tensor.name))
     }
 
     fn input(&self, node: &Node, index: usize) -> Result<TensorId, Obstacle> {
@@ -100,7 +108,8 @@ impl Classifier<'_> {
 
     fn shape(&self, node: &Node, index: usize) -> Result<&[usize], Obstacle> {
         let id = node.inputs.get(index).copied().flatten();
-        id.and_then(|id| self.graph.shape(id)).ok_or_else(|| format!("the shape of its input {index} is not known"))
+        id.and_then(|id| self.graph.shape(id))
+            .ok_or_else(|| format!("the shape of its input {index} is not known"))
     }
 
     fn floats(&self, node: &Node, index: usize) -> Result<Option<Arc<[f32]>>, Obstacle> {
@@ -143,7 +152,8 @@ impl Classifier<'_> {
         };
         let gemm = node.proto.op_type == "Gemm";
         let transposed = gemm && node.proto.int("transB", 0) != 0;
-        let (alpha, beta) = if gemm { (node.proto.float("alpha", 1.0), node.proto.float("beta", 1.0)) } else { (1.0, 1.0) };
+        let (alpha, beta) =
+            if gemm { (node.proto.float("alpha", 1.0), node.proto.float("beta", 1.0)) } else { (1.0, 1.0) };
         if gemm && node.proto.int("transA", 0) != 0 {
             return Err("its first operand is transposed".to_owned());
         }
@@ -229,17 +239,20 @@ impl Classifier<'_> {
             .collect();
         let shift = factor.iter().zip(mean.iter().zip(beta.iter()));
         let shift = shift.map(|(factor, (&mean, &beta))| (f64::from(beta) - f64::from(mean) * factor) as f32);
-        let affine = Affine { shift: shift.collect(), scale: factor.iter().map(|&factor| factor as f32).collect() };
+        let affine =
+            Affine { shift: shift.collect(), scale: factor.iter().map(|&factor| factor as f32).collect() };
         Ok(Kind::Affine(affine))
     }
 
     fn arithmetic(&self, node: &Node) -> Result<Kind, Obstacle> {
         let name = node.proto.op_type.as_str();
-        let (Some(left), Some(right)) = (node.inputs.first().copied().flatten(), node.inputs.get(1).copied().flatten())
+        let (Some(left), Some(right)) =
+            (node.inputs.first().copied().flatten(), node.inputs.get(1).copied().flatten())
         else {
             return Err("it has other than two operands".to_owned());
         };
-        let result = self.graph.shape(output(node).ok_or("it has no output")?).ok_or("its shape is not known")?;
+        let result =
+            self.graph.shape(output(node).ok_or("it has no output")?).ok_or("its shape is not known")?;
         let is_constant = |id| self.graph.is_constant(id);
         match (is_constant(left), is_constant(right)) {
             (false, false) => {}
@@ -261,7 +274,13 @@ impl Classifier<'_> {
     }
 
     /// With a constant that is one value, or one for each channel.
-    fn with_constant(&self, node: &Node, result: &[usize], id: TensorId, index: usize) -> Result<Kind, Obstacle> {
+    fn with_constant(
+        &self,
+        node: &Node,
+        result: &[usize],
+        id: TensorId,
+        index: usize,
+    ) -> Result<Kind, Obstacle> {
         if self.graph.shape(id) != Some(result) {
             return Err("its constant spreads its operand".to_owned());
         }
@@ -269,7 +288,8 @@ impl Classifier<'_> {
         let shape = self.shape(node, index)?;
         let channels = result[1];
         let axis = (1 + shape.len()).checked_sub(result.len());
-        let per_channel = axis.is_some_and(|axis| shape.get(axis) == Some(&channels)) && values.len() == channels;
+        let per_channel =
+            axis.is_some_and(|axis| shape.get(axis) == Some(&channels)) && values.len() == channels;
         let values = match values.len() {
             1 => vec![values[0]; channels],
             _ if per_channel => values.to_vec(),
@@ -284,10 +304,12 @@ impl Classifier<'_> {
     }
 
     fn clip(&self, node: &Node) -> Result<Activation, Obstacle> {
-        let bound = |attribute: &str, index: usize| -> Result<Option<f32>, Obstacle> { match node.proto.attribute(attribute) {
-            Some(value) => Ok(value.f),
-            None => Ok(self.floats(node, index)?.and_then(|values| values.first().copied())),
-        } };
+        let bound = |attribute: &str, index: usize| -> Result<Option<f32>, Obstacle> {
+            match node.proto.attribute(attribute) {
+                Some(value) => Ok(value.f),
+                None => Ok(self.floats(node, index)?.and_then(|values| values.first().copied())),
+            }
+        };
         let (low, high) = (bound("min", 1)?, bound("max", 2)?);
         if low.zip(high).is_some_and(|(low, high)| low > high) {
             return Err("its bounds are the wrong way round".to_owned());
@@ -335,13 +357,14 @@ impl Classifier<'_> {
             "Gemm" => 2 * input().map_or(0, |shape| shape.iter().product::<usize>() / shape[0].max(1)) as u64,
             "MatMul" => 2 * input().and_then(|shape| shape.last().copied()).unwrap_or(0) as u64,
             "MaxPool" | "AveragePool" => {
-                node.proto.ints("kernel_shape").map_or(1, |kernel| kernel.iter().product::<i64>().max(1)) as u64
+                node.proto.ints("kernel_shape").map_or(1, |kernel| kernel.iter().product::<i64>().max(1))
+                    as u64
             }
             "GlobalAveragePool" | "GlobalMaxPool" => {
                 return size(node.inputs.first().copied().flatten());
             }
-            "Identity" | "Dropout" | "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" | "Transpose" | "Concat"
-            | "Shape" | "Gather" | "Slice" | "Constant" | "Cast" => 0,
+            "Identity" | "Dropout" | "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" | "Transpose"
+            | "Concat" | "Shape" | "Gather" | "Slice" | "Constant" | "Cast" => 0,
             _ => 1,
         };
         result * depth

@@ -12,15 +12,23 @@ pub enum PlanError {
     Onnx(#[from] OnnxError),
     #[error("could not lower the model for the device")]
     Lower(#[from] LowerError),
-    #[error("only {coverage:.1} % of the model's operations run on the device, and at least {least:.1} % are wanted: lower `min_coverage`, or see what runs where with `moorline fpga plan`")]
+    #[error(
+        "only {coverage:.1} % of the model's operations run on the device, and at least {least:.1} % are wanted: lower `min_coverage`, or see what runs where with `moorline fpga plan`"
+    )]
     Coverage { coverage: f64, least: f64 },
-    #[error("the model needs {needed} bytes of device memory, and the device has {available}: take a smaller batch or another device")]
+    #[error(
+        "the model needs {needed} bytes of device memory, and the device has {available}: take a smaller batch or another device"
+    )]
     Memory { needed: u64, available: u64 },
-    #[error("the shape or the type of `{tensor}` is not known: run `onnx.shape_inference` on the model and plan the result")]
+    #[error(
+        "the shape or the type of `{tensor}` is not known: run `onnx.shape_inference` on the model and plan the result"
+    )]
     Unknown { tensor: String },
     #[error("output `{tensor}` is a constant or an input: remove it from the model's outputs")]
     Output { tensor: String },
-    #[error("the bitstream does not keep the numerics `{numerics}`: take one that does (`moorline bitstream list`)")]
+    #[error(
+        "the bitstream does not keep the numerics `{numerics}`: take one that does (`moorline bitstream list`)"
+    )]
     Numerics { numerics: &'static str },
 }
 

@@ -11,12 +11,16 @@ use std::path::Path;
 
 use moorline_core::DataType;
 
-pub use self::{error::PlanError, partition::Costs, report::{NodeReport, Place, Report}};
 pub(crate) use self::classify::F32;
 use self::{
     classify::Classifier,
     op::Op,
     partition::{Part, is_worth, moved, parts},
+};
+pub use self::{
+    error::PlanError,
+    partition::Costs,
+    report::{NodeReport, Place, Report},
 };
 use crate::{
     bitstream::Manifest,
@@ -93,8 +97,10 @@ impl Plan {
             let (coverage, least) = (100.0 * report.coverage, 100.0 * options.min_coverage);
             return Err(PlanError::Coverage { coverage, least });
         }
-        let islands: Vec<Island> =
-            parts.iter().map(|part| island(&model, &graph, &ops, part, manifest)).collect::<Result<_, _>>()?;
+        let islands: Vec<Island> = parts
+            .iter()
+            .map(|part| island(&model, &graph, &ops, part, manifest))
+            .collect::<Result<_, _>>()?;
         let values = |ids: &[TensorId]| ids.iter().map(|&id| value(&graph, id)).collect::<Result<_, _>>();
         let mut plan = Self {
             inputs: values(&graph.inputs)?,
@@ -158,7 +164,13 @@ fn value(graph: &Graph, id: TensorId) -> Result<Value, PlanError> {
     })
 }
 
-fn island(model: &Model, graph: &Graph, ops: &[Op], part: &Part, manifest: &Manifest) -> Result<Island, PlanError> {
+fn island(
+    model: &Model,
+    graph: &Graph,
+    ops: &[Op],
+    part: &Part,
+    manifest: &Manifest,
+) -> Result<Island, PlanError> {
     let members: Vec<&Op> = part.ops.iter().map(|&index| &ops[index]).collect();
     if part.device {
         let values = |ids: &[TensorId]| -> Result<Vec<Value>, PlanError> {

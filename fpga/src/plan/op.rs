@@ -63,7 +63,9 @@ pub(crate) enum Kind {
     /// The same data under another shape.
     View,
     /// On the CPU.
-    Host { reason: String },
+    Host {
+        reason: String,
+    },
 }
 
 /// A convolution, or a product with a constant matrix: then the input is taken flat, whatever its shape, and the kernel

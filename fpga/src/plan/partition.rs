@@ -51,7 +51,8 @@ pub(crate) fn parts(graph: &Graph, ops: &[Op], device: &[bool]) -> Vec<Part> {
     for (index, op) in ops.iter().enumerate() {
         let side = usize::from(device[index]);
         let level = op.inputs.iter().filter_map(|id| level_of.get(id).copied());
-        let level = level.map(|level| if level % 2 == side { level } else { level + 1 }).fold(side, usize::max);
+        let level =
+            level.map(|level| if level % 2 == side { level } else { level + 1 }).fold(side, usize::max);
         for &id in &op.outputs {
             level_of.insert(id, level);
         }
