@@ -5,6 +5,7 @@
 //! in a process of its own, because drivers end the process that they do not get along with.
 
 pub mod bitstream;
+pub mod conv16;
 pub mod device;
 pub mod engine;
 pub mod lease;

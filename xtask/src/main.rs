@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use xtask::{Workspace, bench, check, demo, shell, test, tools};
+use xtask::{Workspace, bench, check, demo, fpga, shell, test, tools};
 
 /// Everything that takes more than one command in this repository.
 #[derive(Parser)]
@@ -25,6 +25,9 @@ enum Verb {
     /// Measure against baselines that run beside us in the same minute.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Build bitstreams from the kernels in `fpga/kernels`.
+    #[command(subcommand)]
+    Fpga(fpga::Fpga),
     /// Install what tests, demo and benches need below `target/`; a second run does nothing.
     Tools(tools::Arguments),
 }
@@ -49,6 +52,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Verb::Test(arguments) => test::run(&workspace, &arguments),
         Verb::Check => check::run(&workspace),
         Verb::Bench(bench) => bench::run(&workspace, &bench),
+        Verb::Fpga(verb) => fpga::run(&workspace, &verb),
         Verb::Tools(arguments) => tools::run(&workspace, &arguments),
     }
 }

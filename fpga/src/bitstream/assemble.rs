@@ -72,6 +72,13 @@ pub struct Parts {
 impl Parts {
     /// The manifest and the files that it names, for [`pack`](super::pack).
     pub fn assemble(self) -> Result<(Manifest, BTreeMap<String, Vec<u8>>), BitstreamError> {
+        let (manifest, files) = self.lay_out()?;
+        manifest.check()?;
+        Ok((manifest, files))
+    }
+
+    /// The same for what is not complete yet.
+    pub(crate) fn lay_out(self) -> Result<(Manifest, BTreeMap<String, Vec<u8>>), BitstreamError> {
         let mut files = BTreeMap::new();
         let mut add = |name: String, content: Vec<u8>| {
             let file = File::of(&name, &content);
@@ -113,7 +120,6 @@ impl Parts {
             source,
             expires: self.expires,
         };
-        manifest.check()?;
         Ok((manifest, files))
     }
 }

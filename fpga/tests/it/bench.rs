@@ -195,7 +195,7 @@ impl Bench {
 
     /// A launch may take this long.
     pub(crate) fn impatient(mut self) -> Self {
-        self.limits.launch = Duration::from_millis(300);
+        self.limits.launch = Duration::from_secs(2);
         self
     }
 

@@ -33,7 +33,7 @@ fn a_kernel_that_never_ends_is_named_and_costs_one_request() {
 fn a_request_has_an_end_whatever_the_launches_do() {
     let Some(built) = built() else { return };
     let mut bench = Bench::new();
-    bench.limits.request = Duration::from_millis(500);
+    bench.limits.request = Duration::from_secs(2);
     let executor = bench.start(sign(parts(built))).unwrap();
     let bad = executor.load(hang().into(), constants().into()).unwrap();
     let error = executor.run(bad, &floats(&[0.0; 4])).unwrap_err();
