@@ -55,7 +55,8 @@ fn model() -> Vec<u8> {
 }
 
 fn compute(workspace: &Workspace, name: &str, key: &str, more: &str) {
-    let document = format!("name: {name}\ntype: fpga\nbitstream: azureml:conv16\ntrusted_keys: [{key}]\n{more}");
+    let document =
+        format!("name: {name}\ntype: fpga\nbitstream: azureml:conv16\ntrusted_keys: [{key}]\n{more}");
     workspace.write("compute.yml", document);
     workspace.moorline(&["compute", "create", "-f", "compute.yml"]).ok();
 }
@@ -64,14 +65,21 @@ fn deploy(workspace: &Workspace, endpoint_name: &str, compute: &str) -> moorline
     workspace.write("endpoint.yml", endpoint(endpoint_name));
     workspace.write("blue.yml", onnx_deployment("blue", endpoint_name, "model.onnx"));
     workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
-    workspace.moorline(&["online-deployment", "create", "-f", "blue.yml", "--compute", compute, "--all-traffic"])
+    workspace.moorline(&[
+        "online-deployment",
+        "create",
+        "-f",
+        "blue.yml",
+        "--compute",
+        compute,
+        "--all-traffic",
+    ])
 }
 
 fn features(workspace: &Workspace, endpoint: &str) -> Vec<f64> {
     let pixel = |i: usize| ((i * 7919) % 257) as f64 / 257.0;
-    let rows = |c: usize, y: usize| -> Vec<f64> {
-        (0..SIDE).map(|x| pixel((c * SIDE + y) * SIDE + x)).collect()
-    };
+    let rows =
+        |c: usize, y: usize| -> Vec<f64> { (0..SIDE).map(|x| pixel((c * SIDE + y) * SIDE + x)).collect() };
     let image: Vec<Vec<Vec<f64>>> = (0..CHANNELS).map(|c| (0..SIDE).map(|y| rows(c, y)).collect()).collect();
     let body = json!({ "data": [image] }).to_string();
     let reply = workspace.call(&Workspace::scoring(endpoint, &workspace.key(endpoint), &body));
@@ -91,8 +99,7 @@ fn features(workspace: &Workspace, endpoint: &str) -> Vec<f64> {
 fn a_model_on_a_device_answers_as_on_the_cpu() {
     let Some((workspace, file, key)) = up() else { return };
     workspace.write("model.onnx", model());
-    let registered =
-        workspace.json(&["bitstream", "create", "-n", "conv16", "-p", file.to_str().unwrap()]);
+    let registered = workspace.json(&["bitstream", "create", "-n", "conv16", "-p", file.to_str().unwrap()]);
     assert_eq!(registered["id"], "azureml:conv16:1");
     compute(&workspace, "device", &key, "min_coverage: 0.95\ndevice: {class: emulation}\n");
     deploy(&workspace, "on-device", "device").ok();
@@ -135,7 +142,8 @@ fn what_a_device_cannot_run_is_refused_with_its_reason() {
     // Somebody else's signature.
     let other = Command::new("openssl").args(["genpkey", "-algorithm", "ed25519"]).output().unwrap();
     fs_err::write(workspace.work().join("other.pem"), other.stdout).unwrap();
-    let public = Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(workspace.work().join("other.pem"));
+    let public =
+        Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(workspace.work().join("other.pem"));
     let mut public = public;
     let public = json!(String::from_utf8(public.output().unwrap().stdout).unwrap()).to_string();
     compute(&workspace, "strangers", &public, "");
@@ -149,7 +157,10 @@ fn what_a_device_cannot_run_is_refused_with_its_reason() {
     workspace.write("compute.yml", "name: open\ntype: fpga\nbitstream: azureml:conv16\n");
     workspace.moorline(&["compute", "create", "-f", "compute.yml"]).ok();
     assert!(refused("open").contains("names no `trusted_keys`"));
-    workspace.write("compute.yml", format!("name: none\ntype: fpga\nbitstream: azureml:other\ntrusted_keys: [{key}]\n"));
+    workspace.write(
+        "compute.yml",
+        format!("name: none\ntype: fpga\nbitstream: azureml:other\ntrusted_keys: [{key}]\n"),
+    );
     workspace.moorline(&["compute", "create", "-f", "compute.yml"]).ok();
     assert!(refused("none").contains("there is no bitstream `azureml:other`"));
     // A model of which nothing is worth a device.

@@ -33,6 +33,8 @@ mod documents;
 #[cfg(test)]
 mod endpoints;
 #[cfg(test)]
+mod fpga;
+#[cfg(test)]
 mod host_faults;
 #[cfg(test)]
 mod hosts;

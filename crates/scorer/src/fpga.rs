@@ -13,7 +13,7 @@ pub(crate) fn engine(
     bitstream: &Path,
     release: &Name,
     host: Arc<dyn Engine>,
-    environment: Environment,
+    environment: &Environment,
 ) -> anyhow::Result<Arc<dyn Engine>> {
     use anyhow::{Context, ensure};
     use moorline_fpga::{
@@ -46,7 +46,7 @@ pub(crate) fn engine(
             launcher: Launcher {
                 program: std::env::current_exe().context("could not find this program's own file")?,
                 arguments: vec!["fpga-worker".into()],
-                environment: environment.into_map(),
+                environment: environment.clone().into_map(),
                 scratch,
             },
             limits: Limits::default(),
@@ -99,7 +99,7 @@ pub(crate) fn engine(
     _bitstream: &Path,
     _release: &Name,
     _host: Arc<dyn Engine>,
-    _environment: Environment,
+    _environment: &Environment,
 ) -> anyhow::Result<Arc<dyn Engine>> {
     anyhow::bail!(
         "a bitstream is named, and this build of the scorer has no engine for FPGAs: take the one that loads libraries"

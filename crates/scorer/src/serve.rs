@@ -187,7 +187,7 @@ fn load_onnx(app: &App, loading: Loading, path: PathBuf) -> anyhow::Result<()> {
     let engine =
         engines::choose(options.engine.or(own).unwrap_or(EngineChoice::Auto), &environment, Some(python))?;
     let engine = match &settings.fpga.fpga_bitstream {
-        Some(bitstream) => fpga::engine(&settings, bitstream, &release.release.name, engine, environment)?,
+        Some(bitstream) => fpga::engine(&settings, bitstream, &release.release.name, engine, &environment)?,
         None => engine,
     };
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
