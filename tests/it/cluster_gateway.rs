@@ -14,6 +14,8 @@ use moorline_tests::{
 };
 use serde_json::{Value, json};
 
+use crate::kubernetes::paced;
+
 /// Longer than any pod takes to come or go.
 const PATIENCE: Duration = Duration::from_mins(2);
 const NAME: &str = "moorline-gateway";
@@ -131,7 +133,11 @@ fn a_gateway_of_the_namespace_needs_no_server() {
         let pod = clustered.namespace.get("pod", &pod).unwrap();
         let address: IpAddr = pod["status"]["podIP"].as_str().unwrap().parse().unwrap();
         let metrics = call((address, 5000).into(), &Request::get("/metrics")).text();
-        let line = metrics.lines().find(|line| line.starts_with("moorline_gateway_mirrored_total"));
+        let copies = |line: &&str| {
+            line.starts_with("moorline_gateway_mirrored_total")
+                && ["green", "answered"].iter().all(|label| line.contains(&format!("\"{label}\"")))
+        };
+        let line = metrics.lines().find(copies);
         line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or_default()
     };
     let copies = || {
@@ -146,7 +152,7 @@ fn a_gateway_of_the_namespace_needs_no_server() {
     let said = thread::scope(|scope| {
         let client = scope.spawn(|| {
             let mut client = Client { gateway, connection: None };
-            while !stop.load(Ordering::Relaxed) {
+            while paced(&stop) {
                 client.ask("near", &key);
             }
         });
@@ -222,7 +228,7 @@ fn updates_of_what_is_behind_a_gateway_and_of_the_gateway_lose_no_request() {
                 scope.spawn(|| {
                     let mut client = Client { gateway, connection: None };
                     let mut seen = Vec::new();
-                    while !stop.load(Ordering::Relaxed) {
+                    while paced(&stop) {
                         seen.push(client.ask("rolls", &key));
                     }
                     seen

@@ -332,6 +332,12 @@ fn evict(clustered: &Clustered, pod: &str) {
     clustered.namespace.cluster.kubectl_with(&["create", "--raw", &path, "-f", "-"], &eviction).ok();
 }
 
+/// Until it is to stop: a hundred times a second, so that the pods have the few cores to themselves.
+pub(crate) fn paced(stop: &AtomicBool) -> bool {
+    thread::park_timeout(Duration::from_millis(10));
+    !stop.load(Ordering::Relaxed)
+}
+
 /// The statuses that were not 200 while `work` went on.
 fn under_load(clustered: &Clustered, endpoint: &str, key: &str, work: impl FnOnce()) -> Vec<u16> {
     let stop = AtomicBool::new(false);
@@ -341,7 +347,7 @@ fn under_load(clustered: &Clustered, endpoint: &str, key: &str, work: impl FnOnc
                 scope.spawn(|| {
                     let mut connection = Connection::open(clustered.workspace.address()).unwrap();
                     let mut seen = Vec::new();
-                    while !stop.load(Ordering::Relaxed) {
+                    while paced(&stop) {
                         let reply = connection.send(&Workspace::scoring(endpoint, key, BODY));
                         seen.push(reply.expect("the gateway closes no connection within a request").status);
                     }
