@@ -140,12 +140,12 @@ fn what_a_device_cannot_run_is_refused_with_its_reason() {
         said.stderr
     };
     // Somebody else's signature.
-    let other = Command::new("openssl").args(["genpkey", "-algorithm", "ed25519"]).output().unwrap();
-    fs_err::write(workspace.work().join("other.pem"), other.stdout).unwrap();
-    let public =
-        Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(workspace.work().join("other.pem"));
-    let mut public = public;
-    let public = json!(String::from_utf8(public.output().unwrap().stdout).unwrap()).to_string();
+    let openssl = |arguments: &[&str]| {
+        let output = Command::new("openssl").args(arguments).current_dir(workspace.work()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    openssl(&["genpkey", "-algorithm", "ed25519", "-out", "other.pem"]);
+    let public = json!(openssl(&["pkey", "-pubout", "-in", "other.pem"])).to_string();
     compute(&workspace, "strangers", &public, "");
     let said = refused("strangers");
     assert!(said.contains("cannot be used") && said.contains("key"), "{said}");

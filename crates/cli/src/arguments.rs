@@ -77,6 +77,15 @@ pub(crate) enum Command {
     /// Register environments: what a scoring script needs around it
     #[command(subcommand, after_help = "Example:\n  moorline environment create -f environment.yml")]
     Environment(verbs::environment::Verb),
+    /// Register bitstreams, programs for FPGAs; look into them and check them
+    #[command(subcommand, after_help = "Example:\n  moorline bitstream create -p pocl.fbit")]
+    Bitstream(verbs::bitstream::Verb),
+    /// Look at the devices of this machine that bitstreams are loaded into
+    #[command(subcommand, after_help = "Example:\n  moorline device list")]
+    Device(verbs::device::Verb),
+    /// What `moorline device` starts for itself: a process that a driver may end
+    #[command(name = verbs::device::WORKER, hide = true, after_help = "Example:\n  moorline device-worker")]
+    DeviceWorker,
     /// Register computes: places where deployments run
     #[command(subcommand, after_help = "Example:\n  moorline compute create -n edge-box -t local")]
     Compute(verbs::compute::Verb),

@@ -4,7 +4,8 @@
 use anyhow::bail;
 use moorline_core::{Digest, FileEntry};
 use moorline_spec::{
-    AssetRef, BuildContext, BuildSource, CodeSource, Environment, Model, OnlineDeployment, Reference,
+    AssetRef, Bitstream, BuildContext, BuildSource, CodeSource, Environment, Model, OnlineDeployment,
+    Reference,
 };
 use reqwest::Method;
 use serde::Serialize;
@@ -59,6 +60,21 @@ pub(crate) async fn upload_model(client: &Client, screen: &Screen, model: &Model
         model.files = upload::store(client, screen, "model", sources).await?;
     }
     Ok(model)
+}
+
+/// Uploads the file of a bitstream; what is left is what the server registers.
+pub(crate) async fn upload_bitstream(
+    client: &Client,
+    screen: &Screen,
+    bitstream: &Bitstream,
+) -> anyhow::Result<Bitstream> {
+    let mut bitstream = bitstream.clone();
+    if let Some(path) = bitstream.path.take() {
+        let sources = files::of_model(&path.resolve())?;
+        let [_] = &sources[..] else { bail!("`{}` is a folder, and a bitstream is one file", path.text) };
+        bitstream.files = upload::store(client, screen, "bitstream", sources).await?;
+    }
+    Ok(bitstream)
 }
 
 /// Uploads the build context of an environment, if it has one; also gives what the server registers.

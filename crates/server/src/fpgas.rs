@@ -26,8 +26,10 @@ pub(crate) struct Fpgas(Arc<Inner>);
 struct Inner {
     store: Store,
     local: Arc<LocalTarget>,
-    /// Bitstreams, keys and leases: `$MOORLINE_HOME/fpga`.
+    /// Bitstreams and keys: `$MOORLINE_HOME/fpga`.
     folder: PathBuf,
+    /// Where devices are leased: `$MOORLINE_HOME/devices`.
+    devices: PathBuf,
     open: Mutex<HashMap<Key, Open>>,
 }
 
@@ -41,8 +43,9 @@ struct Open {
 }
 
 impl Fpgas {
-    pub(crate) fn new(store: Store, local: Arc<LocalTarget>, folder: PathBuf) -> Self {
-        Self(Arc::new(Inner { store, local, folder, open: Mutex::default() }))
+    pub(crate) fn new(store: Store, local: Arc<LocalTarget>, home: &Path) -> Self {
+        let (folder, devices) = (home.join("fpga"), home.join("devices"));
+        Self(Arc::new(Inner { store, local, folder, devices, open: Mutex::default() }))
     }
 
     /// The target of a deployment, as its compute's settings are now.
@@ -96,7 +99,8 @@ impl Fpgas {
                 TargetError::caused(error.class(), "could not take the bitstream out of the store", error)
             })?;
         }
-        let leases = self.0.folder.join("leases");
+        // Where `moorline device list` looks.
+        let leases = self.0.devices.clone();
         make_folder(&leases.join("any")).await?;
         Ok(FpgaConfig {
             bitstream: file,

@@ -16,7 +16,11 @@ use crate::{
 
 /// The columns of a kind of assets.
 pub(super) fn columns(kind: &str) -> Columns {
-    if kind == super::model::KIND { super::model::COLUMNS } else { super::environment::COLUMNS }
+    match kind {
+        super::model::KIND => super::model::COLUMNS,
+        super::bitstream::KIND => super::bitstream::COLUMNS,
+        _ => super::environment::COLUMNS,
+    }
 }
 
 /// Which version.
