@@ -70,7 +70,7 @@ pub fn run(workspace: &Workspace, verb: &Fpga) -> Result<()> {
             compile(workspace, tool, &commands)?;
             shell::say(&format!("`{}` is made; put it into a bitstream:", out.join(image).display()));
             shell::print(&format!(
-                "moorline bitstream create --from pocl.fbit --image {image} --platform PLATFORM --board {board} \
+                "moorline bitstream add-image --from pocl.fbit --image {image} --platform PLATFORM --board {board} \
                  --interface-uuid UUID --key key.pem --out {board}.fbit"
             ));
             Ok(())

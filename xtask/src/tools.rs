@@ -45,6 +45,8 @@ pub enum Tool {
     BaseImage,
     /// Helm, which renders the chart.
     Helm,
+    /// An OpenCL loader and PoCL, a device that emulates FPGAs on the CPU.
+    OpenCl,
     /// The load generator of the benches.
     Wrk,
     /// cargo-deny, compiled once.
@@ -52,7 +54,7 @@ pub enum Tool {
 }
 
 impl Tool {
-    pub const FOR_TESTS: [Self; 10] = [
+    pub const FOR_TESTS: [Self; 11] = [
         Self::Oracle,
         Self::Tools,
         Self::Mlflow,
@@ -63,6 +65,7 @@ impl Tool {
         Self::Containers,
         Self::BaseImage,
         Self::Helm,
+        Self::OpenCl,
     ];
 }
 
@@ -89,6 +92,7 @@ pub fn install(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
             Tool::Containers => containers::install()?,
             Tool::BaseImage => containers::base_image(workspace)?,
             Tool::Helm => helm::install(workspace)?,
+            Tool::OpenCl => opencl()?,
             Tool::Wrk => wrk()?,
             Tool::Deny => install_deny(workspace)?,
         }
@@ -183,6 +187,19 @@ fn postgres() -> Result<()> {
         return Ok(());
     }
     apt(&["postgresql"])
+}
+
+/// PoCL is found by the file with which it tells the loader of itself.
+fn opencl() -> Result<()> {
+    if Path::new("/etc/OpenCL/vendors/pocl.icd").exists() {
+        return Ok(());
+    }
+    if !can_install()? {
+        // Not a failure: the tests that want it say that they are skipped.
+        shell::say("no PoCL: nothing runs on an OpenCL device (Debian: `apt-get install pocl-opencl-icd`)");
+        return Ok(());
+    }
+    apt(&["pocl-opencl-icd", "ocl-icd-libopencl1"])
 }
 
 /// Whether the distribution's packages can be installed by us.
