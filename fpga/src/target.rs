@@ -2,7 +2,7 @@
 //! else; who starts the scorer is the target below.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -30,6 +30,8 @@ pub struct FpgaConfig {
     pub rebuild: bool,
     /// Where devices are leased: the same folder for everything on a machine.
     pub leases: PathBuf,
+    /// Variables that OpenCL's loader and the drivers look at, beside what a deployment says.
+    pub drivers: BTreeMap<String, String>,
 }
 
 /// Scorers that run models on devices.
@@ -63,7 +65,8 @@ impl FpgaTarget {
 
     /// The placement as the target below gets it: the same, and what a scorer has to be told.
     fn with_device(&self, placement: &Placement) -> Placement {
-        let FpgaConfig { bitstream, trusted_keys, device, min_coverage, rebuild, leases } = &self.config;
+        let FpgaConfig { bitstream, trusted_keys, device, min_coverage, rebuild, leases, drivers } =
+            &self.config;
         let keys: Vec<String> = trusted_keys.iter().map(|key| key.display().to_string()).collect();
         let mut told = vec![
             ("BITSTREAM", bitstream.display().to_string()),
@@ -77,6 +80,9 @@ impl FpgaTarget {
             told.push(("DEVICE", filter));
         }
         let mut placement = placement.clone();
+        for (name, value) in drivers {
+            placement.variables.entry(name.clone()).or_insert_with(|| Variable::Plain(value.clone()));
+        }
         for (name, value) in told {
             placement.variables.insert(format!("MOORLINE_FPGA_{name}"), Variable::Plain(value));
         }

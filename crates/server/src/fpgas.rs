@@ -1,7 +1,7 @@
 //! FPGAs: the targets of the computes of `type: fpga`, over the local one.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -18,6 +18,17 @@ use moorline_store::Store;
 
 use crate::opened;
 
+/// Variables of the server's own that say where OpenCL drivers and their parts are.
+const DRIVERS: [&str; 7] = [
+    "OCL_ICD_VENDORS",
+    "OPENCL_VENDOR_PATH",
+    "OPENCL_DYLIB_PATH",
+    "POCL_DEVICES",
+    "AOCL_BOARD_PACKAGE_ROOT",
+    "INTELFPGAOCLSDKROOT",
+    "XILINX_XRT",
+];
+
 /// The devices that a server deploys to. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Fpgas(Arc<Inner>);
@@ -30,6 +41,7 @@ struct Inner {
     folder: PathBuf,
     /// Where devices are leased: `$MOORLINE_HOME/devices`.
     devices: PathBuf,
+    drivers: BTreeMap<String, String>,
     open: Mutex<HashMap<Key, Open>>,
 }
 
@@ -43,9 +55,16 @@ struct Open {
 }
 
 impl Fpgas {
-    pub(crate) fn new(store: Store, local: Arc<LocalTarget>, home: &Path) -> Self {
+    pub(crate) fn new(
+        store: Store,
+        local: Arc<LocalTarget>,
+        home: &Path,
+        environment: &BTreeMap<String, String>,
+    ) -> Self {
         let (folder, devices) = (home.join("fpga"), home.join("devices"));
-        Self(Arc::new(Inner { store, local, folder, devices, open: Mutex::default() }))
+        let of_drivers = environment.iter().filter(|(name, _)| DRIVERS.contains(&name.as_str()));
+        let drivers = of_drivers.map(|(name, value)| (name.clone(), value.clone())).collect();
+        Self(Arc::new(Inner { store, local, folder, devices, drivers, open: Mutex::default() }))
     }
 
     /// The target of a deployment, as its compute's settings are now.
@@ -109,6 +128,7 @@ impl Fpgas {
             min_coverage: settings.min_coverage.unwrap_or_default(),
             rebuild: settings.rebuild,
             leases,
+            drivers: self.0.drivers.clone(),
         })
     }
 
