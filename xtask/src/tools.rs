@@ -1,5 +1,5 @@
 //! `cargo xtask tools`: what tests, demo and benches need and Cargo does not bring. Everything lands below the target
-//! folder, except `wrk` and PostgreSQL, which come from the distribution.
+//! folder, except `wrk`, PostgreSQL and PoCL, which come from the distribution.
 
 use std::path::{Path, PathBuf};
 
@@ -37,6 +37,8 @@ pub enum Tool {
     S3,
     /// A PostgreSQL server, for the metadata database.
     Postgres,
+    /// OpenCL on the CPU, in place of an FPGA.
+    Pocl,
     /// `libonnxruntime`, taken from the wheel in `tools` and put beside the binaries.
     OnnxRuntime,
     /// A Docker Engine, a registry, and the tools that images are checked with.
@@ -52,13 +54,14 @@ pub enum Tool {
 }
 
 impl Tool {
-    pub const FOR_TESTS: [Self; 10] = [
+    pub const FOR_TESTS: [Self; 11] = [
         Self::Oracle,
         Self::Tools,
         Self::Mlflow,
         Self::AzureMl,
         Self::S3,
         Self::Postgres,
+        Self::Pocl,
         Self::OnnxRuntime,
         Self::Containers,
         Self::BaseImage,
@@ -85,6 +88,7 @@ pub fn install(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
             Tool::AzureMl => python::install(workspace, "azure-ml", &[Requirements::all("azure-ml.txt")])?,
             Tool::S3 => python::install(workspace, "s3", &[Requirements::all("s3.txt")])?,
             Tool::Postgres => postgres()?,
+            Tool::Pocl => pocl()?,
             Tool::OnnxRuntime => onnx_runtime(workspace)?,
             Tool::Containers => containers::install()?,
             Tool::BaseImage => containers::base_image(workspace)?,
@@ -183,6 +187,22 @@ fn postgres() -> Result<()> {
         return Ok(());
     }
     apt(&["postgresql"])
+}
+
+/// A driver by which this machine's processor is an OpenCL device, and the loader that finds it.
+fn pocl() -> Result<()> {
+    let drivers = fs_err::read_dir("/etc/OpenCL/vendors").into_iter().flatten().flatten();
+    if drivers.map(|driver| driver.file_name()).any(|name| name.to_string_lossy().contains("pocl")) {
+        return Ok(());
+    }
+    if !can_install()? {
+        // Not a failure: the tests that want it say that they are skipped.
+        shell::say(
+            "no PoCL: bitstreams are not tested on a device (Debian: `apt-get install pocl-opencl-icd ocl-icd-libopencl1`)",
+        );
+        return Ok(());
+    }
+    apt(&["pocl-opencl-icd", "ocl-icd-libopencl1"])
 }
 
 /// Whether the distribution's packages can be installed by us.

@@ -95,6 +95,15 @@ pub(crate) enum Command {
         after_help = "Example:\n  moorline image build -f deployment.yml -t registry.example.org/ml/iris:7 --push"
     )]
     Image(verbs::image::Verb),
+    /// Make, show and check bitstreams: kernels for FPGAs
+    #[command(
+        subcommand,
+        after_help = "Example:\n  moorline bitstream verify pocl.fbit --trusted-key key.pub.pem"
+    )]
+    Bitstream(verbs::bitstream::Verb),
+    /// Look at the devices that bitstreams are loaded into
+    #[command(subcommand, after_help = "Example:\n  moorline device list")]
+    Device(verbs::device::Verb),
     /// Keep values that deployments need and nobody may see
     #[command(subcommand, after_help = "Example:\n  moorline secret set db-password < password.txt")]
     Secret(verbs::secret::Verb),
@@ -122,6 +131,9 @@ pub(crate) enum Command {
         after_help = "Example:\n  moorline release create --name iris --model iris.onnx --output ./iris"
     )]
     Release(release::Command),
+    /// What `moorline device` starts for itself: a process that a driver may end
+    #[command(name = verbs::device::WORKER, hide = true, after_help = "Example:\n  moorline device-worker")]
+    DeviceWorker,
     /// Print the completions of a shell
     #[command(after_help = "Example:\n  moorline completion bash > /etc/bash_completion.d/moorline")]
     Completion {

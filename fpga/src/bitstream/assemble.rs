@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Architecture, BitstreamError, DeviceClass, File, Golden, Image, ImageTarget, KERNEL_ABI, Kernel,
-    Manifest, Op, SCHEMA,
+    Manifest, Op, SCHEMA, Unverified,
 };
 use crate::{device::Device, program::Program};
 
@@ -120,6 +120,27 @@ impl Parts {
             source,
             expires: self.expires,
         };
+        Ok((manifest, files))
+    }
+}
+
+impl Unverified {
+    /// The manifest and the files of this bitstream with one image more, for [`pack`](super::pack): the kernels, their
+    /// operators and their golden tests are the same, since all images of a bitstream are made of one text. An image for
+    /// the same target is replaced.
+    pub fn with_image(
+        &self,
+        image: Compiled,
+    ) -> Result<(Manifest, BTreeMap<String, Vec<u8>>), BitstreamError> {
+        let mut manifest = self.manifest().clone();
+        manifest.images.retain(|own| own.target != image.target);
+        let mut files: BTreeMap<String, Vec<u8>> =
+            manifest.files().map(|file| (file.file.clone(), self.content(file).to_vec())).collect();
+        let name = (0..).map(|number| format!("img/{number}.bin")).find(|name| !files.contains_key(name));
+        let binary = File::of(&name.unwrap_or_default(), &image.binary);
+        files.insert(binary.file.clone(), image.binary);
+        manifest.images.push(Image { binary, class: image.class, target: image.target, env: image.env });
+        manifest.check()?;
         Ok((manifest, files))
     }
 }

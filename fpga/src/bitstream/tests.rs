@@ -284,3 +284,35 @@ fn limits_bound_what_they_name() {
     assert_eq!(admitted, [1, 3]);
     assert!(Limit::default().admits(i64::MAX));
 }
+
+#[test]
+fn an_image_is_added_or_takes_the_place_of_the_one_for_its_target() {
+    let case = Case::new(|_| {}).unwrap();
+    let bitstream = case.open().unwrap();
+    let board = ImageTarget::Board {
+        platform: "Xilinx".to_owned(),
+        board: "xilinx_u250".to_owned(),
+        interface_uuid: "1234".to_owned(),
+    };
+    let image = |content: &[u8], target: &ImageTarget| Compiled {
+        binary: content.to_vec(),
+        class: DeviceClass::Hardware,
+        target: target.clone(),
+        env: BTreeMap::new(),
+    };
+    let (manifest, files) = bitstream.with_image(image(b"xclbin", &board)).unwrap();
+    let mut bytes = Vec::new();
+    pack(&manifest, &files, &case.key, &mut bytes).unwrap();
+    let two = Bitstream::open(&bytes[..], &[case.key.public()], now()).unwrap();
+    assert_eq!(two.manifest().images.len(), 2);
+    assert_eq!(&two.content(&two.manifest().images[1].binary)[..], b"xclbin");
+    assert_eq!(two.manifest().golden, bitstream.manifest().golden);
+    let of_board =
+        |class| Device { platform: "Xilinx".to_owned(), name: "xilinx_u250".to_owned(), class, ..device() };
+    let hardware = of_board(DeviceClass::Hardware);
+    assert_eq!(two.manifest().image_for(&hardware).unwrap().class, DeviceClass::Hardware);
+    assert!(two.manifest().image_for(&of_board(DeviceClass::Emulation)).is_err());
+    let (again, files) = two.with_image(image(b"newer", &board)).unwrap();
+    assert_eq!(again.images.len(), 2);
+    assert_eq!(files[&again.images[1].binary.file], b"newer");
+}

@@ -1,6 +1,8 @@
 //! The verbs of `az ml` and their relatives: one file a noun, its flags beside what they do.
 
+pub(crate) mod bitstream;
 pub(crate) mod compute;
+pub(crate) mod device;
 pub(crate) mod environment;
 pub(crate) mod image;
 mod invoke;
