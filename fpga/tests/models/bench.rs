@@ -85,10 +85,8 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Option<Self> {
-        let ort: Arc<dyn Engine> = Arc::new(OrtEngine::new(OrtSearch {
-            dylib_path: ort_library(),
-            ..OrtSearch::default()
-        }));
+        let ort: Arc<dyn Engine> =
+            Arc::new(OrtEngine::new(OrtSearch { dylib_path: ort_library(), ..OrtSearch::default() }));
         if let Err(error) = ort.check() {
             skip(&format!("there is nothing to compare with: {error}"));
             return None;
@@ -176,7 +174,9 @@ pub(crate) fn assert_close(found: &Tensors, wanted: &Tensors, what: &str) {
     assert_eq!(found.len(), wanted.len(), "{what}");
     for ((name, found), (wanted_name, wanted)) in found.iter().zip(wanted.iter()) {
         assert_eq!(name, wanted_name, "{what}");
-        let (Value::Tensor(found), Value::Tensor(wanted)) = (found, wanted) else { panic!("{what}: tensors") };
+        let (Value::Tensor(found), Value::Tensor(wanted)) = (found, wanted) else {
+            panic!("{what}: tensors")
+        };
         assert_eq!(found.shape(), wanted.shape(), "{what}: {name}");
         let (TensorData::F32(found), TensorData::F32(wanted)) = (found.data(), wanted.data()) else {
             assert_eq!(found, wanted, "{what}: {name}");
@@ -184,7 +184,10 @@ pub(crate) fn assert_close(found: &Tensors, wanted: &Tensors, what: &str) {
         };
         for (at, (found, wanted)) in found.iter().zip(wanted).enumerate() {
             let close = (found - wanted).abs() <= 1e-4 + 1e-3 * wanted.abs();
-            assert!(close || (found.is_nan() && wanted.is_nan()), "{what}: {name}[{at}] is {found}, wanted {wanted}");
+            assert!(
+                close || (found.is_nan() && wanted.is_nan()),
+                "{what}: {name}[{at}] is {found}, wanted {wanted}"
+            );
         }
     }
 }

@@ -1,11 +1,17 @@
 //! Layers over random shapes, each against ONNX Runtime: whatever the tile, the padding and the leftovers are.
 
 use moorline_fpga::plan::{Costs, PlanOptions};
-use proptest::{prelude::*, test_runner::{Config, TestError, TestRunner}};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestError, TestRunner},
+};
 
 use crate::{
     bench::{Bench, assert_close, load, named, noise},
-    onnx::{Attribute::{Float, Int, Ints, Text}, Net},
+    onnx::{
+        Attribute::{Float, Int, Ints, Text},
+        Net,
+    },
 };
 
 /// Everything on the device, however little it is.
@@ -75,7 +81,8 @@ fn conv(groups: impl Strategy<Value = usize>, channels: usize) -> impl Strategy<
     (1..3_usize, groups, 1..channels, 1..channels, sizes, any::<bool>()).prop_filter_map(
         "the window is inside of the data",
         |(n, groups, inputs, outputs, (size, kernel, stride, dilation, pads), bias)| {
-            let fits = (0..2).all(|axis| size[axis] + pads[axis] + pads[axis + 2] > (kernel[axis] - 1) * dilation);
+            let fits =
+                (0..2).all(|axis| size[axis] + pads[axis] + pads[axis + 2] > (kernel[axis] - 1) * dilation);
             fits.then_some(Conv { n, groups, inputs, outputs, size, kernel, stride, dilation, pads, bias })
         },
     )
@@ -125,15 +132,26 @@ fn convolutions_of_each_channel() {
 #[test]
 fn convolutions_that_are_padded_automatically() {
     let cases = (conv(Just(1), 20), prop_oneof![Just("SAME_UPPER"), Just("SAME_LOWER"), Just("VALID")]);
-    check(40, cases.prop_filter("inside", |(conv, _)| conv.kernel[0] <= conv.size[0] && conv.kernel[1] <= conv.size[1]), |(conv, auto)| {
-        let shape = vec![conv.n, conv.inputs, conv.size[0], conv.size[1]];
-        let mut net = Net::new(11);
-        net.input("x", &shape);
-        net.weights("w", &[conv.outputs, conv.inputs, conv.kernel[0], conv.kernel[1]], 1);
-        net.node("Conv", &["x", "w"], "y", &[("strides", Ints(&[conv.stride; 2])), ("auto_pad", Text(auto))]);
-        net.output("y");
-        (net, shape)
-    });
+    check(
+        40,
+        cases.prop_filter("inside", |(conv, _)| {
+            conv.kernel[0] <= conv.size[0] && conv.kernel[1] <= conv.size[1]
+        }),
+        |(conv, auto)| {
+            let shape = vec![conv.n, conv.inputs, conv.size[0], conv.size[1]];
+            let mut net = Net::new(11);
+            net.input("x", &shape);
+            net.weights("w", &[conv.outputs, conv.inputs, conv.kernel[0], conv.kernel[1]], 1);
+            net.node(
+                "Conv",
+                &["x", "w"],
+                "y",
+                &[("strides", Ints(&[conv.stride; 2])), ("auto_pad", Text(auto))],
+            );
+            net.output("y");
+            (net, shape)
+        },
+    );
 }
 
 #[test]
@@ -154,7 +172,12 @@ fn what_is_fused_with_a_convolution() {
         net.floats("low", &[], &[0.0]);
         net.floats("high", &[], &[6.0]);
         net.node("Conv", &["x", "w"], "a", &[("pads", Ints(&[1; 4]))]);
-        net.node("BatchNormalization", &["a", "gamma", "beta", "mean", "variance"], "b", &[("epsilon", Float(1e-3))]);
+        net.node(
+            "BatchNormalization",
+            &["a", "gamma", "beta", "mean", "variance"],
+            "b",
+            &[("epsilon", Float(1e-3))],
+        );
         net.node("Conv", &["x", "v"], "c", &[]);
         net.node("Add", if swap { &["c", "b"] } else { &["b", "c"] }, "d", &[]);
         match bound {
@@ -169,22 +192,25 @@ fn what_is_fused_with_a_convolution() {
 
 #[test]
 fn pools() {
-    let cases = (1..3_usize, 1..40_usize, [1..30_usize, 1..30], [1..5_usize, 1..5], 1..4_usize, pads(), 0..5_usize);
-    let cases = cases.prop_filter("the window is inside of the data, and the padding of the window", |case| {
-        let &(_, _, size, kernel, _, pads, _) = case;
-        (0..2).all(|axis| {
-            pads[axis] < kernel[axis]
-                && pads[axis + 2] < kernel[axis]
-                && size[axis] + pads[axis] + pads[axis + 2] >= kernel[axis]
-        })
-    });
+    let cases =
+        (1..3_usize, 1..40_usize, [1..30_usize, 1..30], [1..5_usize, 1..5], 1..4_usize, pads(), 0..5_usize);
+    let cases =
+        cases.prop_filter("the window is inside of the data, and the padding of the window", |case| {
+            let &(_, _, size, kernel, _, pads, _) = case;
+            (0..2).all(|axis| {
+                pads[axis] < kernel[axis]
+                    && pads[axis + 2] < kernel[axis]
+                    && size[axis] + pads[axis] + pads[axis + 2] >= kernel[axis]
+            })
+        });
     check(120, cases, |&(n, c, size, kernel, stride, pads, kind)| {
         let shape = vec![n, c, size[0], size[1]];
         let mut net = Net::new(13);
         net.input("x", &shape);
         let strides = [stride; 2];
         let window = |more: Option<(&'static str, i64)>| {
-            let mut all = vec![("kernel_shape", Ints(&kernel)), ("strides", Ints(&strides)), ("pads", Ints(&pads))];
+            let mut all =
+                vec![("kernel_shape", Ints(&kernel)), ("strides", Ints(&strides)), ("pads", Ints(&pads))];
             all.extend(more.map(|(name, value)| (name, Int(value))));
             all
         };
@@ -216,7 +242,12 @@ fn products_with_matrices() {
                 net.node("Add", &["a", "b"], "c", &[]);
                 net.node("Relu", &["c"], "y", &[]);
             }
-            1 => net.node("Gemm", &["x", "w", "b"], "y", &[transpose, ("alpha", Float(0.5)), ("beta", Float(2.0))]),
+            1 => net.node(
+                "Gemm",
+                &["x", "w", "b"],
+                "y",
+                &[transpose, ("alpha", Float(0.5)), ("beta", Float(2.0))],
+            ),
             _ => net.node("Gemm", &["x", "w"], "y", &[transpose]),
         }
         net.output("y");

@@ -177,7 +177,13 @@ impl Net {
         self.graph.initializer.push(TensorProto { dims, data_type, name: name.to_owned(), raw_data });
     }
 
-    pub(crate) fn node(&mut self, op: &str, inputs: &[&str], output: &str, attributes: &[(&str, Attribute<'_>)]) {
+    pub(crate) fn node(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        output: &str,
+        attributes: &[(&str, Attribute<'_>)],
+    ) {
         let attribute = |(name, value): &(&str, Attribute<'_>)| {
             let mut attribute = AttributeProto { name: (*name).to_owned(), ..AttributeProto::default() };
             match value {
