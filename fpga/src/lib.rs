@@ -10,7 +10,7 @@ pub mod device;
 pub mod engine;
 pub mod lease;
 pub mod lower;
-mod onnx;
+pub mod onnx;
 pub mod plan;
 pub mod program;
 pub mod runtime;

@@ -50,7 +50,7 @@ pub fn run(workspace: &Workspace, verb: &Fpga) -> Result<()> {
     let key = build.key.clone().unwrap_or_else(|| folder.join("key.pem"));
     shell::run(&mut workspace.cargo(&["build", "--release", "-p", "moorline-fpga", "--bins"]))?;
     let program = workspace.binary("moorline-fpga");
-    let mut on_device = |platform: &str, name: &str| {
+    let on_device = |platform: &str, name: &str| {
         let mut command = workspace.command(&program);
         command.args(["build", platform]).arg(&key).arg(out.join(name));
         shell::run(&mut command)

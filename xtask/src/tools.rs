@@ -1,5 +1,5 @@
 //! `cargo xtask tools`: what tests, demo and benches need and Cargo does not bring. Everything lands below the target
-//! folder, except `wrk` and PostgreSQL, which come from the distribution.
+//! folder, except `wrk`, PostgreSQL and PoCL, which come from the distribution.
 
 use std::path::{Path, PathBuf};
 
@@ -37,6 +37,8 @@ pub enum Tool {
     S3,
     /// A PostgreSQL server, for the metadata database.
     Postgres,
+    /// OpenCL on the CPU, in place of an FPGA.
+    Pocl,
     /// `libonnxruntime`, taken from the wheel in `tools` and put beside the binaries.
     OnnxRuntime,
     /// A Docker Engine, a registry, and the tools that images are checked with.
@@ -45,8 +47,6 @@ pub enum Tool {
     BaseImage,
     /// Helm, which renders the chart.
     Helm,
-    /// An OpenCL loader and PoCL, a device that emulates FPGAs on the CPU.
-    OpenCl,
     /// The load generator of the benches.
     Wrk,
     /// cargo-deny, compiled once.
@@ -61,11 +61,11 @@ impl Tool {
         Self::AzureMl,
         Self::S3,
         Self::Postgres,
+        Self::Pocl,
         Self::OnnxRuntime,
         Self::Containers,
         Self::BaseImage,
         Self::Helm,
-        Self::OpenCl,
     ];
 }
 
@@ -88,11 +88,11 @@ pub fn install(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
             Tool::AzureMl => python::install(workspace, "azure-ml", &[Requirements::all("azure-ml.txt")])?,
             Tool::S3 => python::install(workspace, "s3", &[Requirements::all("s3.txt")])?,
             Tool::Postgres => postgres()?,
+            Tool::Pocl => pocl()?,
             Tool::OnnxRuntime => onnx_runtime(workspace)?,
             Tool::Containers => containers::install()?,
             Tool::BaseImage => containers::base_image(workspace)?,
             Tool::Helm => helm::install(workspace)?,
-            Tool::OpenCl => opencl()?,
             Tool::Wrk => wrk()?,
             Tool::Deny => install_deny(workspace)?,
         }
@@ -189,14 +189,17 @@ fn postgres() -> Result<()> {
     apt(&["postgresql"])
 }
 
-/// PoCL is found by the file with which it tells the loader of itself.
-fn opencl() -> Result<()> {
-    if Path::new("/etc/OpenCL/vendors/pocl.icd").exists() {
+/// A driver by which this machine's processor is an OpenCL device, and the loader that finds it.
+fn pocl() -> Result<()> {
+    let drivers = fs_err::read_dir("/etc/OpenCL/vendors").into_iter().flatten().flatten();
+    if drivers.map(|driver| driver.file_name()).any(|name| name.to_string_lossy().contains("pocl")) {
         return Ok(());
     }
     if !can_install()? {
         // Not a failure: the tests that want it say that they are skipped.
-        shell::say("no PoCL: nothing runs on an OpenCL device (Debian: `apt-get install pocl-opencl-icd`)");
+        shell::say(
+            "no PoCL: bitstreams are not tested on a device (Debian: `apt-get install pocl-opencl-icd ocl-icd-libopencl1`)",
+        );
         return Ok(());
     }
     apt(&["pocl-opencl-icd", "ocl-icd-libopencl1"])

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::session::PlannedSession;
 use crate::{
-    onnx::TensorId,
+    onnx::{Batch, TensorId},
     plan::{Plan, Value},
     worker::{Executor, ProgramId},
 };
@@ -45,7 +45,7 @@ impl Parts {
     pub(super) fn new(plan: &Plan, executor: Arc<Executor>) -> Self {
         let spec = |value: &Value| {
             let mut shape: Vec<Dim> = value.shape.iter().map(|&size| Dim::Fixed(size)).collect();
-            if let (Some(name), Some(first)) = (&plan.batch, shape.first_mut()) {
+            if let (Batch::Open { name }, Some(first)) = (&plan.batch, shape.first_mut()) {
                 *first = Dim::Dynamic(name.as_deref().map(Into::into));
             }
             TensorSpec {
@@ -65,7 +65,7 @@ impl Parts {
             signature,
             inputs: plan.inputs.iter().map(|value| value.id).collect(),
             outputs: plan.outputs.iter().map(|value| value.id).collect(),
-            rows: plan.batch.as_ref().map(|_| plan.rows),
+            rows: (plan.batch != Batch::Fixed).then_some(plan.rows),
             executor,
         }
     }

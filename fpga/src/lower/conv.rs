@@ -44,8 +44,9 @@ impl Builder<'_> {
         let input = self.layout(op.inputs[0])?;
         let residual = if conv.residual { Some(self.layout(op.inputs[1])?) } else { None };
         let (_, output) = self.result(op)?;
-        if conv.is_depthwise() {
-            return self.depthwise(op, conv, input, output);
+        if let (true, Weights::Conv(weights)) = (conv.is_depthwise(), &conv.weights) {
+            self.depthwise(op, conv, weights, (input, output));
+            return Ok(());
         }
         let dense = matches!(conv.weights, Weights::Dense { .. });
         let mut window = conv.window;
@@ -109,10 +110,9 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn depthwise(&mut self, op: &Op, conv: &Conv, input: Layout, output: Layout) -> Result<(), LowerError> {
+    fn depthwise(&mut self, op: &Op, conv: &Conv, given: &[f32], (input, output): (Layout, Layout)) {
         let window = conv.window;
         let [kernel_h, kernel_w] = window.kernel;
-        let Weights::Conv(given) = &conv.weights else { return Ok(()) };
         let taps = kernel_h * kernel_w;
         let mut weights = vec![0.0_f32; output.blocks() * taps * LANES];
         let (scale, bias) = scale_and_bias(conv);
@@ -145,7 +145,6 @@ impl Builder<'_> {
             .activation(op.activation, false);
         let bytes = 4 * (input.n * input.batch() + output.n * output.batch());
         self.launch(kernel, output.n * output.blocks() * cut.spans, arguments, &op.nodes, (op.flops, bytes));
-        Ok(())
     }
 
     fn label(&self, op: &Op) -> String {

@@ -76,7 +76,7 @@ impl Layout {
         let sizes = [self.n, self.blocks(), self.height(), self.row()];
         sizes
             .into_iter()
-            .try_fold(1_usize, |product, size| product.checked_mul(size))
+            .try_fold(1_usize, usize::checked_mul)
             .filter(|&floats| i32::try_from(floats).is_ok())
             .ok_or(LowerError::TooLarge { shape: [self.n, self.c, self.h, self.w] })
     }

@@ -36,12 +36,11 @@ pub(crate) fn assign(
         for buffer in buffers(launch) {
             if place[buffer].is_none() {
                 let bytes = virtuals[buffer].bytes;
-                let chosen = match best(&free, &plans, bytes) {
-                    Some(at) => free.swap_remove(at),
-                    None => {
-                        plans.push(BufferPlan { bytes: 0, constant: None });
-                        plans.len() - 1
-                    }
+                let chosen = if let Some(at) = best(&free, &plans, bytes) {
+                    free.swap_remove(at)
+                } else {
+                    plans.push(BufferPlan { bytes: 0, constant: None });
+                    plans.len() - 1
                 };
                 plans[chosen].bytes = plans[chosen].bytes.max(bytes);
                 place[buffer] = Some(chosen);

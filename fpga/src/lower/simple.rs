@@ -103,15 +103,14 @@ impl Builder<'_> {
         let window = pool.window;
         let ([rows, columns, blocks, per_item, spans], items) = extent(output, output.blocks());
         let maps = Arguments::default();
-        let arguments = match pool.average {
-            None => maps.buffers([input.buffer, output.buffer]),
-            Some(_) => {
-                let most = window.kernel[0] * window.kernel[1];
-                let inverses: Vec<f32> =
-                    (0..=most).map(|count| if count == 0 { 0.0 } else { 1.0 / count as f32 }).collect();
-                let inverses = self.constant(&inverses);
-                maps.buffers([input.buffer, inverses, output.buffer])
-            }
+        let arguments = if pool.average.is_none() {
+            maps.buffers([input.buffer, output.buffer])
+        } else {
+            let most = window.kernel[0] * window.kernel[1];
+            let inverses: Vec<f32> =
+                (0..=most).map(|count| if count == 0 { 0.0 } else { 1.0 / count as f32 }).collect();
+            let inverses = self.constant(&inverses);
+            maps.buffers([input.buffer, inverses, output.buffer])
         };
         let arguments = arguments
             .sizes(steps(input))

@@ -42,6 +42,16 @@ impl Node {
     }
 }
 
+/// The first dimension, as the model states it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Batch {
+    Fixed,
+    /// Any, under the name that the model has for it.
+    Open {
+        name: Option<String>,
+    },
+}
+
 /// A model for one size of batch.
 #[derive(Clone, Debug)]
 pub(crate) struct Graph {
@@ -50,8 +60,7 @@ pub(crate) struct Graph {
     pub(crate) nodes: Vec<Node>,
     pub(crate) inputs: Vec<TensorId>,
     pub(crate) outputs: Vec<TensorId>,
-    /// Whether the model leaves the first dimension open, and the name that it has for it.
-    pub(crate) batch: Option<Option<String>>,
+    pub(crate) batch: Batch,
 }
 
 impl Graph {
@@ -68,7 +77,7 @@ impl Graph {
             }
         }
         let graph = Build::graph(proto, model.opset, &constants, batch)?;
-        if graph.batch.is_some() {
+        if graph.batch != Batch::Fixed {
             let other = Build::graph(proto, model.opset, &constants, 2 * batch)?;
             graph.check_rows(&other, batch)?;
         }
@@ -104,7 +113,7 @@ impl Graph {
             }
         }
         let across_rows = |node: &&Node| {
-            let axis = node.proto.attribute("axis").and_then(|attribute| attribute.i);
+            let axis = node.proto.attribute("axis").map(|attribute| attribute.i.unwrap_or_default());
             let rank =
                 node.inputs.first().copied().flatten().and_then(|id| self.shape(id)).map_or(0, <[_]>::len);
             axis == Some(0) || axis.is_some_and(|axis| axis + rank as i64 == 0)
@@ -134,13 +143,16 @@ impl Build {
             let facts = constants.get(&initializer.name).cloned().unwrap_or_default();
             build.add(&initializer.name, facts, None)?;
         }
-        let mut open: Option<Option<String>> = None;
+        let mut open = Batch::Fixed;
         let mut inputs = Vec::new();
         // Before version 4 of the format, initializers were inputs with a default as well.
         for input in proto.input.iter().filter(|input| !constants.contains_key(&input.name)) {
             inputs.push(build.input(input, batch, &mut open)?);
         }
-        let name = open.clone().flatten();
+        let name = match &open {
+            Batch::Open { name } => name.clone(),
+            Batch::Fixed => None,
+        };
         let declared: HashMap<&str, Facts> = proto
             .value_info
             .iter()
@@ -170,12 +182,7 @@ impl Build {
         Ok(id)
     }
 
-    fn input(
-        &mut self,
-        input: &ValueInfo,
-        batch: usize,
-        open: &mut Option<Option<String>>,
-    ) -> Result<TensorId, OnnxError> {
+    fn input(&mut self, input: &ValueInfo, batch: usize, open: &mut Batch) -> Result<TensorId, OnnxError> {
         let not_a_tensor = || OnnxError::NotATensor { input: input.name.clone() };
         let Some(TypeKind::Tensor(tensor)) =
             input.r#type.as_ref().and_then(|declared| declared.value.as_ref())
@@ -191,7 +198,7 @@ impl Build {
             match (size(dim), axis) {
                 (Some(size), _) => fixed.push(size),
                 (None, 0) => {
-                    *open = Some(name(dim));
+                    *open = Batch::Open { name: name(dim) };
                     fixed.push(batch);
                 }
                 (None, _) => {

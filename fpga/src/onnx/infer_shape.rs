@@ -179,7 +179,10 @@ impl Rule<'_> {
             "Concat" => self.concat()?,
             "Flatten" => {
                 let shape = self.shape(0)?;
-                let axis = position(node.int("axis", 1), shape.len() + 1)?;
+                let axis = node.int("axis", 1);
+                // It may be behind the last, but counts from the last where it counts from the end.
+                let axis = if axis < 0 { axis + shape.len() as i64 } else { axis };
+                let axis = usize::try_from(axis).ok().filter(|&axis| axis <= shape.len())?;
                 let (outer, inner) = (shape[..axis].iter().product(), shape[axis..].iter().product());
                 self.reshaped(vec![outer, inner])?
             }
@@ -197,8 +200,10 @@ impl Rule<'_> {
                         (Constant::Ints(list.ints.as_slice().into()), vec![list.ints.len()])
                     }
                     (None, None) => match (node.attribute("value_int"), node.attribute("value_float")) {
-                        (Some(int), _) => (Constant::Ints([int.i?].into()), vec![]),
-                        (None, Some(float)) => (Constant::Floats([float.f?].into()), vec![]),
+                        (Some(int), _) => (Constant::Ints([int.i.unwrap_or_default()].into()), vec![]),
+                        (None, Some(float)) => {
+                            (Constant::Floats([float.f.unwrap_or_default()].into()), vec![])
+                        }
                         (None, None) => return None,
                     },
                 };
@@ -440,10 +445,10 @@ impl Rule<'_> {
             None => (0..shape.len()).collect(),
         };
         let keep = self.node.int("keepdims", 1) != 0;
-        let sizes = shape.iter().enumerate().filter_map(|(axis, &size)| match axes.contains(&axis) {
-            true => keep.then_some(1),
-            false => Some(size),
-        });
+        let left = |(axis, &size): (usize, &usize)| {
+            if axes.contains(&axis) { keep.then_some(1) } else { Some(size) }
+        };
+        let sizes = shape.iter().enumerate().filter_map(left);
         Some(facts(self.element(), sizes.collect()))
     }
 }

@@ -10,7 +10,7 @@ mod submodel;
 
 pub(crate) use constant::Constant;
 pub use error::OnnxError;
-pub(crate) use infer::{Graph, Node, TensorId};
+pub(crate) use infer::{Batch, Graph, Node, TensorId};
 pub(crate) use infer_shape::Window;
 pub(crate) use read::Model;
 pub(crate) use submodel::submodel;

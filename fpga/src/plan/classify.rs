@@ -306,7 +306,7 @@ impl Classifier<'_> {
     fn clip(&self, node: &Node) -> Result<Activation, Obstacle> {
         let bound = |attribute: &str, index: usize| -> Result<Option<f32>, Obstacle> {
             match node.proto.attribute(attribute) {
-                Some(value) => Ok(value.f),
+                Some(value) => Ok(Some(value.f.unwrap_or_default())),
                 None => Ok(self.floats(node, index)?.and_then(|values| values.first().copied())),
             }
         };
@@ -337,6 +337,9 @@ impl Classifier<'_> {
     }
 
     fn view(&self, node: &Node) -> Result<Kind, Obstacle> {
+        if node.proto.op_type == "Dropout" && node.inputs.get(2).is_some_and(Option::is_some) {
+            return Err("whether it trains is an input".to_owned());
+        }
         let id = self.input(node, 0)?;
         let target = output(node).ok_or("it has no output")?;
         let (from, to) = (self.is_float_map(id)?, self.is_float_map(target)?);

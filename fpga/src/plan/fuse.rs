@@ -46,10 +46,8 @@ fn keep_flat_maps_apart(graph: &Graph, ops: &mut [Op]) {
         let takes = op.inputs.iter().any(|id| flat.contains(id));
         let map = |id: &TensorId| graph.shape(*id).and_then(feature_map);
         match &op.kind {
-            Kind::View => {
-                if takes || op.inputs.iter().map(map).ne(op.outputs.iter().map(map)) {
-                    flat.extend(&op.outputs);
-                }
+            Kind::View if takes || op.inputs.iter().map(map).ne(op.outputs.iter().map(map)) => {
+                flat.extend(&op.outputs);
             }
             Kind::Activate => flat.extend(op.outputs.iter().filter(|_| takes)),
             Kind::Host { .. } => {}

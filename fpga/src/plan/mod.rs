@@ -25,7 +25,7 @@ pub use self::{
 use crate::{
     bitstream::Manifest,
     lower::{Lowered, lower},
-    onnx::{Graph, Model, TensorId, proto::element, submodel},
+    onnx::{Batch, Graph, Model, TensorId, proto::element, submodel},
 };
 
 /// What a plan is made for.
@@ -53,7 +53,7 @@ pub struct Plan {
     pub(crate) inputs: Vec<Value>,
     pub(crate) outputs: Vec<Value>,
     /// Whether the model leaves its first dimension open, and what it calls it.
-    pub(crate) batch: Option<Option<String>>,
+    pub(crate) batch: Batch,
     /// The rows of one run.
     pub(crate) rows: usize,
     report: Report,

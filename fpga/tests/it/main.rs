@@ -5,5 +5,6 @@ mod bad_images;
 mod bench;
 mod devices;
 mod ends;
+mod kernels;
 mod leases;
 mod programs;

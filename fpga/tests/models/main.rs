@@ -4,5 +4,7 @@
 mod bench;
 mod conformance;
 mod layers;
+mod node_cases;
 mod onnx;
+mod refusals;
 mod zoo;

@@ -1,0 +1,232 @@
+//! Models that cannot be planned, and what is said of them; and what stays on the CPU, and why.
+
+use std::path::Path;
+
+use moorline_core::{Engine, ErrorClass, ModelFiles};
+use moorline_fpga::{
+    onnx::OnnxError,
+    plan::{Costs, Place, Plan, PlanError, PlanOptions},
+};
+
+use crate::{
+    bench::{Bench, assert_close, bitstream, load, named, noise},
+    onnx::{
+        Attribute::{Int, Ints},
+        Net,
+    },
+};
+
+fn eager() -> PlanOptions {
+    PlanOptions { costs: Costs::NOTHING, ..PlanOptions::default() }
+}
+
+fn plan(path: &Path, options: &PlanOptions) -> Option<Result<Plan, PlanError>> {
+    Some(Plan::new(path, bitstream()?.manifest(), options))
+}
+
+/// Why the model that `make` fills cannot be planned.
+fn refusal(opset: i64, options: &PlanOptions, make: impl FnOnce(&mut Net)) -> Option<PlanError> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut net = Net::new(opset);
+    make(&mut net);
+    let error = plan(&net.save(folder.path()), options)?.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::InvalidInput);
+    Some(error)
+}
+
+fn relu(net: &mut Net) {
+    net.node("Relu", &["x"], "y", &[]);
+    net.output("y");
+}
+
+#[test]
+fn a_dimension_that_is_open_and_not_the_first() {
+    let error = refusal(13, &eager(), |net| {
+        net.open_input("x", &[Err("batch"), Ok(3), Err("height"), Ok(8)]);
+        relu(net);
+    });
+    let Some(error) = error else { return };
+    let PlanError::Onnx(OnnxError::DynamicDimension { input, dimension }) = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!((&*input, &*dimension), ("x", "height"));
+}
+
+#[test]
+fn an_open_batch_that_not_everything_follows() {
+    let made: [fn(&mut Net); 3] = [
+        |net| {
+            net.ints("shape", &[-1, 6]);
+            net.node("Reshape", &["x", "shape"], "y", &[]);
+            net.output("y");
+        },
+        |net| {
+            net.node("Softmax", &["x"], "y", &[("axis", Int(0))]);
+            net.output("y");
+        },
+        |net| {
+            net.node("ReduceSum", &["x"], "y", &[("axes", Ints(&[0]))]);
+            net.output("y");
+        },
+    ];
+    for make in made {
+        let error = refusal(12, &eager(), |net| {
+            net.open_input("x", &[Err("batch"), Ok(4)]);
+            make(net);
+        });
+        let Some(error) = error else { return };
+        assert!(matches!(error, PlanError::Onnx(OnnxError::Batch { .. })), "{error:?}");
+    }
+}
+
+#[test]
+fn operator_sets_that_are_not_understood() {
+    for version in [6, 29] {
+        let error = refusal(version, &eager(), |net| {
+            net.input("x", &[1, 4]);
+            relu(net);
+        });
+        let Some(error) = error else { return };
+        let PlanError::Onnx(OnnxError::Opset { version: told, .. }) = error else { panic!("{error:?}") };
+        assert_eq!(told, version);
+    }
+}
+
+#[test]
+fn graphs_that_do_not_hang_together() {
+    let error = refusal(13, &eager(), |net| {
+        net.input("x", &[1, 4]);
+        net.node("Add", &["x", "nothing"], "y", &[]);
+        net.output("y");
+    });
+    let Some(error) = error else { return };
+    assert!(matches!(error, PlanError::Onnx(OnnxError::Dangling { .. })), "{error:?}");
+    let error = refusal(13, &eager(), |net| {
+        net.input("x", &[1, 4]);
+        net.output("x");
+    });
+    assert!(matches!(error, Some(PlanError::Output { .. })), "{error:?}");
+}
+
+#[test]
+fn files_that_are_no_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    for (bytes, named) in [(&b""[..], "NoOpset"), (b"no model at all", "Protobuf")] {
+        fs_err::write(&path, bytes).unwrap();
+        let Some(result) = plan(&path, &eager()) else { return };
+        let text = format!("{:?}", result.unwrap_err());
+        assert!(text.contains(named), "{text}");
+    }
+    let Some(result) = plan(&folder.path().join("missing.onnx"), &eager()) else { return };
+    assert_eq!(result.unwrap_err().class(), ErrorClass::Unavailable);
+}
+
+#[test]
+fn a_model_larger_than_the_device() {
+    let options = PlanOptions { device_memory: Some(1 << 20), ..eager() };
+    let error = refusal(13, &options, |net| {
+        net.input("x", &[1, 1024]);
+        net.floats("w", &[1024, 1024], &vec![0.5; 1024 * 1024]);
+        net.node("MatMul", &["x", "w"], "y", &[]);
+        net.output("y");
+    });
+    let Some(error) = error else { return };
+    let PlanError::Memory { needed, available } = error else { panic!("{error:?}") };
+    assert_eq!(available, 1 << 20);
+    assert!(needed > 4 << 20, "{needed}");
+}
+
+#[test]
+fn too_little_on_the_device() {
+    let options = PlanOptions { min_coverage: 0.5, ..eager() };
+    let error = refusal(13, &options, |net| {
+        net.input("x", &[1, 16, 8, 8]);
+        net.node("Sigmoid", &["x"], "s", &[]);
+        net.node("Sigmoid", &["s"], "t", &[]);
+        net.node("Sigmoid", &["t"], "u", &[]);
+        net.node("Relu", &["u"], "y", &[]);
+        net.output("y");
+    });
+    let Some(error) = error else { return };
+    let PlanError::Coverage { coverage, least } = error else { panic!("{error:?}") };
+    assert_eq!((coverage, least), (25.0, 50.0));
+}
+
+#[test]
+fn what_stays_on_the_cpu_says_why_and_is_right() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut net = Net::new(13);
+    net.input("x", &[1, 16, 8, 8]);
+    net.floats("w", &[16, 16, 1, 1], &[0.1; 256]);
+    net.node("Conv", &["x", "w"], "a", &[]);
+    // Around the device and back: what adds them must not be in the island that the sigmoid waits for.
+    net.node("Sigmoid", &["a"], "b", &[]);
+    net.node("Mul", &["a", "b"], "c", &[]);
+    net.node("Conv", &["c", "w"], "d", &[]);
+    net.node("Concat", &["a", "d"], "e", &[("axis", Int(2))]);
+    net.output("e");
+    let path = net.save(folder.path());
+    let manifest = bench.executor.bitstream().manifest();
+    let planned = Plan::new(&path, manifest, &eager()).unwrap();
+    let report = planned.report();
+    let told: Vec<(&str, Place, Option<usize>)> =
+        report.nodes.iter().map(|node| (&*node.op, node.place, node.island)).collect();
+    let (device, host) = (Place::Device, Place::Host);
+    assert_eq!(
+        told,
+        [
+            ("Conv", device, Some(0)),
+            ("Sigmoid", host, Some(1)),
+            ("Mul", device, Some(2)),
+            ("Conv", device, Some(2)),
+            ("Concat", host, Some(3)),
+        ]
+    );
+    let reasons: Vec<&str> = report.nodes.iter().filter_map(|node| node.reason.as_deref()).collect();
+    assert_eq!(
+        reasons,
+        [
+            "the bitstream does not execute Sigmoid with f32-fma-v1",
+            "it joins along another axis than the channels"
+        ]
+    );
+    let input = || named(vec![("x", noise(&[1, 16, 8, 8], 1))]);
+    let found = load(&bench.engine(eager()), &path).session().unwrap().run(input()).unwrap();
+    let wanted = load(&*bench.ort, &path).session().unwrap().run(input()).unwrap();
+    assert_close(&found, &wanted, "islands");
+
+    // The same is not worth the way to the device and back.
+    let planned = Plan::new(&path, manifest, &PlanOptions::default()).unwrap();
+    assert_eq!((planned.report().device_islands, planned.report().coverage), (0, 0.0));
+    let reason = planned.report().nodes[0].reason.as_deref().unwrap();
+    assert!(reason.contains("less than moving its data"), "{reason}");
+}
+
+#[test]
+fn other_types_than_floats_stay_on_the_cpu() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut net = Net::new(13);
+    // 11 is double.
+    net.typed_input("x", 11, &[1, 16]);
+    relu(&mut net);
+    let path = net.save(folder.path());
+    let planned = Plan::new(&path, bench.executor.bitstream().manifest(), &eager()).unwrap();
+    let node = &planned.report().nodes[0];
+    assert_eq!(node.place, Place::Host);
+    assert_eq!(node.reason.as_deref(), Some("`x` has element type 11 and not float"));
+}
+
+#[test]
+fn an_engine_tells_what_the_plan_told() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut net = Net::new(13);
+    net.open_input("x", &[Ok(1), Err("width")]);
+    relu(&mut net);
+    let path = net.save(folder.path());
+    let error = bench.engine(eager()).load(&ModelFiles { path, threads: 1 }).unwrap_err().to_string();
+    assert!(error.contains("`width`") && error.contains("export the model with fixed sizes"), "{error}");
+}
