@@ -11,6 +11,8 @@ mod bad_release;
 #[cfg(test)]
 mod batching;
 #[cfg(test)]
+mod bitstreams;
+#[cfg(test)]
 mod built_packages;
 #[cfg(test)]
 mod chaos;
