@@ -80,6 +80,9 @@ pub(crate) enum Command {
     /// Register bitstreams, programs for FPGAs; look into them and check them
     #[command(subcommand, after_help = "Example:\n  moorline bitstream create -p pocl.fbit")]
     Bitstream(verbs::bitstream::Verb),
+    /// See what a bitstream makes of a model
+    #[command(subcommand, after_help = "Example:\n  moorline fpga plan resnet.onnx --bitstream pocl.fbit")]
+    Fpga(verbs::fpga::Verb),
     /// Look at the devices of this machine that bitstreams are loaded into
     #[command(subcommand, after_help = "Example:\n  moorline device list")]
     Device(verbs::device::Verb),
