@@ -107,6 +107,36 @@ pub(crate) enum Command {
         after_help = "Example:\n  moorline image build -f deployment.yml -t registry.example.org/ml/iris:7 --push"
     )]
     Image(verbs::image::Verb),
+    /// Keep values that deployments need and nobody may see
+    #[command(subcommand, after_help = "Example:\n  moorline secret set db-password < password.txt")]
+    Secret(verbs::secret::Verb),
+    /// What is applied to clusters: manifests, differences, and the role that a server needs
+    #[command(
+        subcommand,
+        after_help = "Example:\n  moorline kubernetes rbac --namespace ml | kubectl apply -f -"
+    )]
+    Kubernetes(verbs::kubernetes::Verb),
+    /// Let people and programs in that are not on this machine
+    #[command(subcommand, after_help = "Example:\n  moorline token create -n ci --role contributor")]
+    Token(verbs::token::Verb),
+    /// Run the server in the foreground
+    #[command(after_help = up::EXAMPLE)]
+    Up(Box<up::Up>),
+    /// Run the gateway of a Kubernetes namespace in the foreground, as its pods do
+    #[command(after_help = "Example:\n  moorline gateway --namespace ml")]
+    Gateway(gateway::Gateway),
+    /// End the server that runs on this machine
+    #[command(after_help = "Examples:\n  moorline down\n  moorline down --everything")]
+    Down(up::Down),
+    /// Say what is installed, and what each kind of compute can do here
+    #[command(after_help = "Example:\n  moorline doctor")]
+    Doctor(doctor::Doctor),
+    /// Make and look at releases: what a scorer serves
+    #[command(
+        subcommand,
+        after_help = "Example:\n  moorline release create --name iris --model iris.onnx --output ./iris"
+    )]
+    Release(release::Command),
     /// Print the completions of a shell
     #[command(after_help = "Example:\n  moorline completion bash > /etc/bash_completion.d/moorline")]
     Completion {

@@ -26,20 +26,20 @@ pub(crate) fn engine(
 
     let options = &settings.fpga;
     ensure!(
-        (0.0..=1.0).contains(&options.fpga_min_coverage),
+        (0.0..=1.0).contains(&options.min_coverage),
         "--fpga-min-coverage is {}, and a share is between 0 and 1",
-        options.fpga_min_coverage
+        options.min_coverage
     );
     let key = |file: &std::path::PathBuf| -> anyhow::Result<PublicKey> {
         let pem = fs_err::read_to_string(file)?;
         PublicKey::from_pem(&pem).with_context(|| format!("`{}` holds no public key", file.display()))
     };
-    let trusted = options.fpga_trusted_keys.iter().map(key).collect::<Result<Vec<_>, _>>()?;
+    let trusted = options.trusted_keys.iter().map(key).collect::<Result<Vec<_>, _>>()?;
     let file = fs_err::File::open(bitstream)?;
     let opened = Bitstream::open(std::io::BufReader::new(file), &trusted, jiff::Timestamp::now());
     let opened = opened.with_context(|| format!("the bitstream `{}` cannot be used", bitstream.display()))?;
     let scratch = std::env::temp_dir();
-    let leases = options.fpga_leases.clone().unwrap_or_else(|| scratch.join("moorline-fpga"));
+    let leases = options.leases.clone().unwrap_or_else(|| scratch.join("moorline-fpga"));
     fs_err::create_dir_all(&leases)?;
     let executor = Executor::start(
         ExecutorSettings {
@@ -50,8 +50,8 @@ pub(crate) fn engine(
                 scratch,
             },
             limits: Limits::default(),
-            device: filter(&options.fpga_device)?,
-            rebuild: options.fpga_rebuild,
+            device: filter(&options.device)?,
+            rebuild: options.rebuild,
             leases: Leases::new(leases),
             quarantine: Quarantine::default(),
             holder: release.to_string(),
@@ -66,7 +66,7 @@ pub(crate) fn engine(
         version = %executor.bitstream().manifest().version,
         "a device is leased"
     );
-    let plan = PlanOptions { min_coverage: options.fpga_min_coverage, ..PlanOptions::default() };
+    let plan = PlanOptions { min_coverage: options.min_coverage, ..PlanOptions::default() };
     Ok(Arc::new(OpenClEngine::new(Arc::new(executor), host, plan)))
 }
 

@@ -186,7 +186,7 @@ fn load_onnx(app: &App, loading: Loading, path: PathBuf) -> anyhow::Result<()> {
     let own = release.release.engine.name.map(EngineChoice::from);
     let engine =
         engines::choose(options.engine.or(own).unwrap_or(EngineChoice::Auto), &environment, Some(python))?;
-    let engine = match &settings.fpga.fpga_bitstream {
+    let engine = match &settings.fpga.bitstream {
         Some(bitstream) => fpga::engine(&settings, bitstream, &release.release.name, engine, &environment)?,
         None => engine,
     };

@@ -216,23 +216,38 @@ pub(crate) struct EngineOptions {
 #[command(next_help_heading = "FPGAs")]
 pub(crate) struct FpgaOptions {
     /// The bitstream that runs the model, as far as its kernels go; the engine runs the rest [default: none]
-    #[arg(long, env = "MOORLINE_FPGA_BITSTREAM", value_name = "FILE", requires = "fpga_trusted_keys")]
-    pub(crate) fpga_bitstream: Option<PathBuf>,
+    #[arg(
+        long = "fpga-bitstream",
+        env = "MOORLINE_FPGA_BITSTREAM",
+        value_name = "FILE",
+        requires = "trusted_keys"
+    )]
+    pub(crate) bitstream: Option<PathBuf>,
     /// Files with the public keys, one of which must have signed the bitstream
-    #[arg(long, env = "MOORLINE_FPGA_TRUSTED_KEYS", value_name = "FILES", value_delimiter = ',')]
-    pub(crate) fpga_trusted_keys: Vec<PathBuf>,
+    #[arg(
+        long = "fpga-trusted-keys",
+        env = "MOORLINE_FPGA_TRUSTED_KEYS",
+        value_name = "FILES",
+        value_delimiter = ','
+    )]
+    pub(crate) trusted_keys: Vec<PathBuf>,
     /// Which device is taken: `platform=…`, `name=…`, `index=N`, `class=hardware|emulation` [default: the first that fits]
-    #[arg(long, env = "MOORLINE_FPGA_DEVICE", value_name = "FILTER", value_delimiter = ',')]
-    pub(crate) fpga_device: Vec<String>,
+    #[arg(long = "fpga-device", env = "MOORLINE_FPGA_DEVICE", value_name = "FILTER", value_delimiter = ',')]
+    pub(crate) device: Vec<String>,
     /// The least share of the model's operations that the device must take, 0 to 1
-    #[arg(long, env = "MOORLINE_FPGA_MIN_COVERAGE", default_value_t = 0.0, value_name = "SHARE")]
-    pub(crate) fpga_min_coverage: f64,
+    #[arg(
+        long = "fpga-min-coverage",
+        env = "MOORLINE_FPGA_MIN_COVERAGE",
+        default_value_t = 0.0,
+        value_name = "SHARE"
+    )]
+    pub(crate) min_coverage: f64,
     /// Let an emulated device build the kernels from the bitstream's source, where it has no image for it
-    #[arg(long, env = "MOORLINE_FPGA_REBUILD", value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
-    pub(crate) fpga_rebuild: bool,
+    #[arg(long = "fpga-rebuild", env = "MOORLINE_FPGA_REBUILD", value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub(crate) rebuild: bool,
     /// The folder in which devices are leased: one for all that use them [default: moorline-fpga in the temporary folder]
-    #[arg(long, env = "MOORLINE_FPGA_LEASES", value_name = "DIR")]
-    pub(crate) fpga_leases: Option<PathBuf>,
+    #[arg(long = "fpga-leases", env = "MOORLINE_FPGA_LEASES", value_name = "DIR")]
+    pub(crate) leases: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
