@@ -76,7 +76,7 @@ fn a_bitstream_is_shown_verified_and_completed() {
     refused(&verify("none.fbit", key), "is not a bitstream");
 
     workspace.write("image.xclbin", "made by a vendor's compiler");
-    let line = "bitstream create --from pocl.fbit --image image.xclbin --platform Xilinx --board xilinx_u250 \
+    let line = "bitstream add-image --from pocl.fbit --image image.xclbin --platform Xilinx --board xilinx_u250 \
                 --interface-uuid 1234 --key key.pem --version 1.1.0 --out both.fbit";
     let create: Vec<&str> = line.split_whitespace().collect();
     let created = workspace.json(&create);
