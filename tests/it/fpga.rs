@@ -12,8 +12,8 @@ use moorline_tests::{
 use serde_json::{Value, json};
 
 /// Channels and side of the images that the model takes.
-const CHANNELS: usize = 16;
-const SIDE: usize = 40;
+const CHANNELS: usize = 48;
+const SIDE: usize = 56;
 
 /// A workspace with a bitstream for PoCL, and the public key of whoever signed it, in one line of a document.
 fn up() -> Option<(Workspace, PathBuf, String)> {
