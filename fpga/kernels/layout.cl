@@ -28,9 +28,9 @@ __attribute__((reqd_work_group_size(1, 1, 1))) kernel void pack(
     for (int y = first; y < last; ++y) {
         global float *restrict o = out + out_at + n * out_batch + block * out_block + y * out_row;
         for (int lane = 0; lane < lanes; ++lane) {
-            const int channel = block * lanes + lane;
-            if (channel < channels) {
-                const global float *restrict a = in + ((n * channels + channel) * rows + y) * columns;
+            const int plane = block * lanes + lane;
+            if (plane < channels) {
+                const global float *restrict a = in + ((n * channels + plane) * rows + y) * columns;
                 for (int x = 0; x < columns; ++x) o[x * lanes + lane] = a[x];
             } else {
                 for (int x = 0; x < columns; ++x) o[x * lanes + lane] = 0.0f;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
 
 use crate::{Workspace, shell};
@@ -45,6 +45,9 @@ enum Platform {
 
 pub fn run(workspace: &Workspace, verb: &Fpga) -> Result<()> {
     let Fpga::Build(build) = verb;
+    if build.board.is_none() && matches!(build.platform, Platform::Aoc | Platform::Vitis) {
+        bail!("name the board with `--board`: its compiler wants it");
+    }
     let folder = workspace.target().join("fpga");
     let out = build.out.clone().unwrap_or_else(|| folder.clone());
     let key = build.key.clone().unwrap_or_else(|| folder.join("key.pem"));

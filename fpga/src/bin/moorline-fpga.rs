@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use moorline_fpga::{
-    bitstream::{Bitstream, SigningKey, pack},
+    bitstream::{Bitstream, Kernel, SigningKey, pack},
     conv16,
     device::DeviceFilter,
     lease::{Leases, Quarantine},
@@ -95,13 +95,12 @@ fn vendor(tool: &str, board: &str, out: &Path) -> Result<()> {
             let kernels = compile(&launcher(scratch.path())?, &filter("Portable Computing Language"))
                 .context("the names of the kernels are asked of PoCL")?
                 .kernels;
-            let mut objects = String::new();
-            for kernel in &kernels {
-                let name = &kernel.name;
+            for Kernel { name, .. } in &kernels {
                 println!("v++ -c -t hw --platform {board} -k {name} -o {out}/{name}.xo {source}");
-                objects += &format!(" {out}/{name}.xo");
             }
-            println!("v++ -l -t hw --platform {board} -o {out}/conv16.xclbin{objects}");
+            let objects = kernels.iter().map(|kernel| format!("{out}/{}.xo", kernel.name));
+            let objects: Vec<String> = objects.collect();
+            println!("v++ -l -t hw --platform {board} -o {out}/conv16.xclbin {}", objects.join(" "));
         }
         other => bail!("`{other}` is no compiler of a vendor; expected `aoc` or `v++`"),
     }

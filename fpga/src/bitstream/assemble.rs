@@ -136,7 +136,9 @@ impl Unverified {
         manifest.images.retain(|own| own.target != image.target);
         let mut files: BTreeMap<String, Vec<u8>> =
             manifest.files().map(|file| (file.file.clone(), self.content(file).to_vec())).collect();
-        let name = (0..).map(|number| format!("img/{number}.bin")).find(|name| !files.contains_key(name));
+        // One name more than there are files: one of them is free.
+        let mut names = (0..=files.len()).map(|number| format!("img/{number}.bin"));
+        let name = names.find(|name| !files.contains_key(name));
         let binary = File::of(&name.unwrap_or_default(), &image.binary);
         files.insert(binary.file.clone(), image.binary);
         manifest.images.push(Image { binary, class: image.class, target: image.target, env: image.env });
