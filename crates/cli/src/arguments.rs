@@ -95,6 +95,9 @@ pub(crate) enum Command {
         after_help = "Example:\n  moorline image build -f deployment.yml -t registry.example.org/ml/iris:7 --push"
     )]
     Image(verbs::image::Verb),
+    /// See what a bitstream makes of a model
+    #[command(subcommand, after_help = "Example:\n  moorline fpga plan resnet.onnx --bitstream pocl.fbit")]
+    Fpga(verbs::fpga::Verb),
     /// Make, show and check bitstreams: kernels for FPGAs
     #[command(
         subcommand,

@@ -57,6 +57,7 @@ fn run(session: &Session, command: Command) -> anyhow::Result<()> {
             Command::OnlineEndpoint(verb) => verbs::online_endpoint::run(session, verb).await,
             Command::OnlineDeployment(verb) => verbs::online_deployment::run(session, verb).await,
             Command::Image(verb) => verbs::image::run(session, verb).await,
+            Command::Fpga(verb) => verbs::fpga::run(verb),
             Command::Bitstream(verb) => verbs::bitstream::run(verb),
             Command::Device(verb) => verbs::device::run(session, verb),
             Command::DeviceWorker => Ok(moorline_fpga::worker::main()?),

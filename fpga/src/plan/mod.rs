@@ -20,7 +20,7 @@ use self::{
 pub use self::{
     error::PlanError,
     partition::Costs,
-    report::{NodeReport, Place, Report},
+    report::{IslandReport, MemoryReport, NodeReport, Place, Report},
 };
 use crate::{
     bitstream::Manifest,
@@ -77,6 +77,15 @@ pub(crate) enum Island {
     Host { model: Vec<u8>, inputs: Vec<TensorId>, outputs: Vec<(TensorId, String)> },
 }
 
+impl Island {
+    fn lowered(&self) -> Option<&Lowered> {
+        match self {
+            Self::Device { lowered, .. } => Some(lowered),
+            Self::Host { .. } => None,
+        }
+    }
+}
+
 impl Plan {
     /// Plans the model at `path` for a bitstream.
     pub fn new(path: &Path, manifest: &Manifest, options: &PlanOptions) -> Result<Self, PlanError> {
@@ -110,7 +119,8 @@ impl Plan {
             islands,
             report,
         };
-        plan.report.device_memory = plan.device_memory();
+        let Self { islands, report, .. } = &mut plan;
+        report.lowered(islands.iter().filter_map(Island::lowered));
         match options.device_memory {
             Some(available) if plan.report.device_memory > available => {
                 Err(PlanError::Memory { needed: plan.report.device_memory, available })
@@ -126,14 +136,7 @@ impl Plan {
 
     /// What is to be executed on the device, in this order.
     pub fn device_islands(&self) -> impl Iterator<Item = &Lowered> {
-        self.islands.iter().filter_map(|island| match island {
-            Island::Device { lowered, .. } => Some(lowered),
-            Island::Host { .. } => None,
-        })
-    }
-
-    fn device_memory(&self) -> u64 {
-        self.device_islands().flat_map(|lowered| &lowered.program.buffers).map(|buffer| buffer.bytes).sum()
+        self.islands.iter().filter_map(Island::lowered)
     }
 }
 

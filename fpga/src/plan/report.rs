@@ -2,14 +2,20 @@
 
 use serde::Serialize;
 
-use super::{bytes_moved, op::Op, partition::Part};
-use crate::onnx::Graph;
+use super::{
+    bytes_moved,
+    op::Op,
+    partition::{Part, moved},
+};
+use crate::{lower::Lowered, onnx::Graph};
 
 /// Where the nodes of a model run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// In the order of the model.
     pub nodes: Vec<NodeReport>,
+    /// In the order in which they run.
+    pub islands: Vec<IslandReport>,
     /// The part of the multiplications and additions that the device does, from 0 to 1.
     pub coverage: f64,
     /// Multiplications and additions of one run.
@@ -36,6 +42,49 @@ pub struct NodeReport {
     /// Why it does not run on the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// Nodes that run in one place without coming back.
+#[derive(Clone, Debug, Serialize)]
+pub struct IslandReport {
+    pub place: Place,
+    pub nodes: usize,
+    pub flops: u64,
+    /// The tensors that it takes and gives.
+    pub inputs: Vec<String>,
+    pub outputs: Vec<String>,
+    /// Their bytes.
+    pub bytes_moved: u64,
+    /// Nothing on the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryReport>,
+}
+
+/// Device memory of an island.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryReport {
+    pub launches: usize,
+    /// Bytes of weights and other constants.
+    pub constants: u64,
+    /// Bytes of what launches write; buffers take turns.
+    pub activations: u64,
+    pub buffers: usize,
+}
+
+impl MemoryReport {
+    fn new(lowered: &Lowered) -> Self {
+        let buffers = &lowered.program.buffers;
+        let sum = |constant: bool| {
+            let some = buffers.iter().filter(|buffer| buffer.constant.is_some() == constant);
+            some.map(|buffer| buffer.bytes).sum()
+        };
+        Self {
+            launches: lowered.program.launches.len(),
+            constants: sum(true),
+            activations: sum(false),
+            buffers: buffers.len(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -83,14 +132,37 @@ impl Report {
                 }
             }
         }
+        let island = |part: &Part| {
+            let names = |ids: &[usize]| ids.iter().map(|&id| graph.tensor(id).name.clone()).collect();
+            IslandReport {
+                place: if part.device { Place::Device } else { Place::Host },
+                nodes: part.ops.iter().map(|&index| ops[index].nodes.len()).sum(),
+                flops: part.ops.iter().map(|&index| ops[index].flops).sum(),
+                inputs: names(&part.inputs),
+                outputs: names(&part.outputs),
+                bytes_moved: moved(graph, part),
+                memory: None,
+            }
+        };
         Self {
             nodes,
+            islands: parts.iter().map(island).collect(),
             coverage: if flops == 0 { 0.0 } else { covered as f64 / flops as f64 },
             flops,
             bytes_moved: bytes_moved(graph, parts),
             device_islands: parts.iter().filter(|part| part.device).count(),
             host_islands: parts.iter().filter(|part| !part.device).count(),
             device_memory: 0,
+        }
+    }
+
+    /// Adds what is known once the parts for the device are lowered, in their order.
+    pub(super) fn lowered<'a>(&mut self, lowered: impl Iterator<Item = &'a Lowered>) {
+        let device = self.islands.iter_mut().filter(|island| island.place == Place::Device);
+        for (island, lowered) in device.zip(lowered) {
+            let memory = MemoryReport::new(lowered);
+            self.device_memory += memory.constants + memory.activations;
+            island.memory = Some(memory);
         }
     }
 }

@@ -50,6 +50,12 @@ impl Printing {
         Self { format, query }
     }
 
+    /// Whether people get a table, which a verb may want to make two of.
+    pub(crate) fn is_table(&self) -> bool {
+        let format = self.format.or_else(|| std::io::stdout().is_terminal().then_some(Format::Table));
+        format == Some(Format::Table) && self.query.is_none()
+    }
+
     /// Prints `value`; `columns` are what a table shows of it where no query says otherwise.
     pub(crate) fn print(&self, value: Value, columns: Columns) -> anyhow::Result<()> {
         let terminal = std::io::stdout().is_terminal();

@@ -4,6 +4,7 @@ pub(crate) mod bitstream;
 pub(crate) mod compute;
 pub(crate) mod device;
 pub(crate) mod environment;
+pub(crate) mod fpga;
 pub(crate) mod image;
 mod invoke;
 pub(crate) mod kubernetes;

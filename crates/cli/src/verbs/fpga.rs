@@ -1,0 +1,96 @@
+//! `moorline fpga`: what a bitstream makes of a model, before anything is deployed.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use moorline_fpga::{
+    bitstream::Unverified,
+    plan::{Costs, Plan, PlanOptions},
+};
+use serde_json::{Value, json};
+
+use crate::output::{Columns, Printing};
+
+const NODES: Columns = Columns(&[
+    ("Node", "name"),
+    ("Operator", "op"),
+    ("Place", "place"),
+    ("Island", "island"),
+    ("Operations", "flops"),
+    ("Why not on the device", "reason"),
+]);
+
+const SUMS: Columns = Columns(&[
+    ("Coverage", "coverage"),
+    ("Operations", "flops"),
+    ("Bytes moved", "bytes_moved"),
+    ("Islands on the device", "device_islands"),
+    ("on the CPU", "host_islands"),
+    ("Device memory", "device_memory"),
+]);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Show where each node of an ONNX model would run, why not on the device, and what that costs
+    #[command(after_help = "Examples:\n  moorline fpga plan resnet.onnx --bitstream pocl.fbit\n  \
+        moorline fpga plan resnet.onnx --bitstream pocl.fbit --min-coverage 0.95 -o none\n  \
+        moorline fpga plan ssd.onnx --bitstream pocl.fbit --query \"nodes[?place=='host'].[name, reason]\"\n\n\
+        No device is needed, and the bitstream's signature is not looked at.")]
+    Plan(Request),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Request {
+    /// The model
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// The bitstream whose kernels it is planned for
+    #[arg(long, value_name = "FILE")]
+    bitstream: PathBuf,
+    /// The rows of one run, where the model leaves them open
+    #[arg(long, value_name = "ROWS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+    /// Fail unless at least this part of the operations is on the device, from 0 to 1
+    #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = part)]
+    min_coverage: f64,
+    /// Fail if the device needs more memory than this many bytes
+    #[arg(long, value_name = "BYTES")]
+    device_memory: Option<u64>,
+    /// Give the device everything that it can do, even what is not worth moving there
+    #[arg(long)]
+    eager: bool,
+    #[command(flatten)]
+    printing: Printing,
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(part) if (0.0..=1.0).contains(&part) => Ok(part),
+        _ => Err("a number from 0 to 1 is wanted".to_owned()),
+    }
+}
+
+pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
+    let Verb::Plan(request) = verb;
+    let file = &request.bitstream;
+    let bitstream =
+        Unverified::read(fs_err::File::open(file)?).with_context(|| format!("`{}`", file.display()))?;
+    let options = PlanOptions {
+        batch: request.batch as usize,
+        min_coverage: request.min_coverage,
+        device_memory: request.device_memory,
+        costs: if request.eager { Costs::NOTHING } else { Costs::default() },
+    };
+    let plan = Plan::new(&request.model, bitstream.manifest(), &options)
+        .with_context(|| format!("`{}`", request.model.display()))?;
+    let mut told = serde_json::to_value(plan.report())?;
+    told["architecture"] = json!(bitstream.manifest().arch.name);
+    if !request.printing.is_table() {
+        return request.printing.print(told, SUMS);
+    }
+    request.printing.print(told["nodes"].take(), NODES)?;
+    let coverage = format!("{:.1} %", 100.0 * plan.report().coverage);
+    told["coverage"] = Value::String(coverage);
+    request.printing.print(told, SUMS)
+}
