@@ -85,3 +85,25 @@ fn a_bitstream_is_shown_verified_and_completed() {
     assert_eq!(workspace.json(&["bitstream", "verify", "both.fbit", "--trusted-key", key]), created);
     refused(&workspace.moorline(&create), "exists");
 }
+
+#[test]
+fn a_plan_says_where_a_model_runs() {
+    let workspace = Workspace::down();
+    let Some(_) = pocl(&workspace) else { return };
+    built(&workspace);
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/testkit/fixtures/double.onnx");
+    let plan = |more: &[&str]| {
+        workspace.moorline(&[&["fpga", "plan", model, "--bitstream", "pocl.fbit"], more].concat())
+    };
+    let told = plan(&["--eager", "-o", "json"]).ok().json();
+    assert_eq!((&told["coverage"], &told["device_islands"]), (&1.0.into(), &1.into()));
+    assert_eq!((&told["nodes"][0]["op"], &told["nodes"][0]["place"]), (&"Add".into(), &"device".into()));
+    assert!(told["islands"][0]["memory"]["activations"].as_u64().unwrap() > 0);
+    // Three additions are not worth the way there and back.
+    let table = plan(&["-o", "table"]).ok().stdout;
+    assert!(table.contains("host") && table.contains("less than moving its data"), "{table}");
+    assert!(table.contains("0.0 %"), "{table}");
+    refused(&plan(&["--min-coverage", "0.5"]), "at least 50.0 % are wanted");
+    refused(&plan(&["--eager", "--device-memory", "16"]), "the device has 16");
+    assert_eq!(plan(&["--min-coverage", "2"]).code, Some(2));
+}

@@ -20,6 +20,8 @@ pub enum Bench {
     Image(TableArguments),
     /// A thousand deployments on the cluster of `KUBECONFIG`, beside `kubectl apply`.
     Kubernetes(TableArguments),
+    /// ResNet-50 on the device that PoCL emulates beside ONNX Runtime.
+    Fpga,
     /// The pieces of a request's way, alone: codecs, batches, recording.
     HotPath,
 }
@@ -48,6 +50,13 @@ pub fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
             let hot_path =
                 ["bench", "--profile", "release", "--package", "moorline-benches", "--bench", "hot_path"];
             return shell::run(&mut workspace.cargo(&hot_path));
+        }
+        Bench::Fpga => {
+            tools::install(workspace, &[Tool::Tools, Tool::Pocl])?;
+            let resnet = ["bench", "--profile", "release", "--package", "moorline-fpga", "--bench", "resnet"];
+            let mut run = workspace.cargo(&resnet);
+            run.env("MOORLINE_TEST_VENVS", crate::python::venvs(workspace));
+            return shell::run(&mut run);
         }
     };
     if !matches!(bench, Bench::Kubernetes(_)) {

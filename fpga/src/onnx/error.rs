@@ -47,6 +47,8 @@ pub enum OnnxError {
         #[source]
         source: std::io::Error,
     },
+    #[error("tensor `{tensor}` has shape {shape:?}, which is more than any memory holds: check the model")]
+    Shape { tensor: String, shape: Vec<usize> },
     #[error("input `{input}` is not a tensor, and only tensors can be planned: run this model on the CPU")]
     NotATensor { input: String },
     #[error(

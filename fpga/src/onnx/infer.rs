@@ -10,6 +10,9 @@ use super::{
     read::Model,
 };
 
+/// More than any memory holds; below it, sizes can be multiplied without a second thought.
+const MOST_ELEMENTS: usize = 1 << 40;
+
 /// A tensor of the graph, by its place in [`Graph::tensors`].
 pub(crate) type TensorId = usize;
 
@@ -29,6 +32,8 @@ pub(crate) struct Node {
     pub(crate) outputs: Vec<Option<TensorId>>,
     /// What graphs inside of the node use from outside of them.
     pub(crate) captured: Vec<TensorId>,
+    /// Whether the shape of its result follows from its inputs by a rule of ours, and is not only what the model says.
+    pub(crate) fits: bool,
 }
 
 impl Node {
@@ -67,7 +72,7 @@ impl Graph {
     /// The model with its open first dimension fixed at `batch`. Where one is open, everything must follow it row by
     /// row: then any number of rows is that many runs.
     pub(crate) fn new(model: &Model, batch: usize) -> Result<Self, OnnxError> {
-        let proto = model.graph()?;
+        let (proto, batch) = (model.graph()?, batch.max(1));
         let mut constants = HashMap::new();
         for initializer in &proto.initializer {
             let (value, shape) = Constant::read(initializer)?;
@@ -175,6 +180,11 @@ impl Build {
 
     fn add(&mut self, name: &str, facts: Facts, producer: Option<usize>) -> Result<TensorId, OnnxError> {
         let id = self.tensors.len();
+        let most =
+            |shape: &[usize]| shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+        if facts.shape.as_deref().is_some_and(|shape| most(shape).is_none_or(|count| count > MOST_ELEMENTS)) {
+            return Err(OnnxError::Shape { tensor: name.to_owned(), shape: facts.shape.unwrap_or_default() });
+        }
         if self.by_name.insert(name.to_owned(), id).is_some() {
             return Err(OnnxError::Duplicate { tensor: name.to_owned() });
         }
@@ -234,6 +244,7 @@ impl Build {
         let given: Vec<Option<&Facts>> =
             inputs.iter().map(|id| id.map(|id| &self.tensors[id].facts)).collect();
         let mut inferred = infer(node, &given, opset);
+        let fits = inferred.first().is_some_and(|facts| facts.shape.is_some());
         inferred.resize_with(node.output.len(), Facts::default);
         let mut outputs = Vec::with_capacity(node.output.len());
         for (name, mut facts) in node.output.iter().zip(inferred) {
@@ -247,7 +258,7 @@ impl Build {
             }
             outputs.push(Some(self.add(name, facts, Some(index))?));
         }
-        Ok(Node { proto: node.clone(), inputs, outputs, captured })
+        Ok(Node { proto: node.clone(), inputs, outputs, captured, fits })
     }
 }
 

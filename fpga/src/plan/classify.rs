@@ -47,6 +47,9 @@ impl Classifier<'_> {
         for id in node.inputs.iter().flatten().filter(|&&id| !self.graph.is_constant(id)) {
             self.is_float_map(*id)?;
         }
+        if !node.fits {
+            return Err("its inputs do not fit together, or its attributes".to_owned());
+        }
         let mut used = node.outputs.iter().enumerate().filter(|(_, id)| id.is_some());
         if used.next().is_none_or(|(index, _)| index != 0)
             || used.any(|(_, id)| id.is_some_and(|id| self.is_used(id)))
@@ -356,8 +359,11 @@ impl Classifier<'_> {
         let weights = || node.inputs.get(1).copied().flatten().and_then(|id| self.graph.shape(id));
         let input = || node.inputs.first().copied().flatten().and_then(|id| self.graph.shape(id));
         let depth = match node.proto.op_type.as_str() {
-            "Conv" => 2 * weights().map_or(0, |shape| shape[1..].iter().product::<usize>()) as u64,
-            "Gemm" => 2 * input().map_or(0, |shape| shape.iter().product::<usize>() / shape[0].max(1)) as u64,
+            "Conv" => 2 * weights().map_or(0, |shape| shape.iter().skip(1).product::<usize>()) as u64,
+            "Gemm" => {
+                let rows = usize::from(node.proto.int("transA", 0) == 0);
+                2 * input().and_then(|shape| shape.get(rows)).copied().unwrap_or(0) as u64
+            }
             "MatMul" => 2 * input().and_then(|shape| shape.last().copied()).unwrap_or(0) as u64,
             "MaxPool" | "AveragePool" => {
                 node.proto.ints("kernel_shape").map_or(1, |kernel| kernel.iter().product::<i64>().max(1))
@@ -370,7 +376,7 @@ impl Classifier<'_> {
             | "Concat" | "Shape" | "Gather" | "Slice" | "Constant" | "Cast" => 0,
             _ => 1,
         };
-        result * depth
+        result.saturating_mul(depth)
     }
 }
 

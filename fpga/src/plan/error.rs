@@ -27,7 +27,7 @@ pub enum PlanError {
     #[error("output `{tensor}` is a constant or an input: remove it from the model's outputs")]
     Output { tensor: String },
     #[error(
-        "the bitstream does not keep the numerics `{numerics}`: take one that does (`moorline bitstream list`)"
+        "the bitstream does not keep the numerics `{numerics}`: take one that does (`moorline bitstream show` tells)"
     )]
     Numerics { numerics: &'static str },
 }

@@ -147,12 +147,13 @@ impl Executor {
         })
     }
 
-    /// Takes a program off the device.
+    /// Takes a program off the device. No worker is started for it: one that ended has given its memory back.
     pub fn unload(&self, id: ProgramId) -> Result<(), WorkerError> {
-        self.with_worker(|worker, programs| {
-            let placed = programs.get_mut(id.0).and_then(Option::take);
-            worker.unload(&placed.ok_or(WorkerError::NoProgram { number: id.0 })?.slot)
-        })
+        let mut state = self.lock();
+        let placed = state.programs.get_mut(id.0).and_then(Option::take);
+        let placed = placed.ok_or(WorkerError::NoProgram { number: id.0 })?;
+        let unloaded = state.worker.as_mut().map_or(Ok(()), |worker| worker.unload(&placed.slot));
+        unloaded.map_err(|error| state.noted(error))
     }
 
     /// Runs one request: `inputs` are the program's in row-major order, one behind the other, and the outputs come in the

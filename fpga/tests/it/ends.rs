@@ -50,7 +50,10 @@ fn a_kernel_that_breaks_down_costs_one_request() {
     let error = executor.run(bad, &floats(&[1.0; 4])).unwrap_err();
     assert!(matches!(&error, WorkerError::Died { status, .. } if status.contains("signal 11")), "{error}");
     assert!(error.is_restartable());
+    executor.unload(bad).expect("what is gone needs no worker to be taken away");
+    assert_eq!((executor.process(), executor.restarts()), (None, 0));
     assert_eq!(executor.run(good, &floats(&[0.0; 4])).unwrap(), [floats(&[1.0; 4])]);
+    assert!(matches!(executor.run(bad, &floats(&[1.0; 4])), Err(WorkerError::NoProgram { .. })));
 }
 
 #[test]

@@ -1,12 +1,16 @@
-//! The kernels of this repository on PoCL: their golden tests pass, and would not if a kernel were wrong.
+//! The kernels of this repository on every emulated device that there is: their golden tests pass, and would not if a
+//! kernel were wrong. `OCL_ICD_VENDORS` adds devices, as those of Intel's emulator.
 
 use moorline_fpga::{
-    conv16, lower,
+    bitstream::DeviceClass,
+    conv16,
+    device::DeviceFilter,
+    lower,
     runtime::RuntimeError,
-    worker::{WorkerError, build},
+    worker::{Executor, WorkerError, build, discover},
 };
 
-use crate::bench::{Bench, built, launcher, pocl, sign};
+use crate::bench::{Bench, built, launcher, sign};
 
 #[test]
 fn our_kernels_compute_what_the_formulas_say() {
@@ -15,16 +19,29 @@ fn our_kernels_compute_what_the_formulas_say() {
     }
     let bench = Bench::new();
     let launcher = launcher(bench.folder.path().join("build"));
-    let right = build(&launcher, &bench.limits, &pocl(), &lower::source()).unwrap();
-    let parts = conv16::parts(right.clone()).unwrap();
-    assert!(parts.golden.len() >= 2 && parts.source.is_some());
-    bench.start(sign(parts)).unwrap();
+    for device in discover(&launcher, &bench.limits).unwrap() {
+        if device.class != DeviceClass::Emulation || device.kind == "GPU" {
+            continue;
+        }
+        let mut settings = bench.settings();
+        settings.device = DeviceFilter {
+            platform: Some(device.platform.clone()),
+            name: Some(device.name.clone()),
+            index: Some(device.index),
+            class: None,
+        };
+        let build = |source: &str| build(&launcher, &bench.limits, &settings.device, source).unwrap();
+        let right = build(&lower::source());
+        let parts = conv16::parts(right.clone()).unwrap();
+        assert!(parts.golden.len() >= 2 && parts.source.is_some());
+        Executor::start(settings.clone(), sign(parts)).unwrap();
 
-    // The same with one kernel that clips at the wrong bound.
-    let wrong = lower::source().replace("r = r < low ? low : r", "r = r <= low ? low + 0.0625f : r");
-    assert_ne!(wrong, lower::source());
-    let wrong = build(&launcher, &bench.limits, &pocl(), &wrong).unwrap();
-    assert_eq!(wrong.kernels, right.kernels);
-    let error = bench.start(sign(conv16::parts(wrong).unwrap())).unwrap_err();
-    assert!(matches!(error, WorkerError::Refused(RuntimeError::Golden { .. })), "{error}");
+        // The same with one kernel that clips at the wrong bound.
+        let wrong = lower::source().replace("r = r < low ? low : r", "r = r <= low ? low + 0.0625f : r");
+        assert_ne!(wrong, lower::source());
+        let wrong = build(&wrong);
+        assert_eq!(wrong.kernels, right.kernels);
+        let error = Executor::start(settings, sign(conv16::parts(wrong).unwrap())).unwrap_err();
+        assert!(matches!(error, WorkerError::Refused(RuntimeError::Golden { .. })), "{error}");
+    }
 }

@@ -1,10 +1,17 @@
 //! Models planned, lowered and run on the real PoCL, against ONNX Runtime on the CPU. What is missing is said and skipped,
 //! and fails where `CI=true`.
 
+#[cfg(test)]
 mod bench;
+#[cfg(test)]
 mod conformance;
+#[cfg(test)]
 mod layers;
+#[cfg(test)]
 mod node_cases;
+#[cfg(test)]
 mod onnx;
+#[cfg(test)]
 mod refusals;
+#[cfg(test)]
 mod zoo;

@@ -11,7 +11,7 @@ use moorline_fpga::{
 use crate::{
     bench::{Bench, assert_close, load, made, named, noise},
     onnx::{
-        Attribute::{Float, Int, Ints},
+        Attribute::{Float, Ints},
         Net,
     },
 };

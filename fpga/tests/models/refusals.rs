@@ -8,6 +8,11 @@ use moorline_fpga::{
     plan::{Costs, Place, Plan, PlanError, PlanOptions},
 };
 
+use proptest::{
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
+
 use crate::{
     bench::{Bench, assert_close, bitstream, load, named, noise},
     onnx::{
@@ -229,4 +234,88 @@ fn an_engine_tells_what_the_plan_told() {
     let path = net.save(folder.path());
     let error = bench.engine(eager()).load(&ModelFiles { path, threads: 1 }).unwrap_err().to_string();
     assert!(error.contains("`width`") && error.contains("export the model with fixed sizes"), "{error}");
+}
+
+/// A small model with something of everything.
+fn sample(folder: &Path) -> Vec<u8> {
+    let mut net = Net::new(13);
+    net.open_input("x", &[Err("batch"), Ok(3), Ok(9), Ok(9)]);
+    net.floats("w", &[16, 3, 3, 3], &[0.1; 16 * 27]);
+    net.floats("scale", &[16, 1, 1], &[0.5; 16]);
+    net.floats("one", &[16], &[1.0; 16]);
+    net.floats("low", &[], &[0.0]);
+    net.floats("m", &[16, 5], &[0.1; 80]);
+    net.ints("shape", &[0, -1]);
+    net.ints("axes", &[2, 3]);
+    net.node("Conv", &["x", "w", "one"], "a", &[("pads", Ints(&[1; 4])), ("group", Int(1))]);
+    net.node("BatchNormalization", &["a", "one", "one", "one", "one"], "b", &[]);
+    net.node("Mul", &["b", "scale"], "c", &[]);
+    net.node("Clip", &["c", "low"], "d", &[]);
+    let window = || [("kernel_shape", Ints(&[3, 3])), ("strides", Ints(&[2, 2])), ("ceil_mode", Int(1))];
+    net.node("MaxPool", &["d"], "e", &window());
+    net.node("AveragePool", &["d"], "f", &window());
+    net.node("Concat", &["e", "f"], "g", &[("axis", Int(1))]);
+    net.node("Softmax", &["e"], "h", &[("axis", Int(1))]);
+    net.node("Add", &["h", "f"], "i", &[]);
+    net.node("GlobalAveragePool", &["i"], "j", &[]);
+    net.node("Squeeze", &["j", "axes"], "k", &[]);
+    net.node("MatMul", &["k", "m"], "l", &[]);
+    net.node("Transpose", &["g"], "n", &[("perm", Ints(&[0, 2, 3, 1]))]);
+    net.node("Reshape", &["n", "shape"], "o", &[]);
+    net.output("l");
+    net.output("o");
+    fs_err::read(net.save(folder)).unwrap()
+}
+
+#[test]
+fn a_damaged_model_is_planned_or_refused_and_no_more() {
+    let Some(bitstream) = bitstream() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let whole = sample(folder.path());
+    let path = folder.path().join("damaged.onnx");
+    fs_err::write(&path, &whole).unwrap();
+    Plan::new(&path, bitstream.manifest(), &eager()).unwrap();
+    let damage = (
+        proptest::collection::vec((0..whole.len(), any::<u8>()), 1..4),
+        proptest::option::weighted(0.1, 0..whole.len()),
+    );
+    let config = Config { cases: 4000, failure_persistence: None, ..Config::default() };
+    let result = TestRunner::new(config).run(&damage, |(changes, length)| {
+        let mut bytes = whole.clone();
+        for (at, byte) in changes {
+            bytes[at] = byte;
+        }
+        bytes.truncate(length.unwrap_or(whole.len()));
+        fs_err::write(&path, &bytes).unwrap();
+        // What matters is that it returns, and that its words can be printed.
+        if let Err(error) = Plan::new(&path, bitstream.manifest(), &eager()) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn weights_beside_the_model_are_read_and_nothing_else_is() {
+    let Some(bench) = Bench::new() else { return };
+    let beside = moorline_testkit::fixture("external_data.onnx");
+    let plan = Plan::new(&beside, bench.executor.bitstream().manifest(), &eager()).unwrap();
+    assert_eq!(plan.report().coverage, 1.0);
+    let folder = tempfile::tempdir().unwrap();
+    let alone = folder.path().join("model.onnx");
+    fs_err::copy(&beside, &alone).unwrap();
+    let error = Plan::new(&alone, bench.executor.bitstream().manifest(), &eager()).unwrap_err();
+    assert!(matches!(error, PlanError::Onnx(OnnxError::External { .. })), "{error:?}");
+    assert_eq!(error.class(), ErrorClass::Unavailable);
+    // The same file under a name that leads out of the folder.
+    let bytes = fs_err::read(&beside).unwrap();
+    let name = b"external_data.bin";
+    let at = bytes.windows(name.len()).position(|window| window == name).unwrap();
+    let mut elsewhere = bytes;
+    elsewhere[at..at + name.len()].copy_from_slice(b"../../etc/a/b/c/d");
+    fs_err::write(&alone, &elsewhere).unwrap();
+    let error = Plan::new(&alone, bench.executor.bitstream().manifest(), &eager()).unwrap_err();
+    let PlanError::Onnx(OnnxError::Initializer { reason, .. }) = error else { panic!("{error:?}") };
+    assert!(reason.contains("outside of the model's folder"), "{reason}");
 }

@@ -1,0 +1,94 @@
+//! ResNet-50 at batch 1 on the device that PoCL emulates, beside ONNX Runtime with as many threads, in one table. Figures
+//! of emulation show what the host costs and what the kernels get out of a machine; they say nothing of an FPGA.
+//!
+//! `cargo xtask bench fpga` installs what it needs and runs it.
+#![expect(clippy::print_stdout, reason = "the table is what it is run for")]
+#![expect(clippy::unwrap_used, reason = "a measurement that fails has nothing else to say")]
+
+#[path = "../tests/models/bench.rs"]
+mod bench;
+
+use std::time::{Duration, Instant};
+
+use moorline_core::Session;
+use moorline_fpga::plan::{Plan, PlanOptions};
+
+use bench::{Bench, assert_close, bitstream, load, made, named, noise};
+
+const ROUNDS: usize = 60;
+const SHAPE: [usize; 4] = [1, 3, 224, 224];
+
+fn main() {
+    // Everything that is made once.
+    let (Some(_), Some(path)) = (bitstream(), made("generate.py", "resnet_50")) else { return };
+    let begin = Instant::now();
+    let Some(bench) = Bench::new() else { return };
+    let start = begin.elapsed();
+    let engine = bench.engine(PlanOptions::default());
+    let begin = Instant::now();
+    let ours = load(&engine, &path);
+    let loaded = begin.elapsed();
+    let theirs = load(&*bench.ort, &path);
+    let (mut ours, mut theirs) = (ours.session().unwrap(), theirs.session().unwrap());
+
+    let input = || named(vec![("input", noise(&SHAPE, 1))]);
+    assert_close(&ours.run(input()).unwrap(), &theirs.run(input()).unwrap(), "ResNet-50");
+    let mut once = |session: &mut dyn Session| {
+        let input = input();
+        let begin = Instant::now();
+        session.run(input).unwrap();
+        begin.elapsed()
+    };
+    // In turns, so that what else the machine does falls on both.
+    let (mut device, mut host) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        device.push(once(&mut *ours));
+        host.push(once(&mut *theirs));
+    }
+    let (device, host) = (middle(device), middle(host));
+
+    // The same program again, to see when its kernels ran.
+    let manifest = bench.executor.bitstream().manifest();
+    let plan = Plan::new(&path, manifest, &PlanOptions::default()).unwrap();
+    let lowered = plan.device_islands().next().unwrap();
+    let program =
+        bench.executor.load(lowered.program.clone().into(), lowered.constants.as_slice().into()).unwrap();
+    let bytes: u64 = lowered.program.inputs.iter().map(|port| port.bytes).sum();
+    let inputs = vec![0; bytes as usize];
+    let mut outside = Vec::new();
+    for _ in 0..ROUNDS {
+        let begin = Instant::now();
+        let (_, profile) = bench.executor.profile(program, &inputs).unwrap();
+        let whole = begin.elapsed();
+        let kernels: u64 = profile.launches.iter().map(|span| span.end - span.start).sum();
+        outside.push(1.0 - kernels as f64 / whole.as_nanos() as f64);
+    }
+    outside.sort_by(f64::total_cmp);
+
+    let rows = [
+        ("f32-fma-v1, one request", format!("{:.1} ms", millis(device)), String::new()),
+        ("ONNX Runtime, 2 threads", format!("{:.1} ms", millis(host)), String::new()),
+        ("f32-fma-v1 to ONNX Runtime", format!("{:.2}", millis(device) / millis(host)), "1.5".to_owned()),
+        ("outside of kernels", format!("{:.1} %", 100.0 * outside[ROUNDS / 2]), "5 %".to_owned()),
+        ("worker started and ready", format!("{:.2} s", start.as_secs_f64()), "1 s".to_owned()),
+        ("model planned and loaded", format!("{:.2} s", loaded.as_secs_f64()), String::new()),
+    ];
+    let mut table = format!(
+        "ResNet-50, batch 1, {} ({}); medians of {ROUNDS}\n\n| | measured | at most |\n| --- | --- | --- |\n",
+        bench.executor.device().name,
+        bench.executor.device().class.as_str(),
+    );
+    for (what, measured, most) in rows {
+        table += &["| ", what, " | ", &measured, " | ", &most, " |\n"].concat();
+    }
+    print!("{table}");
+}
+
+fn middle(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn millis(time: Duration) -> f64 {
+    1e3 * time.as_secs_f64()
+}
