@@ -108,50 +108,6 @@ fn azure_mls_kubernetes_documents_deploy_as_they_are() {
 }
 
 #[test]
-fn azure_mls_own_instance_types_are_taken_from_the_cluster() {
-    let Some(clustered) = Clustered::up("") else { return };
-    let given = &clustered.namespace.cluster;
-    // What Azure ML's extension brings: the kind, and an object of it.
-    let kind = serde_json::json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": { "name": "instancetypes.amlarc.azureml.com" },
-        "spec": {
-            "group": "amlarc.azureml.com", "scope": "Cluster",
-            "names": { "kind": "InstanceType", "plural": "instancetypes", "singular": "instancetype" },
-            "versions": [{
-                "name": "v1alpha1", "served": true, "storage": true,
-                "schema": { "openAPIV3Schema": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } },
-            }],
-        },
-    });
-    given.kubectl_with(&["apply", "-f", "-"], &kind.to_string()).ok();
-    let name = format!("tiny-{}", clustered.namespace.name);
-    let size = serde_json::json!({
-        "apiVersion": "amlarc.azureml.com/v1alpha1", "kind": "InstanceType", "metadata": { "name": name },
-        "spec": {
-            "nodeSelector": { "kubernetes.io/os": "linux" },
-            "resources": {
-                "limits": { "cpu": "1", "memory": "256Mi" },
-                "requests": { "cpu": "20m", "memory": "32Mi" },
-            },
-        },
-    });
-    let made = || given.kubectl_with(&["apply", "-f", "-"], &size.to_string()).code == Some(0);
-    assert!(eventually(PATIENCE, made), "the kind is not served");
-    clustered.workspace.write("model.onnx", onnx::linear_model());
-    let document = onnx_deployment("blue", "sized", "model.onnx") + &format!("instance_type: {name}\n");
-    let key = clustered.deploy("sized", &document);
-    assert_eq!(clustered.score("sized", &key).0, 200);
-    let deployment = clustered.namespace.items("deployments").remove(0);
-    let pod = &deployment["spec"]["template"]["spec"];
-    assert_eq!(pod["nodeSelector"]["kubernetes.io/os"], "linux");
-    let resources = &pod["containers"][0]["resources"];
-    assert_eq!(resources["limits"], serde_json::json!({"cpu": "1", "memory": "256Mi"}));
-    assert_eq!(resources["requests"], serde_json::json!({"cpu": "20m", "memory": "32Mi"}));
-    given.kubectl(&["delete", "instancetype", &name]);
-}
-
-#[test]
 fn an_update_that_cannot_start_says_why_and_the_old_one_serves_on() {
     let Some(clustered) = Clustered::up("") else { return };
     clustered.workspace.write("model.onnx", onnx::linear_model());

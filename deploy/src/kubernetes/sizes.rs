@@ -121,9 +121,44 @@ fn text(amount: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::convert::Infallible;
 
-    use super::*;
+    use http::{Request, Response};
+    use kube::{Client, client::Body};
+    use serde_json::json;
+    use tower::service_fn;
+
+    use super::{super::served::Served, *};
+
+    /// A cluster that has the kind, or not, and one object of it.
+    fn cluster(answers: &'static [(&'static str, &'static str)]) -> Cluster {
+        let service = service_fn(move |request: Request<Body>| async move {
+            let known = answers.iter().find(|(path, _)| *path == request.uri().path());
+            let (status, body) = known.map_or((404, ABSENT), |(_, body)| (200, *body));
+            Ok::<_, Infallible>(
+                Response::builder().status(status).body(Body::from(body.as_bytes().to_vec())).unwrap(),
+            )
+        });
+        Cluster { client: Client::new(service, "ml"), namespace: "ml".to_owned(), served: Served::default() }
+    }
+
+    const ABSENT: &str = r#"{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound", "message": "not found"}"#;
+    const KINDS: &str = r#"{"kind": "APIResourceList", "groupVersion": "amlarc.azureml.com/v1alpha1", "resources": [
+        {"name": "instancetypes", "singularName": "", "namespaced": false, "kind": "InstanceType", "verbs": ["get"]}]}"#;
+    const OBJECT: &str = r#"{"apiVersion": "amlarc.azureml.com/v1alpha1", "kind": "InstanceType",
+        "metadata": {"name": "tiny"}, "spec": {"resources": {"limits": {"cpu": "500m"}}}}"#;
+
+    #[tokio::test]
+    async fn it_is_asked_for_where_the_cluster_has_the_kind() {
+        let with = cluster(&[
+            ("/apis/amlarc.azureml.com/v1alpha1", KINDS),
+            ("/apis/amlarc.azureml.com/v1alpha1/instancetypes/tiny", OBJECT),
+        ]);
+        let found = instance_type(&with, "tiny").await.unwrap().expect("it is there");
+        assert_eq!(found.cpu.as_deref(), Some("500m"));
+        assert_eq!(instance_type(&with, "huge").await.unwrap(), None);
+        assert_eq!(instance_type(&cluster(&[]), "tiny").await.unwrap(), None);
+    }
 
     #[test]
     fn an_instance_type_of_azure_mls_is_read_as_it_is() {

@@ -35,7 +35,7 @@ pub(crate) enum Verb {
     /// Show where each node of an ONNX model would run, why not on the device, and what that costs
     #[command(after_help = "Examples:\n  moorline fpga plan resnet.onnx --bitstream pocl.fbit\n  \
         moorline fpga plan resnet.onnx --bitstream pocl.fbit --min-coverage 0.95 -o none\n  \
-        moorline fpga plan ssd.onnx --bitstream pocl.fbit --query \"nodes[?place=='host'].[name, reason]\"\n\n\
+        moorline fpga plan ssd.onnx --bitstream pocl.fbit --query \"nodes[].[name,place,reason]\" -o table\n\n\
         No device is needed, and the bitstream's signature is not looked at.")]
     Plan(Request),
 }
