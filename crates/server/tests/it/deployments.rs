@@ -89,9 +89,12 @@ async fn what_cannot_be_resolved_is_refused_and_nothing_is_stored() {
     let nowhere = "online-endpoints/rain/deployments/blue";
     place.put(nowhere, json!({"model": "azureml:iris:1"})).await.problem(404, "not_found");
     place.get(nowhere).await.problem(404, "not_found");
+    place.put("computes/fleet", json!({"type": "edge"})).await.expect(201);
+    let on = format!("{BLUE}?compute=fleet");
+    place.put(&on, json!({"model": "azureml:iris:1"})).await.problem(501, "unsupported");
     place.put("computes/board", json!({"type": "fpga"})).await.expect(201);
     let on = format!("{BLUE}?compute=board");
-    place.put(&on, json!({"model": "azureml:iris:1"})).await.problem(501, "unsupported");
+    place.put(&on, json!({"model": "azureml:iris:1"})).await.problem(400, "invalid_input");
     place.get(BLUE).await.problem(404, "not_found");
     place.patch(BLUE, json!({"instance_count": 2})).await.problem(404, "not_found");
     place.delete(BLUE).await.problem(404, "not_found");
