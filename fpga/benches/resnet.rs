@@ -33,7 +33,7 @@ fn main() {
 
     let input = || named(vec![("input", noise(&SHAPE, 1))]);
     assert_close(&ours.run(input()).unwrap(), &theirs.run(input()).unwrap(), "ResNet-50");
-    let mut once = |session: &mut dyn Session| {
+    let once = |session: &mut dyn Session| {
         let input = input();
         let begin = Instant::now();
         session.run(input).unwrap();
