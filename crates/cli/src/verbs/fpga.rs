@@ -10,7 +10,7 @@ use moorline_fpga::{
 };
 use serde_json::{Value, json};
 
-use crate::output::{Columns, Printing};
+use crate::output::{self, Columns, Printing};
 
 const NODES: Columns = Columns(&[
     ("Node", "name"),
@@ -90,6 +90,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
         return request.printing.print(told, SUMS);
     }
     request.printing.print(told["nodes"].take(), NODES)?;
+    output::write("\n")?;
     let coverage = format!("{:.1} %", 100.0 * plan.report().coverage);
     told["coverage"] = Value::String(coverage);
     request.printing.print(told, SUMS)
