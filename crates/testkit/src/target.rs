@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::fixture;
 
 /// Beyond it something that is waited for does not come.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 const SECRET: &str = "correct horse battery staple";
 
 /// A release in a temporary folder that goes away with it.

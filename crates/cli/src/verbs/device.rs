@@ -33,7 +33,7 @@ const COLUMNS: Columns = Columns(&[
 pub(crate) enum Verb {
     /// List the OpenCL devices of this machine, whether they are hardware or emulation, and who has them
     #[command(after_help = "Examples:\n  moorline device list\n  \
-        moorline device list --query \"[?class=='hardware']\" -o json\n\n\
+        moorline device list --query \"[].name\" -o tsv\n\n\
         Drivers are found as the OpenCL loader finds them: in /etc/OpenCL/vendors, or where OCL_ICD_VENDORS says.")]
     List {
         /// The folder with the leases of this machine's devices [default: devices in the home folder]
