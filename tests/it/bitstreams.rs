@@ -7,7 +7,7 @@ use moorline_tests::{Said, Workspace, binary, skip};
 use serde_json::Value;
 
 /// The device of PoCL; nothing where there is none.
-fn pocl(workspace: &Workspace) -> Option<Value> {
+pub(crate) fn pocl(workspace: &Workspace) -> Option<Value> {
     let devices = workspace.moorline(&["device", "list", "-o", "json"]);
     let found = (devices.code == Some(0)).then(|| devices.json());
     let device = found.as_ref().and_then(Value::as_array).and_then(|devices| {
@@ -20,7 +20,7 @@ fn pocl(workspace: &Workspace) -> Option<Value> {
 }
 
 /// Builds the bitstream of our kernels, as `cargo xtask fpga build` does, and the public key that it is signed by.
-fn built(workspace: &Workspace) -> (PathBuf, PathBuf) {
+pub(crate) fn built(workspace: &Workspace) -> (PathBuf, PathBuf) {
     let bitstream = workspace.work().join("pocl.fbit");
     let key = workspace.work().join("key.pem");
     let mut build = Command::new(binary("moorline-fpga"));

@@ -4,12 +4,13 @@
 use std::{path::PathBuf, process::Command};
 
 use moorline_tests::{
-    Request, Workspace, binary,
+    Request, Workspace,
     documents::{endpoint, onnx_deployment},
     onnx::{Attribute, ModelWriter, OnnxType, element},
-    skip,
 };
 use serde_json::{Value, json};
+
+use crate::bitstreams::{built, pocl};
 
 /// Channels and side of the images that the model takes.
 const CHANNELS: usize = 48;
@@ -18,19 +19,9 @@ const SIDE: usize = 56;
 /// A workspace with a bitstream for PoCL, and the public key of whoever signed it, in one line of a document.
 fn up() -> Option<(Workspace, PathBuf, String)> {
     let workspace = Workspace::up();
-    let (key, file) = (workspace.work().join("key.pem"), workspace.work().join("conv16.fbit"));
-    let built = Command::new(binary("moorline-fpga"))
-        .args(["build", "Portable Computing Language"])
-        .args([&key, &file])
-        .output()
-        .expect("moorline-fpga starts");
-    if !built.status.success() {
-        let why = String::from_utf8_lossy(&built.stderr).into_owned();
-        skip(&format!("no bitstream can be built for PoCL (Debian: pocl-opencl-icd): {why}"));
-        return None;
-    }
-    let public = Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&key).output().unwrap();
-    let public = json!(String::from_utf8(public.stdout).unwrap()).to_string();
+    pocl(&workspace)?;
+    let (file, key) = built(&workspace);
+    let public = json!(fs_err::read_to_string(key).unwrap()).to_string();
     Some((workspace, file, public))
 }
 
