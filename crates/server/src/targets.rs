@@ -357,6 +357,10 @@ impl Targets {
     /// Removes the deployment from the place where `desired` runs. Where its compute is not known any more, nothing
     /// can be left of it that this server could find.
     pub(crate) async fn remove(&self, desired: &Desired) -> Result<(), TargetError> {
+        if desired.target == TargetKind::Fpga {
+            // It is the local target's, whatever the compute says by now of bitstreams and keys.
+            return self.local.remove(&desired.id).await;
+        }
         match self.of(desired).await {
             Ok(place) => place.target().remove(&desired.id).await,
             Err(error) if matches!(error.class, ErrorClass::NotFound | ErrorClass::Unsupported) => Ok(()),
