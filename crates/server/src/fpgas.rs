@@ -114,9 +114,13 @@ impl Fpgas {
         let file = self.0.folder.join("bitstreams").join(format!("{}.fbit", bitstream.hex()));
         if !file.exists() {
             make_folder(&file).await?;
-            self.0.store.blobs().write_to(bitstream, &file).await.map_err(|error| {
+            // Whole or not there, whoever is killed or comes at the same time.
+            let beside = file.with_extension(format!("{}.part", uuid::Uuid::new_v4()));
+            self.0.store.blobs().write_to(bitstream, &beside).await.map_err(|error| {
                 TargetError::caused(error.class(), "could not take the bitstream out of the store", error)
             })?;
+            let to = file.clone();
+            blocking(move || fs_err::rename(beside, to)).await?;
         }
         // Where `moorline device list` looks.
         let leases = self.0.devices.clone();
@@ -154,11 +158,15 @@ async fn make_folder(of: &Path) -> Result<(), TargetError> {
     blocking(move || fs_err::create_dir_all(folder)).await
 }
 
-/// Writes a file that is not there yet.
+/// Writes a file that is not there yet, or was not written to its end.
 async fn place(file: &Path, content: Vec<u8>) -> Result<(), TargetError> {
     make_folder(file).await?;
     let file = file.to_owned();
-    blocking(move || if file.exists() { Ok(()) } else { fs_err::write(&file, content) }).await
+    blocking(move || {
+        let whole = fs_err::read(&file).is_ok_and(|there| there == content);
+        if whole { Ok(()) } else { fs_err::write(&file, content) }
+    })
+    .await
 }
 
 async fn blocking(work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<(), TargetError> {
