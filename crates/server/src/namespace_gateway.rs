@@ -56,8 +56,10 @@ pub struct NamespaceGatewayConfig {
 struct Admin {
     gateway: Gateway,
     metrics: Registry,
-    /// It knows its routes, and was not told to end.
-    ready: AtomicBool,
+    /// It knows its routes.
+    knows: AtomicBool,
+    /// It was told to end.
+    ends: AtomicBool,
     deployments: Mutex<HashSet<DeploymentId>>,
 }
 
@@ -85,7 +87,8 @@ pub async fn serve_namespace(
     let admin = Arc::new(Admin {
         gateway: gateway.clone(),
         metrics,
-        ready: AtomicBool::new(false),
+        knows: AtomicBool::new(false),
+        ends: AtomicBool::new(false),
         deployments: Mutex::default(),
     });
     // Before the cluster is asked: whoever looks is told that it lives.
@@ -110,7 +113,7 @@ pub async fn serve_namespace(
         tracing::info!(namespace = config.namespace, name = config.name, "a gateway begins");
         let end = async {
             end.await;
-            admin.ready.store(false, Ordering::Release);
+            admin.ends.store(true, Ordering::Release);
             tracing::info!("told to end: serving until no request comes any more");
             tokio::time::sleep(SETTLE).await;
         };
@@ -153,7 +156,7 @@ async fn follow(admin: &Admin, mut follower: Follower) {
             stays
         });
         *admin.deployments.lock().unwrap_or_else(PoisonError::into_inner) = deployments;
-        if !admin.ready.swap(true, Ordering::AcqRel) {
+        if !admin.knows.swap(true, Ordering::AcqRel) {
             tracing::info!(endpoints = known.len(), "the routes are known");
         }
     }
@@ -213,7 +216,7 @@ impl Admin {
         }
         match path {
             "/live" => "live\n".into_response(),
-            "/ready" if self.ready.load(Ordering::Acquire) => "ready\n".into_response(),
+            "/ready" if self.is_ready() => "ready\n".into_response(),
             "/ready" => (StatusCode::SERVICE_UNAVAILABLE, "not yet, or not any more\n").into_response(),
             "/metrics" => match TextEncoder::new().encode_to_string(&self.metrics.gather()) {
                 Ok(text) => text.into_response(),
@@ -225,6 +228,10 @@ impl Admin {
             "/report" => Json(self.report()).into_response(),
             _ => StatusCode::NOT_FOUND.into_response(),
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.knows.load(Ordering::Acquire) && !self.ends.load(Ordering::Acquire)
     }
 
     fn report(&self) -> GatewayReport {
