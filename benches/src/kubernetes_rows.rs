@@ -230,6 +230,7 @@ fn placement(number: usize) -> Placement {
             request_settings: RequestSettings::default(),
             engine: EngineSettings::default(),
             batching: None,
+            image: None,
         },
         source: Source::Image { reference: format!("registry.example.org/iris@{}", Digest::of(b"an image")) },
         replicas: 0,

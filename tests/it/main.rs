@@ -43,6 +43,8 @@ mod host_faults;
 #[cfg(test)]
 mod hosts;
 #[cfg(test)]
+mod image_inputs;
+#[cfg(test)]
 mod images;
 #[cfg(test)]
 mod kubernetes;

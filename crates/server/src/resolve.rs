@@ -68,6 +68,7 @@ pub(crate) async fn deployment(
     };
     runs(model.as_ref(), code.as_ref(), environment.as_ref(), &place, &document)?;
     mounts(&document, environment.as_ref())?;
+    images(&runtime, model.as_ref(), code.as_ref())?;
 
     let mut variables = document.environment_variables.clone();
     for value in variables.values() {
@@ -98,6 +99,7 @@ pub(crate) async fn deployment(
         request_settings: document.request_settings.clone().unwrap_or_default(),
         engine: runtime.engine,
         batching: runtime.batching,
+        image: runtime.image,
     };
     // Read back as a scorer will, so that what it would refuse is refused here.
     Release::parse(&release.to_json())
@@ -470,6 +472,20 @@ fn mounts(document: &OnlineDeployment, environment: Option<&Environment>) -> Res
     }
     Err(ApiError::invalid(format!("`model_mount_path: {path}` is not the path of a folder in a container"))
         .hint("it is absolute and has no `..`, as in `/models`"))
+}
+
+/// Refuses to make tensors of images for what takes the request as it comes.
+fn images(
+    runtime: &RuntimeSettings,
+    model: Option<&ReleaseModel>,
+    code: Option<&ReleaseCode>,
+) -> Result<(), ApiError> {
+    let onnx = code.is_none() && model.is_some_and(|model| model.model_type == ModelType::Onnx);
+    if runtime.image.is_none() || onnx {
+        return Ok(());
+    }
+    Err(ApiError::invalid("`moorline.image.…` is for ONNX models without a scoring script")
+        .hint("a scoring script gets the image as it was sent, and decodes it itself"))
 }
 
 /// The compute with what its cluster says of an instance type that it does not name itself.

@@ -61,6 +61,7 @@ impl TestRelease {
             request_settings: RequestSettings::default(),
             engine: EngineSettings::default(),
             batching: None,
+            image: None,
         };
         let folder = tempfile::tempdir().expect("a temporary folder");
         let models = folder.path().join(Release::MODEL_DIR);

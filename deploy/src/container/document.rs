@@ -192,7 +192,7 @@ pub(super) fn create(
         tmpfs: Some(
             [("/tmp".to_owned(), if devices.is_some() { TMP_OF_DRIVERS } else { TMP }.to_owned())].into(),
         ),
-        devices: devices.map(|devices| devices.nodes.iter().map(device).collect()),
+        devices: devices.map(|devices| devices.nodes.iter().map(|path| device(path)).collect()),
         group_add: devices.map(|devices| devices.groups.iter().map(u32::to_string).collect()),
         mounts: devices.map(|_| vec![leases()]),
         log_config: Some(HostConfigLogConfig {
@@ -239,10 +239,10 @@ pub(super) fn create(
 }
 
 /// A device of the machine: at the same path, to read and write, not to make nodes.
-fn device(path: &String) -> DeviceMapping {
+fn device(path: &str) -> DeviceMapping {
     DeviceMapping {
-        path_on_host: Some(path.clone()),
-        path_in_container: Some(path.clone()),
+        path_on_host: Some(path.to_owned()),
+        path_in_container: Some(path.to_owned()),
         cgroup_permissions: Some("rw".to_owned()),
     }
 }

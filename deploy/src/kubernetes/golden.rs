@@ -82,6 +82,7 @@ fn placement() -> Placement {
             },
             engine: moorline_core::EngineSettings::default(),
             batching: None,
+            image: None,
         },
         source: Source::Image { reference: format!("registry.example.org/ml/iris@{}", Digest::of(b"image")) },
         replicas: 1,

@@ -161,7 +161,7 @@ async fn put(
     precondition: Precondition,
     Document(document): Document,
 ) -> Result<Response, ApiError> {
-    change(&control, &at, &wish, precondition, Change::Replace(document)).await
+    Box::pin(change(&control, &at, &wish, precondition, Change::Replace(document))).await
 }
 
 /// Changes a deployment by a merge patch: `{"instance_count": 2}`.
@@ -183,7 +183,7 @@ async fn patch(
     precondition: Precondition,
     Document(patch): Document,
 ) -> Result<Response, ApiError> {
-    change(&control, &at, &wish, precondition, Change::Merge(patch)).await
+    Box::pin(change(&control, &at, &wish, precondition, Change::Merge(patch))).await
 }
 
 /// Deletes a deployment without traffic. Its requests in flight are finished first.
