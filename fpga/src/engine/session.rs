@@ -1,6 +1,6 @@
 //! One thread's way through the islands of a model.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use moorline_core::{EngineError, Session, Tensor, TensorData, Tensors, Value};
@@ -36,13 +36,18 @@ impl PlannedSession {
         for step in &self.parts.steps {
             match step {
                 Step::Device { program, inputs, outputs } => {
-                    let mut bytes = Vec::new();
+                    let mut given: Vec<&[u8]> = Vec::with_capacity(inputs.len());
                     for id in inputs {
                         match values.get(id).map(Tensor::data) {
-                            Some(TensorData::F32(floats)) => bytes.extend_from_slice(cast_slice(floats)),
+                            Some(TensorData::F32(floats)) => given.push(cast_slice(floats)),
                             _ => return Err(broken("an island's input is not there")),
                         }
                     }
+                    // One input is not copied.
+                    let bytes = match &given[..] {
+                        [one] => Cow::Borrowed(*one),
+                        more => Cow::Owned(more.concat()),
+                    };
                     let results =
                         self.parts.executor.run(*program, &bytes).map_err(|error| run_error(&error))?;
                     for ((id, shape), bytes) in outputs.iter().zip(results) {

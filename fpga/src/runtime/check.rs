@@ -6,7 +6,7 @@ use crate::{
     program::{Argument, Program},
 };
 
-use super::RuntimeError;
+use super::{RuntimeError, execute::copies};
 
 /// More launches than any model has; each costs the driver an object.
 const LAUNCHES: usize = 1 << 16;
@@ -27,9 +27,10 @@ pub(super) fn check(
     room: Room,
 ) -> Result<u64, RuntimeError> {
     fits(program, constants, kernels).map_err(|reason| RuntimeError::Program { reason })?;
-    let sizes = program.buffers.iter().map(|buffer| buffer.bytes);
-    let needed = sizes.clone().fold(0, u64::saturating_add);
-    let largest = sizes.max().unwrap_or_default();
+    let all = program.buffers.iter().zip(copies(program));
+    let all = all.map(|(buffer, copies)| buffer.bytes.saturating_mul(copies as u64));
+    let needed = all.fold(0, u64::saturating_add);
+    let largest = program.buffers.iter().map(|buffer| buffer.bytes).max().unwrap_or_default();
     if needed > room.free || largest > room.largest {
         return Err(RuntimeError::Memory {
             needed,
@@ -140,18 +141,22 @@ mod tests {
         }
     }
 
-    const ROOM: Room = Room { free: 24, largest: 16 };
+    const ROOM: Room = Room { free: 32, largest: 16 };
 
     #[test]
     fn a_program_that_fits_says_what_it_needs() {
-        assert_eq!(check(&program(), 16, &kernels(), ROOM), Ok(24));
+        assert_eq!(
+            check(&program(), 16, &kernels(), ROOM),
+            Ok(32),
+            "what the host uses is there for two requests"
+        );
     }
 
     #[test]
     fn a_device_that_is_too_small_says_how_much_is_missing() {
-        for room in [Room { free: 23, largest: 16 }, Room { free: 24, largest: 15 }] {
+        for room in [Room { free: 31, largest: 16 }, Room { free: 32, largest: 15 }] {
             let error = check(&program(), 16, &kernels(), room).unwrap_err();
-            assert!(matches!(error, RuntimeError::Memory { needed: 24, largest: 16, .. }), "{error}");
+            assert!(matches!(error, RuntimeError::Memory { needed: 32, largest: 16, .. }), "{error}");
         }
     }
 
