@@ -10,6 +10,7 @@ pub mod device;
 pub mod engine;
 pub mod lease;
 pub mod lower;
+pub mod metrics;
 pub mod onnx;
 pub mod plan;
 pub mod program;

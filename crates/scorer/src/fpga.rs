@@ -14,12 +14,14 @@ pub(crate) fn engine(
     release: &Name,
     host: Arc<dyn Engine>,
     environment: &Environment,
+    metrics: &moorline_serve::Metrics,
 ) -> anyhow::Result<Arc<dyn Engine>> {
     use anyhow::{Context, ensure};
     use moorline_fpga::{
         bitstream::{Bitstream, PublicKey},
         engine::OpenClEngine,
         lease::{Leases, Quarantine},
+        metrics::Metrics,
         plan::PlanOptions,
         worker::{Executor, ExecutorSettings, Launcher, Limits},
     };
@@ -58,6 +60,8 @@ pub(crate) fn engine(
         },
         Arc::new(opened),
     )?;
+    let (registry, labels) = metrics.registry();
+    let executor = executor.observed(Arc::new(Metrics::register(registry, &labels)?));
     let device = executor.device();
     tracing::info!(
         device = %device.id(),
@@ -100,6 +104,7 @@ pub(crate) fn engine(
     _release: &Name,
     _host: Arc<dyn Engine>,
     _environment: &Environment,
+    _metrics: &moorline_serve::Metrics,
 ) -> anyhow::Result<Arc<dyn Engine>> {
     anyhow::bail!(
         "a bitstream is named, and this build of the scorer has no engine for FPGAs: take the one that loads libraries"

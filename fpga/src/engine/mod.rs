@@ -80,6 +80,10 @@ impl Engine for OpenClEngine {
             // What was loaded before is given back where a later part fails.
             parts.steps.push(self.step(island, model.threads, &model.path)?);
         }
+        if let Some(metrics) = self.executor.metrics() {
+            let name = model.path.file_name().unwrap_or_default().to_string_lossy();
+            metrics.set_coverage(self.executor.device().class, &name, plan.report().coverage);
+        }
         Ok(Arc::new(PlannedModel(Arc::new(parts))))
     }
 }

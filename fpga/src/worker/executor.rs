@@ -1,19 +1,23 @@
 //! A leased device that outlives its workers: whoever has it loads programs and runs requests. A worker that died or hung
 //! costs its requests the time to run them again, and if it was the device's fault, on another one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use crate::{
-    bitstream::Bitstream,
+    bitstream::{Bitstream, DeviceClass},
     device::{Device, DeviceFilter, DeviceId, names},
     lease::{Lease, Leases, Quarantine},
+    metrics::Metrics,
     program::Program,
     runtime::Profile,
 };
 
 use super::{
     Limits, WorkerError,
-    device_worker::{Choice, DeviceWorker, How, Ran, Slot},
+    device_worker::{Choice, DeviceWorker, How, Ran, Reason, Slot},
     discover,
     process::Launcher,
 };
@@ -44,6 +48,7 @@ pub struct Executor {
     /// All that the settings admit.
     candidates: Vec<Device>,
     state: Mutex<State>,
+    metrics: Option<Arc<Metrics>>,
 }
 
 #[derive(Debug)]
@@ -63,6 +68,8 @@ struct Held {
     /// Dropped before the lease.
     worker: Option<Arc<DeviceWorker>>,
     lease: Lease,
+    /// How its last worker ended.
+    ended: Option<Reason>,
 }
 
 #[derive(Clone, Debug)]
@@ -86,7 +93,8 @@ impl Executor {
                 Ok(mut held) => {
                     held.start(&settings, &bitstream)?;
                     let state = State { held, programs: Vec::new(), restarts: 0, unfit: Vec::new() };
-                    return Ok(Self { settings, bitstream, candidates, state: Mutex::new(state) });
+                    let state = Mutex::new(state);
+                    return Ok(Self { settings, bitstream, candidates, state, metrics: None });
                 }
                 // A device that fits and is taken says more than one that the bitstream is not for.
                 Err(error) if reason.is_none() || matches!(error, WorkerError::Lease(_)) => {
@@ -99,6 +107,17 @@ impl Executor {
             wanted: settings.device.to_string(),
             found: names(others.iter()),
         }))
+    }
+
+    /// What happens is counted there from now on.
+    pub fn observed(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// Where what happens is counted.
+    pub(crate) fn metrics(&self) -> Option<&Metrics> {
+        self.metrics.as_deref()
     }
 
     /// The device that requests run on. Another one takes its place when its worker has ended.
@@ -131,6 +150,7 @@ impl Executor {
         let mut state = self.lock();
         let worker = self.worker(&mut state)?;
         let slot = worker.load(&program, &constants).inspect_err(|_| state.held.look_after())?;
+        self.count_upload(&state.held, constants.len());
         state.programs.push(Some(Placed { program, constants, slot }));
         Ok(ProgramId(state.programs.len() - 1))
     }
@@ -159,13 +179,15 @@ impl Executor {
     }
 
     fn execute(&self, id: ProgramId, inputs: &[u8], profile: bool) -> Result<Ran, WorkerError> {
-        let mut how = How { alone: false, profile };
+        let sampled = profile || self.metrics().is_some_and(Metrics::samples);
+        let mut how = How { alone: false, profile: sampled };
         loop {
-            let (worker, placed) = {
+            let (worker, class, placed) = {
                 let mut state = self.lock();
                 let worker = self.worker(&mut state)?;
                 let placed = state.programs.get(id.0).and_then(Option::as_ref);
-                (worker, placed.ok_or(WorkerError::NoProgram { number: id.0 })?.clone())
+                let placed = placed.ok_or(WorkerError::NoProgram { number: id.0 })?.clone();
+                (worker, state.held.device.class, placed)
             };
             match worker.run(&placed.slot, &placed.program, inputs, how) {
                 Err(error) if error.is_restartable() => {
@@ -176,11 +198,30 @@ impl Executor {
                     tracing::warn!(%error, "a request is run once more");
                     how.alone = true;
                 }
-                Ok(Some(ran)) => return Ok(ran),
+                Ok(Some(ran)) => {
+                    self.count(class, &placed.program, inputs.len(), &ran);
+                    return Ok(ran);
+                }
                 // Others found out that it has ended.
                 Ok(None) => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    fn count(&self, class: DeviceClass, program: &Program, inputs: usize, ran: &Ran) {
+        let Some(metrics) = self.metrics() else { return };
+        let outputs: usize = ran.outputs.iter().map(Vec::len).sum();
+        metrics.record_transfers(class, inputs as u64, outputs as u64);
+        metrics.record_busy(class, Duration::from_nanos(ran.busy.1.saturating_sub(ran.busy.0)));
+        if let Some(profile) = &ran.profile {
+            metrics.record_kernels(class, program, profile);
+        }
+    }
+
+    fn count_upload(&self, held: &Held, bytes: usize) {
+        if let Some(metrics) = self.metrics() {
+            metrics.record_transfers(held.device.class, bytes as u64, 0);
         }
     }
 
@@ -194,14 +235,21 @@ impl Executor {
         if let Some(worker) = &state.held.worker {
             return Ok(Arc::clone(worker));
         }
-        let replaced = self.replace(state);
-        replaced.map_err(|error| WorkerError::NoneLeft { source: Box::new(error) })
+        let (class, ended) = (state.held.device.class, state.held.ended);
+        let worker =
+            self.replace(state).map_err(|error| WorkerError::NoneLeft { source: Box::new(error) })?;
+        state.restarts += 1;
+        if let (Some(metrics), Some(reason)) = (self.metrics(), ended) {
+            metrics.record_restart(class, reason);
+        }
+        let constants = state.programs.iter().flatten().map(|placed| placed.constants.len());
+        self.count_upload(&state.held, constants.sum());
+        Ok(worker)
     }
 
     /// A worker in place of one that ended, with the same programs: on another device, if one can be had, because it may
     /// have been the device's fault.
     fn replace(&self, state: &mut State) -> Result<Arc<DeviceWorker>, WorkerError> {
-        state.restarts += 1;
         for device in &self.candidates {
             let id = device.id();
             if id == state.held.device.id() || state.unfit.contains(&id) {
@@ -237,7 +285,7 @@ impl Held {
     ) -> Result<Self, WorkerError> {
         let choice = Choice::of(bitstream, device, settings.rebuild)?;
         let lease = settings.leases.acquire(&device.id(), &settings.holder, settings.quarantine)?;
-        Ok(Self { device: Arc::new(device.clone()), choice, worker: None, lease })
+        Ok(Self { device: Arc::new(device.clone()), choice, worker: None, lease, ended: None })
     }
 
     fn start(
@@ -283,6 +331,7 @@ impl Held {
     fn look_after(&mut self) {
         let Some(fall) = self.worker.as_ref().and_then(|worker| worker.fall()).cloned() else { return };
         self.worker = None;
+        self.ended = Some(fall.reason);
         note(&mut self.lease, &fall.text);
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     runtime::RuntimeError,
 };
 
+pub(crate) use device_worker::Reason;
 pub use error::WorkerError;
 pub use executor::{Executor, ExecutorSettings, ProgramId};
 pub use process::Launcher;
