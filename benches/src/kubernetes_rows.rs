@@ -246,6 +246,7 @@ fn placement(number: usize) -> Placement {
         readiness: Probe::default(),
         variables: [("TOKEN".to_owned(), secret)].into(),
         own_server: None,
+        machine_devices: None,
     }
 }
 

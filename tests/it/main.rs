@@ -37,6 +37,8 @@ mod endpoints;
 #[cfg(test)]
 mod fpga;
 #[cfg(test)]
+mod fpga_places;
+#[cfg(test)]
 mod host_faults;
 #[cfg(test)]
 mod hosts;

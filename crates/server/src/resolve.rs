@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt;
 use moorline_core::{
-    DeploymentId, Desired, Environment, ErrorClass, FileEntry, ModelType, Name, PinnedBitstream, Release,
-    ReleaseCode, ReleaseEnvironment, ReleaseModel, Resources, Scheduling, TargetKind,
+    Below, DeploymentId, Desired, Environment, ErrorClass, FileEntry, ModelType, Name, PinnedBitstream,
+    Release, ReleaseCode, ReleaseEnvironment, ReleaseModel, Resources, Scheduling, TargetKind,
 };
 use moorline_spec::{
-    AssetRef, CodeConfiguration, CodeSource, Compute, Model, OnlineDeployment, Reference, Scope, VersionRef,
-    conda, from_json,
+    AssetRef, CodeConfiguration, CodeSource, Compute, Model, OnlineDeployment, Reference, RuntimeSettings,
+    Scope, VersionRef, conda, from_json,
 };
 use moorline_store::{Asset, AssetKind, RecordKind, Store};
 
@@ -77,10 +77,13 @@ pub(crate) async fn deployment(
         variables.entry("WORKER_COUNT".to_owned()).or_insert_with(|| workers.to_string());
     }
 
-    let place =
-        sizes_of_cluster(targets, workspace, place, document.instance_type.as_deref(), &mut notes).await;
-    let bitstream = resolver.bitstream(runtime.bitstream.as_ref(), &place).await?;
-    let (resources, scheduling) = resources(&document, &place, &mut notes);
+    let bitstream = resolver.bitstream(&runtime, &place).await?;
+    let below = resolver.below(&place).await?;
+    let ground = below.clone().unwrap_or_else(|| place.clone());
+    let mut ground =
+        sizes_of_cluster(targets, workspace, ground, document.instance_type.as_deref(), &mut notes).await;
+    ground.instance_types.extend(place.instance_types);
+    let (resources, scheduling) = resources(&document, &ground, &mut notes);
     let release = Release {
         format: Release::FORMAT,
         name: model.as_ref().map_or_else(|| endpoint.clone(), |model| model.name.clone()),
@@ -111,6 +114,7 @@ pub(crate) async fn deployment(
         environment,
         context,
         bitstream,
+        below: below.map(|below| Below { compute: below.name, target: below.kind }),
         model_mount_path: document.model_mount_path.clone(),
         scale: document.scale(),
         resources,
@@ -215,13 +219,15 @@ impl Resolver<'_> {
     /// The deployment's own, else the compute's.
     async fn bitstream(
         &self,
-        own: Option<&Reference>,
+        runtime: &RuntimeSettings,
         compute: &Compute,
     ) -> Result<Option<PinnedBitstream>, ApiError> {
+        let own = runtime.bitstream.as_ref();
         if compute.kind != TargetKind::Fpga {
-            return match own {
-                Some(_) => Err(ApiError::invalid(format!(
-                    "the deployment names `moorline.fpga.bitstream`, and compute `{}` is of type {}",
+            let named = own.map(|_| "moorline.fpga.bitstream");
+            return match named.or(runtime.numerics.as_ref().map(|_| "moorline.fpga.numerics")) {
+                Some(property) => Err(ApiError::invalid(format!(
+                    "the deployment names `{property}`, and compute `{}` is of type {}",
                     compute.name,
                     compute.kind.as_str()
                 ))
@@ -242,7 +248,50 @@ impl Resolver<'_> {
                 format!("bitstream `{reference}` is not one file"),
             ));
         };
-        Ok(Some(PinnedBitstream { name: asset.name, version: asset.version, sha256: file.sha256 }))
+        Ok(Some(PinnedBitstream {
+            name: asset.name,
+            version: asset.version,
+            sha256: file.sha256,
+            numerics: runtime.numerics.clone(),
+        }))
+    }
+
+    /// The compute that one of FPGAs stands on.
+    async fn below(&self, compute: &Compute) -> Result<Option<Compute>, ApiError> {
+        if compute.kind != TargetKind::Fpga {
+            return Ok(None);
+        }
+        let devices = compute.fpga();
+        let below = match devices.compute.as_ref().and_then(|name| name.parse::<Name>().ok()) {
+            Some(name) if name.as_str() != LOCAL => self.known_compute(&name).await?,
+            _ => self.local().await?,
+        };
+        let kind = below.kind;
+        let refused = |what: &str, hint: &str| {
+            let (above, name, kind) = (&compute.name, &below.name, kind.as_str());
+            let message = format!("compute `{above}` {what}, and stands on compute `{name}` of type {kind}");
+            Err(ApiError::invalid(message).hint(hint))
+        };
+        match kind {
+            TargetKind::Local | TargetKind::Container | TargetKind::Kubernetes => {}
+            TargetKind::Fpga | TargetKind::Edge => {
+                return refused("is of type fpga", "it stands on one of type local, container or kubernetes");
+            }
+        }
+        let nodes = !devices.device_nodes.is_empty() || !devices.device_groups.is_empty();
+        if nodes && kind != TargetKind::Container {
+            return refused("has `device_nodes`", "containers are given those; leave them out elsewhere");
+        }
+        if !devices.extended_resources.is_empty() && kind != TargetKind::Kubernetes {
+            return refused(
+                "has `extended_resources`",
+                "pods of a cluster ask for those; leave them out elsewhere",
+            );
+        }
+        if devices.image.is_some() && kind == TargetKind::Local {
+            return refused("has an `image`", "the drivers of this machine are used; leave it out");
+        }
+        Ok(Some(below))
     }
 
     async fn asset(&self, kind: AssetKind, noun: &str, reference: &Reference) -> Result<Asset, ApiError> {
@@ -308,7 +357,13 @@ impl Resolver<'_> {
             None => self.compute_of_endpoint(endpoint).await?,
         };
         let name = asked.or(property).or(of_endpoint.as_ref());
-        let Some(name) = name.filter(|name| name.as_str() != LOCAL) else { return self.local().await };
+        match name.filter(|name| name.as_str() != LOCAL) {
+            Some(name) => self.known_compute(name).await,
+            None => self.local().await,
+        }
+    }
+
+    async fn known_compute(&self, name: &Name) -> Result<Compute, ApiError> {
         match self.store.record(self.workspace, RecordKind::Compute, name.as_str()).await {
             Ok(record) => compute(&record.name, &record.body),
             Err(error) if error.class() == ErrorClass::NotFound => Err(ApiError::not_found(format!(

@@ -96,6 +96,7 @@ impl TestRelease {
             readiness: probe(),
             variables: BTreeMap::new(),
             own_server: None,
+            machine_devices: None,
         }
     }
 }
@@ -238,6 +239,7 @@ async fn what_cannot_be_hosted_is_refused_early(
         environment: None,
         context: Vec::new(),
         bitstream: None,
+        below: None,
         model_mount_path: None,
         scale: Scale::Fixed { instances: 1 },
         resources: Resources::default(),

@@ -92,6 +92,7 @@ fn placement() -> Placement {
         readiness: moorline_core::Probe::default(),
         variables: [("COLOUR".to_owned(), Variable::Plain("te$al".to_owned()))].into(),
         own_server: None,
+        machine_devices: None,
     }
 }
 

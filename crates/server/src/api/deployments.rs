@@ -88,6 +88,8 @@ fn runs_the_same(one: &Desired, other: &Desired) -> bool {
     one.release == other.release
         && one.environment == other.environment
         && one.context == other.context
+        && one.bitstream == other.bitstream
+        && one.below == other.below
         && (one.target, &one.compute) == (other.target, &other.compute)
 }
 

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use moorline_core::{BatchSettings, EngineName, EngineSettings, Name};
 
-use super::Tags;
+use super::{Tags, fpga::NUMERICS};
 use crate::{
     fields::nearest,
     reader::{Finding, Reader},
@@ -14,7 +14,7 @@ use crate::{
 
 /// What all of these properties begin with.
 const PREFIX: &str = "moorline.";
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "moorline.compute",
     "moorline.engine",
     "moorline.sessions",
@@ -24,6 +24,7 @@ const KEYS: [&str; 9] = [
     "moorline.worker_count",
     "moorline.scale_down_delay",
     "moorline.fpga.bitstream",
+    "moorline.fpga.numerics",
 ];
 
 /// What the properties of a deployment say; checked when the document is read.
@@ -41,6 +42,8 @@ pub struct RuntimeSettings {
     pub scale_down_delay: Option<u32>,
     /// `moorline.fpga.bitstream`
     pub bitstream: Option<Reference>,
+    /// `moorline.fpga.numerics`
+    pub numerics: Option<String>,
 }
 
 /// Settings on the way: a delay means nothing before a size is known.
@@ -81,6 +84,12 @@ impl Draft {
             "moorline.fpga.bitstream" => {
                 let expected = "a registered bitstream, such as `azureml:convnet:3`";
                 self.settings.bitstream = Some(value.parse().map_err(|_| expected)?);
+            }
+            "moorline.fpga.numerics" => {
+                if !NUMERICS.contains(&value) {
+                    return Err("`f32-fma-v1`, `i8-rne-v1` or `bfp9-v1`");
+                }
+                self.settings.numerics = Some(value.to_owned());
             }
             _ => {}
         }
