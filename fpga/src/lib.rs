@@ -13,6 +13,7 @@ pub mod lower;
 pub mod metrics;
 pub mod onnx;
 pub mod plan;
+pub mod profile;
 pub mod program;
 pub mod runtime;
 pub mod target;

@@ -13,10 +13,6 @@ use super::{
     opencl::{Batch, Commands, Driver, Failure, Lanes, Staged, UnderWay, Value, set_argument},
 };
 
-/// Requests that a program can have on a device at once: while one computes, another one's transfers pass. Whatever the
-/// host writes or reads is there as often.
-pub const SETS: usize = 2;
-
 /// A program that is ready to be run.
 #[derive(Debug)]
 pub struct Loaded {
@@ -26,17 +22,6 @@ pub struct Loaded {
     program: Program,
     /// Device memory that it takes.
     pub(super) bytes: u64,
-}
-
-/// How often each buffer is there: once, or for each set.
-pub(super) fn copies(program: &Program) -> Vec<usize> {
-    let mut copies = vec![1; program.buffers.len()];
-    for port in program.inputs.iter().chain(&program.outputs) {
-        if program.buffers[port.buffer].constant.is_none() {
-            copies[port.buffer] = SETS;
-        }
-    }
-    copies
 }
 
 /// That of a set, where each has its own.
@@ -86,7 +71,7 @@ impl Loaded {
         (constants, bytes): (&[u8], u64),
     ) -> Result<Self, RuntimeError> {
         let mut buffers = Vec::with_capacity(program.buffers.len());
-        for (plan, copies) in program.buffers.iter().zip(copies(&program)) {
+        for (plan, copies) in program.buffers.iter().zip(program.copies()) {
             let mut same = Vec::with_capacity(copies);
             for _ in 0..copies {
                 let buffer = driver.buffer(plan.bytes)?;
@@ -158,12 +143,10 @@ impl Loaded {
             };
             ports.iter().map(&mut part).collect()
         };
-        let launches = self.kernels.iter().zip(&self.program.launches);
+        let launch = |at: usize| (of_set(&self.kernels[at], set), self.program.launches[at].items as usize);
         let batch = Batch {
             writes: parts(&self.program.inputs),
-            launches: launches
-                .map(|(kernels, launch)| (of_set(kernels, set), launch.items as usize))
-                .collect(),
+            launches: self.program.groups().map(|group| group.map(launch).collect()).collect(),
             reads: parts(&self.program.outputs),
             staged,
         };

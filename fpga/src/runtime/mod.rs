@@ -17,7 +17,7 @@ use crate::{
 };
 
 pub use error::RuntimeError;
-pub use execute::{Flight, Landed, Launches, Loaded, Profile, SETS, Span};
+pub use execute::{Flight, Landed, Launches, Loaded, Profile, Span};
 pub(crate) use opencl::Staged;
 use opencl::{Driver, Lanes};
 

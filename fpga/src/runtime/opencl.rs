@@ -17,6 +17,7 @@ use opencl3::{
 };
 
 use super::RuntimeError;
+use crate::program::STAGES;
 
 /// A call that gave an error code.
 #[derive(Clone, Debug)]
@@ -125,7 +126,8 @@ pub(super) fn set_argument(kernel: &Kernel, index: u32, value: &Value<'_>) -> Re
 #[derive(Debug)]
 pub(super) struct Lanes {
     writes: CommandQueue,
-    launches: CommandQueue,
+    /// The first is that of all launches but those that run beside another one.
+    launches: Vec<CommandQueue>,
     reads: CommandQueue,
 }
 
@@ -140,8 +142,9 @@ pub(crate) struct Staged {
 pub(super) struct Batch<'a> {
     /// Parts of the inputs, in bytes.
     pub(super) writes: Vec<(&'a Buffer<u8>, Range<usize>)>,
-    /// Kernels whose arguments are all set, and their numbers of work items; at least one.
-    pub(super) launches: Vec<(&'a Kernel, usize)>,
+    /// Kernels whose arguments are all set, and their numbers of work items; those of a group run at once, and groups one
+    /// after the other.
+    pub(super) launches: Vec<Vec<(&'a Kernel, usize)>>,
     /// Parts of the outputs, in bytes.
     pub(super) reads: Vec<(&'a Buffer<u8>, Range<usize>)>,
     pub(super) staged: Staged,
@@ -211,7 +214,8 @@ impl UnderWay {
 
 impl Lanes {
     pub(super) fn open(driver: &Driver) -> Result<Self, Failure> {
-        Ok(Self { writes: driver.queue()?, launches: driver.queue()?, reads: driver.queue()? })
+        let launches = (0..STAGES).map(|_| driver.queue()).collect::<Result<_, _>>()?;
+        Ok(Self { writes: driver.queue()?, launches, reads: driver.queue()? })
     }
 
     /// Enqueues everything without a wait.
@@ -238,26 +242,40 @@ impl Lanes {
         }
         self.writes.flush().map_err(Failure::of("clFlush"))?;
         let mut after: Vec<cl_event> = commands.writes.iter().map(Event::get).collect();
-        for (kernel, items) in &batch.launches {
-            let local = 1_usize;
-            // SAFETY: one dimension, whose two sizes the driver copies. The kernel's arguments are all set, with memory
-            // that its owner keeps for as long as the kernel, and it keeps both until nothing is under way.
-            let event = unsafe {
-                self.launches.enqueue_nd_range_kernel(
-                    kernel.get(),
-                    1,
-                    ptr::null(),
-                    items,
-                    &raw const local,
-                    &after,
-                )
-            };
-            commands.launches.push(event.map_err(Failure::of("clEnqueueNDRangeKernel"))?);
-            // The others come after this one in the same queue.
+        for group in &batch.launches {
+            let from = commands.launches.len();
+            if group.len() > 1 && after.is_empty() {
+                // The other queues know nothing of the first one.
+                after.extend(commands.launches.last().map(Event::get));
+            }
+            for (queue, (kernel, items)) in self.launches.iter().zip(group) {
+                let local = 1_usize;
+                // SAFETY: one dimension, whose two sizes the driver copies. The kernel's arguments are all set, with
+                // memory that its owner keeps for as long as the kernel, and it keeps both until nothing is under way.
+                let event = unsafe {
+                    queue.enqueue_nd_range_kernel(
+                        kernel.get(),
+                        1,
+                        ptr::null(),
+                        items,
+                        &raw const local,
+                        &after,
+                    )
+                };
+                commands.launches.push(event.map_err(Failure::of("clEnqueueNDRangeKernel"))?);
+            }
             after.clear();
+            // What comes next is behind one that is alone in the same queue, and waits for each of several.
+            if group.len() > 1 {
+                after.extend(commands.launches[from..].iter().map(Event::get));
+            }
         }
-        self.launches.flush().map_err(Failure::of("clFlush"))?;
-        after.extend(commands.launches.last().map(Event::get));
+        for queue in &self.launches {
+            queue.flush().map_err(Failure::of("clFlush"))?;
+        }
+        if after.is_empty() {
+            after.extend(commands.launches.last().map(Event::get));
+        }
         for (buffer, range) in &batch.reads {
             let bytes = &mut batch.staged.outputs[range.clone()];
             // SAFETY: as for the writes; nobody else looks at the outputs before the end.

@@ -155,6 +155,11 @@ impl Executor {
         Ok(ProgramId(state.programs.len() - 1))
     }
 
+    /// A program that is on the device.
+    pub(crate) fn program(&self, id: ProgramId) -> Option<Arc<Program>> {
+        self.lock().programs.get(id.0)?.as_ref().map(|placed| Arc::clone(&placed.program))
+    }
+
     /// Takes a program off the device. No worker is started for it: one that ended has given its memory back.
     pub fn unload(&self, id: ProgramId) -> Result<(), WorkerError> {
         let mut state = self.lock();

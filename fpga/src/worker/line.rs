@@ -11,7 +11,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::runtime::{RuntimeError, SETS};
+use crate::{program::SETS, runtime::RuntimeError};
 
 use super::{
     process::{End, Silence},

@@ -45,7 +45,8 @@ pub fn main() -> io::Result<()> {
     });
     let landing = Arc::clone(&line);
     thread::Builder::new().name("answers".to_owned()).spawn(move || landing.land_all())?;
-    let mut worker = Worker { channel, line, programs: BTreeMap::new(), accelerator: None, next: 0 };
+    let mut worker =
+        Worker { channel, line, programs: BTreeMap::new(), accelerator: None, next: 0, pipelined: false };
     loop {
         match worker.answer() {
             Ok(()) => {}
@@ -157,6 +158,8 @@ struct Worker {
     programs: BTreeMap<u32, Loaded>,
     accelerator: Option<Accelerator>,
     next: u32,
+    /// Whether the last request was one whose launches ran at once.
+    pipelined: bool,
 }
 
 impl Worker {
@@ -181,6 +184,12 @@ impl Worker {
     fn start(&mut self, id: u32, set: usize) -> Result<Flight, RuntimeError> {
         let accelerator = opened(&mut self.accelerator)?;
         let loaded = self.programs.get(&id).ok_or_else(|| no_program(id))?;
+        // Only in the first queue is one request behind the other.
+        let pipelined = !loaded.program().pipelines.is_empty();
+        if pipelined || self.pipelined {
+            self.line.drained();
+        }
+        self.pipelined = pipelined;
         let mut staged = lock(&self.line.spare).pop().unwrap_or_default();
         staged.inputs.resize(loaded.input_bytes(), 0);
         self.line.shared.read(set, 0, &mut staged.inputs).map_err(|error| shared_failed(&error))?;

@@ -119,6 +119,7 @@ pub(crate) fn scale(plus: f32) -> Program {
                 Argument::F32(plus),
             ],
         )],
+        pipelines: Vec::new(),
         inputs: vec![port("in", 0)],
         outputs: vec![port("out", 2)],
     }
