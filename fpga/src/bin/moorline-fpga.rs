@@ -90,7 +90,7 @@ fn vendor(tool: &str, board: &str, out: &Path, defined: &[&str]) -> Result<()> {
     match tool {
         // The defaults keep the order of sums; `-ffp-reassociate` and `-ffp-contract=fast` would not.
         "aoc" => {
-            let defined: String = defined.iter().map(|name| format!("-D{name} ")).collect();
+            let defined = defined.iter().flat_map(|name| ["-D", name, " "]).collect::<String>();
             println!("aoc {defined}-board={board} -o {out}/conv16.aocx {source}");
         }
         "v++" => {
