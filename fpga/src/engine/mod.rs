@@ -44,7 +44,7 @@ impl OpenClEngine {
                 Ok(Step::Device {
                     program,
                     inputs: inputs.iter().map(|value| value.id).collect(),
-                    outputs: outputs.iter().map(|value| (value.id, value.shape.clone())).collect(),
+                    outputs: outputs.clone(),
                 })
             }
             Island::Host { model, inputs, outputs } => {

@@ -238,6 +238,8 @@ pub(crate) mod element {
     use moorline_core::DataType;
 
     pub(crate) const FLOAT: i32 = 1;
+    pub(crate) const U8: i32 = 2;
+    pub(crate) const I8: i32 = 3;
     pub(crate) const INT32: i32 = 6;
     pub(crate) const INT64: i32 = 7;
 
@@ -245,8 +247,8 @@ pub(crate) mod element {
     pub(crate) const fn data_type(number: i32) -> Option<DataType> {
         Some(match number {
             FLOAT => DataType::F32,
-            2 => DataType::U8,
-            3 => DataType::I8,
+            U8 => DataType::U8,
+            I8 => DataType::I8,
             4 => DataType::U16,
             5 => DataType::I16,
             INT32 => DataType::I32,

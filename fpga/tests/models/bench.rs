@@ -57,12 +57,13 @@ pub(crate) fn bitstream() -> Option<Arc<Bitstream>> {
     let bitstream = BITSTREAM.get_or_init(|| {
         let scratch = tempfile::tempdir().unwrap();
         let launcher = launcher(scratch.path().to_owned());
-        let built = match build(&launcher, &limits(), &pocl(), &lower::source()) {
+        let source = lower::source_on("Portable Computing Language");
+        let built = match build(&launcher, &limits(), &pocl(), &source) {
             Ok(built) => built,
             Err(WorkerError::NoDevice { .. } | WorkerError::Refused(RuntimeError::NoOpenCl)) => return None,
             Err(error) => panic!("the kernels could not be built: {error:?}"),
         };
-        let parts = conv16::parts(built).unwrap();
+        let parts = conv16::parts(built, source).unwrap();
         let key = SigningKey::generate().unwrap();
         let (manifest, files) = parts.assemble().unwrap();
         let mut bytes = Vec::new();

@@ -4,7 +4,11 @@
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod codes;
+#[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod formula;
 #[cfg(test)]
 mod layers;
 #[cfg(test)]
