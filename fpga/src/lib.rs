@@ -13,6 +13,7 @@ pub mod lower;
 pub mod onnx;
 pub mod plan;
 pub mod program;
+pub mod quantize;
 pub mod runtime;
 pub mod target;
 pub mod worker;

@@ -5,6 +5,8 @@ mod model;
 mod rows;
 mod session;
 
+pub(crate) use self::rows::rows;
+
 use std::{error::Error, path::Path, sync::Arc};
 
 use moorline_core::{Engine, EngineError, ErrorClass, LoadedModel, ModelFiles};

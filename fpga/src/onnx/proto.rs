@@ -13,12 +13,30 @@ pub(crate) struct ModelProto {
     pub(crate) ir_version: Option<i64>,
     #[prost(string, tag = "2")]
     pub(crate) producer_name: String,
+    #[prost(string, tag = "3")]
+    pub(crate) producer_version: String,
+    #[prost(string, tag = "4")]
+    pub(crate) domain: String,
+    #[prost(int64, optional, tag = "5")]
+    pub(crate) model_version: Option<i64>,
+    #[prost(string, tag = "6")]
+    pub(crate) doc_string: String,
     #[prost(message, optional, tag = "7")]
     pub(crate) graph: Option<GraphProto>,
     #[prost(message, repeated, tag = "8")]
     pub(crate) opset_import: Vec<OperatorSet>,
+    #[prost(message, repeated, tag = "14")]
+    pub(crate) metadata: Vec<StringEntry>,
     #[prost(message, repeated, tag = "25")]
     pub(crate) functions: Vec<FunctionProto>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct StringEntry {
+    #[prost(string, tag = "1")]
+    pub(crate) key: String,
+    #[prost(string, tag = "2")]
+    pub(crate) value: String,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]

@@ -16,6 +16,8 @@ mod node_cases;
 #[cfg(test)]
 mod onnx;
 #[cfg(test)]
+mod quantized;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod zoo;
