@@ -2,6 +2,7 @@
 //! compute before it is trusted. Its golden tests are small models that go through the plan like any other; what must
 //! come out is computed here, by loops that know nothing of the kernels.
 
+mod codes;
 mod models;
 mod reference;
 
@@ -18,7 +19,7 @@ use self::models::Model;
 
 const ID: &str = "org.moorline.conv16";
 /// Grows with the kernels.
-const VERSION: &str = "1.0.0";
+const VERSION: &str = "1.1.0";
 
 /// Everything that goes into the bitstream: kernels that were built from `source`, for one device.
 pub fn parts(built: Built, source: String) -> Result<Parts, BitstreamError> {

@@ -13,16 +13,17 @@ mod samples;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use moorline_core::{Engine, LoadedModel, ModelFiles, TensorData, Tensors, Value};
 use prost::Message;
-use std::sync::Arc;
+use tempfile::TempDir;
 
 use self::{
     choose::Choice,
     ranges::Range,
-    report::{Noise, agreeing},
+    report::{Noise, agreeing, rounded},
     rewrite::{dequantized, rewrite},
 };
 pub use self::{
@@ -106,15 +107,15 @@ pub fn quantize(
     let mut run = Runner { engine, threads: options.threads, samples: Vec::new(), progress };
     let names: Vec<String> = choice.tensors.iter().map(|&id| graph.tensor(id).name.clone()).collect();
     let floats = run.load(&model, &names, "float")?;
-    run.samples = samples::read(data, floats.signature())?;
-    let ranges = run.ranges(floats.as_ref(), &graph, &choice, options.method)?;
+    run.samples = samples::read(data, floats.model.signature())?;
+    let ranges = run.ranges(&*floats.model, &graph, &choice, options.method)?;
     let codes: HashMap<TensorId, ranges::Codes> =
         ranges.iter().map(|(&id, range)| (id, range.codes(options.method))).collect();
     let mut quantized = model.clone();
     rewrite(&mut quantized, &graph, &choice, &codes, options.per_channel);
     let taken: Vec<String> = names.iter().map(|name| dequantized(name)).collect();
     let integers = run.load(&quantized, &taken, "quantised")?;
-    let accuracy = run.compare(floats.as_ref(), integers.as_ref(), &graph, &choice, options)?;
+    let accuracy = run.compare(&*floats.model, &*integers.model, &graph, &choice, options)?;
     let entry = StringEntry {
         key: ACCURACY_KEY.to_owned(),
         // Numbers, texts and lists of them: writing them as JSON cannot fail.
@@ -132,6 +133,12 @@ pub fn accuracy(path: &Path) -> Result<Option<Accuracy>, QuantizeError> {
     Ok(entry.and_then(|entry| serde_json::from_str(&entry.value).ok()))
 }
 
+/// A model, and the file that its engine may read again.
+struct Loaded {
+    model: Arc<dyn LoadedModel>,
+    _folder: TempDir,
+}
+
 /// Runs models over the samples.
 struct Runner<'a> {
     engine: &'a dyn Engine,
@@ -142,12 +149,7 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     /// The model, with more outputs than it has.
-    fn load(
-        &self,
-        model: &Model,
-        more: &[String],
-        what: &'static str,
-    ) -> Result<Arc<dyn LoadedModel>, QuantizeError> {
+    fn load(&self, model: &Model, more: &[String], what: &'static str) -> Result<Loaded, QuantizeError> {
         let mut proto = model.proto.clone();
         if let Some(graph) = proto.graph.as_mut() {
             let inputs: Vec<String> = graph.input.iter().map(|input| input.name.clone()).collect();
@@ -164,7 +166,9 @@ impl Runner<'_> {
         let path = folder.path().join("model.onnx");
         fs_err::write(&path, proto.encode_to_vec()).map_err(io(path.clone()))?;
         let files = ModelFiles { path, threads: self.threads };
-        self.engine.load(&files).map_err(|source| QuantizeError::Engine { what, source })
+        let loaded = self.engine.load(&files);
+        let model = loaded.map_err(|source| QuantizeError::Engine { what, source })?;
+        Ok(Loaded { model, _folder: folder })
     }
 
     fn ranges(
@@ -219,7 +223,7 @@ impl Runner<'_> {
         let names: Vec<(TensorId, String)> =
             choice.tensors.iter().map(|&id| (id, dequantized(&graph.tensor(id).name))).collect();
         let mut noises = vec![Noise::default(); names.len() + results.len()];
-        let (mut all, mut same, mut max_error) = (0, 0, 0.0_f64);
+        let (mut all, mut same, mut max_error) = (0, 0, 0.0_f32);
         let total = self.samples.len();
         for (done, sample) in self.samples.iter().enumerate() {
             (self.progress)(Progress { what: "comparing", done, total });
@@ -233,8 +237,8 @@ impl Runner<'_> {
                 let Some((values, classes)) = floats_of(&wanted, name) else { continue };
                 let others = numbers(sample, &found, name)?;
                 noises[names.len() + index].add(values, others);
-                let errors = values.iter().zip(others).map(|(one, other)| f64::from((one - other).abs()));
-                max_error = errors.fold(max_error, f64::max);
+                let errors = values.iter().zip(others).map(|(one, other)| (one - other).abs());
+                max_error = errors.fold(max_error, f32::max);
                 if index == 0 && classes > 1 {
                     let (rows, agree) = agreeing(values, others, classes);
                     (all, same) = (all + rows, same + agree);
@@ -250,7 +254,7 @@ impl Runner<'_> {
         });
         Ok(Accuracy {
             samples: total,
-            agreement: (all > 0).then(|| f64::from(same as u32) / f64::from(all as u32)),
+            agreement: (all > 0).then(|| rounded(same as f64 / all as f64, 1e6)),
             max_error,
             method: options.method.as_str().to_owned(),
             per_channel: options.per_channel,

@@ -14,7 +14,7 @@ pub struct Accuracy {
     /// The share of rows whose greatest output is the same, from 0 to 1; nothing where the first output is one number.
     pub agreement: Option<f64>,
     /// The greatest difference of an output.
-    pub max_error: f64,
+    pub max_error: f32,
     /// `minmax` or `percentile`.
     pub method: String,
     pub per_channel: bool,
@@ -48,8 +48,14 @@ impl Noise {
     }
 
     pub(super) fn snr_db(self) -> Option<f64> {
-        (self.noise > 0.0 && self.signal > 0.0).then(|| 10.0 * (self.signal / self.noise).log10())
+        let snr = || rounded(10.0 * (self.signal / self.noise).log10(), 100.0);
+        (self.noise > 0.0 && self.signal > 0.0).then(snr)
     }
+}
+
+/// As many digits as mean something, so that what is read is what was written.
+pub(super) fn rounded(value: f64, steps: f64) -> f64 {
+    (value * steps).round() / steps
 }
 
 /// Rows, and how many of them have their greatest number in the same place.

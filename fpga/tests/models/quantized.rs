@@ -35,7 +35,7 @@ fn check(name: &str, shape: &[usize], options: &QuantizeOptions, least: f64) {
     let (Some(bench), Some(path)) = (Bench::new(), made("generate.py", name)) else { return };
     let folder = tempfile::tempdir().unwrap();
     let (file, told) = quantized(&*bench.ort, &path, shape, options, folder.path());
-    assert_eq!(accuracy(&file).unwrap().as_ref(), Some(&told));
+    assert!(accuracy(&file).unwrap().as_ref() == Some(&told), "what the file says is not what was told");
     assert_eq!(accuracy(&path).unwrap(), None);
     let plan = PlanOptions { min_coverage: 0.95, numerics: Some(Numerics::I8Rne), ..PlanOptions::default() };
     let report = Plan::new(&file, bench.executor.bitstream().manifest(), &plan);
