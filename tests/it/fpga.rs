@@ -26,7 +26,7 @@ fn up() -> Option<(Workspace, PathBuf, String)> {
 }
 
 /// Two convolutions, large enough that a device is worth its transfer.
-fn model() -> Vec<u8> {
+pub(crate) fn model() -> Vec<u8> {
     let sides = [Some(1), Some(CHANNELS as u64), Some(SIDE as u64), Some(SIDE as u64)];
     let image = OnnxType::Tensor(element::FLOAT, sides.to_vec());
     let weights = |seed: usize| -> Vec<f32> {
@@ -45,14 +45,14 @@ fn model() -> Vec<u8> {
         .write()
 }
 
-fn compute(workspace: &Workspace, name: &str, key: &str, more: &str) {
+pub(crate) fn compute(workspace: &Workspace, name: &str, key: &str, more: &str) {
     let document =
         format!("name: {name}\ntype: fpga\nbitstream: azureml:conv16\ntrusted_keys: [{key}]\n{more}");
     workspace.write("compute.yml", document);
     workspace.moorline(&["compute", "create", "-f", "compute.yml"]).ok();
 }
 
-fn deploy(workspace: &Workspace, endpoint_name: &str, compute: &str) -> moorline_tests::Said {
+pub(crate) fn deploy(workspace: &Workspace, endpoint_name: &str, compute: &str) -> moorline_tests::Said {
     workspace.write("endpoint.yml", endpoint(endpoint_name));
     workspace.write("blue.yml", onnx_deployment("blue", endpoint_name, "model.onnx"));
     workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
@@ -67,7 +67,7 @@ fn deploy(workspace: &Workspace, endpoint_name: &str, compute: &str) -> moorline
     ])
 }
 
-fn features(workspace: &Workspace, endpoint: &str) -> Vec<f64> {
+pub(crate) fn features(workspace: &Workspace, endpoint: &str) -> Vec<f64> {
     let pixel = |i: usize| ((i * 7919) % 257) as f64 / 257.0;
     let rows =
         |c: usize, y: usize| -> Vec<f64> { (0..SIDE).map(|x| pixel((c * SIDE + y) * SIDE + x)).collect() };

@@ -30,9 +30,12 @@ pub(crate) fn engine(
         "--fpga-min-coverage is {}, and a share is between 0 and 1",
         options.min_coverage
     );
-    let key = |file: &std::path::PathBuf| -> anyhow::Result<PublicKey> {
-        let pem = fs_err::read_to_string(file)?;
-        PublicKey::from_pem(&pem).with_context(|| format!("`{}` holds no public key", file.display()))
+    let key = |text: &String| -> anyhow::Result<PublicKey> {
+        if text.trim_start().starts_with("-----BEGIN") {
+            return PublicKey::from_pem(text).context("a trusted key cannot be read");
+        }
+        let pem = fs_err::read_to_string(text)?;
+        PublicKey::from_pem(&pem).with_context(|| format!("`{text}` holds no public key"))
     };
     let trusted = options.trusted_keys.iter().map(key).collect::<Result<Vec<_>, _>>()?;
     let file = fs_err::File::open(bitstream)?;
@@ -41,14 +44,11 @@ pub(crate) fn engine(
     let scratch = std::env::temp_dir();
     let leases = options.leases.clone().unwrap_or_else(|| scratch.join("moorline-fpga"));
     fs_err::create_dir_all(&leases)?;
+    let (program, mut arguments) = own_command().context("could not find this program's own file")?;
+    arguments.push("fpga-worker".into());
     let executor = Executor::start(
         ExecutorSettings {
-            launcher: Launcher {
-                program: std::env::current_exe().context("could not find this program's own file")?,
-                arguments: vec!["fpga-worker".into()],
-                environment: environment.clone().into_map(),
-                scratch,
-            },
+            launcher: Launcher { program, arguments, environment: environment.clone().into_map(), scratch },
             limits: Limits::default(),
             device: filter(&options.device)?,
             rebuild: options.rebuild,
@@ -68,6 +68,24 @@ pub(crate) fn engine(
     );
     let plan = PlanOptions { min_coverage: options.min_coverage, ..PlanOptions::default() };
     Ok(Arc::new(OpenClEngine::new(Arc::new(executor), host, plan)))
+}
+
+/// How this program was started: by its own file, or in an image by a loader, whose arguments it was.
+#[cfg(feature = "fpga")]
+fn own_command() -> std::io::Result<(std::path::PathBuf, Vec<std::ffi::OsString>)> {
+    use std::{ffi::OsString, os::unix::ffi::OsStringExt};
+
+    let program = std::env::current_exe()?;
+    let own = std::env::args_os().next().unwrap_or_default();
+    let whole = fs_err::read("/proc/self/cmdline")?;
+    let mut words = whole.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
+    // The kernel's list of words begins with the loader, and what the program sees with its own name.
+    let before: Vec<OsString> = words.by_ref().take_while(|word| *word != own).collect();
+    let mut arguments: Vec<OsString> = before.into_iter().skip(1).collect();
+    if !arguments.is_empty() {
+        arguments.push(own);
+    }
+    Ok((program, arguments))
 }
 
 /// Reads `key=value` pairs.

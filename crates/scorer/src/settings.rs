@@ -209,10 +209,6 @@ pub(crate) struct EngineOptions {
 }
 
 #[derive(Debug, Args)]
-#[cfg_attr(
-    not(feature = "fpga"),
-    expect(dead_code, reason = "they are refused where there is no engine for them")
-)]
 #[command(next_help_heading = "FPGAs")]
 pub(crate) struct FpgaOptions {
     /// The bitstream that runs the model, as far as its kernels go; the engine runs the rest [default: none]
@@ -223,14 +219,14 @@ pub(crate) struct FpgaOptions {
         requires = "trusted_keys"
     )]
     pub(crate) bitstream: Option<PathBuf>,
-    /// Files with the public keys, one of which must have signed the bitstream
+    /// Public keys (PEM) or files with them, one of which must have signed the bitstream
     #[arg(
         long = "fpga-trusted-keys",
         env = "MOORLINE_FPGA_TRUSTED_KEYS",
-        value_name = "FILES",
+        value_name = "KEYS",
         value_delimiter = ','
     )]
-    pub(crate) trusted_keys: Vec<PathBuf>,
+    pub(crate) trusted_keys: Vec<String>,
     /// Which device is taken: `platform=…`, `name=…`, `index=N`, `class=hardware|emulation` [default: the first that fits]
     #[arg(long = "fpga-device", env = "MOORLINE_FPGA_DEVICE", value_name = "FILTER", value_delimiter = ',')]
     pub(crate) device: Vec<String>,
