@@ -7,7 +7,10 @@ use crate::onnx::proto::{
     TensorShape, TensorType, TypeKind, TypeProto, ValueInfo, element,
 };
 
-use super::reference::{Map, Numbers, dense};
+use super::{
+    codes,
+    reference::{Map, Numbers, dense},
+};
 
 /// A model, and the values of its inputs and outputs.
 pub(super) struct Model {
@@ -16,8 +19,8 @@ pub(super) struct Model {
     pub(super) values: Vec<(String, Vec<f32>)>,
 }
 
-pub(super) fn all() -> [Model; 2] {
-    [residual(), depthwise()]
+pub(super) fn all() -> [Model; 3] {
+    [residual(), depthwise(), codes::model()]
 }
 
 /// An image through convolutions with a residual between them, a pool, a mean and a dense layer.
@@ -84,32 +87,49 @@ fn depthwise() -> Model {
 
 /// A graph that is being written.
 #[derive(Default)]
-struct Graph(GraphProto);
+pub(super) struct Graph(GraphProto);
 
 /// Attributes that are one number in ONNX, and not a list of them.
 const SINGLE: [&str; 3] = ["axis", "group", "transB"];
 
 impl Graph {
-    fn input(&mut self, name: &str, shape: &[i64]) {
+    pub(super) fn input(&mut self, name: &str, shape: &[i64]) {
         self.0.input.push(value(name, shape));
     }
 
-    fn output(&mut self, name: &str, shape: &[i64]) {
+    pub(super) fn output(&mut self, name: &str, shape: &[i64]) {
         self.0.output.push(value(name, shape));
     }
 
-    fn constant(&mut self, name: &str, shape: &[i64], values: &[f32]) {
-        let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    pub(super) fn constant(&mut self, name: &str, shape: &[i64], values: &[f32]) {
+        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.raw(name, element::FLOAT, shape, raw);
+    }
+
+    pub(super) fn bytes(&mut self, name: &str, shape: &[i64], values: &[u8]) {
+        self.raw(name, element::U8, shape, values.to_vec());
+    }
+
+    pub(super) fn signed_bytes(&mut self, name: &str, shape: &[i64], values: &[i8]) {
+        self.raw(name, element::I8, shape, values.iter().map(|value| value.cast_unsigned()).collect());
+    }
+
+    pub(super) fn ints(&mut self, name: &str, values: &[i32]) {
+        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.raw(name, element::INT32, &[values.len() as i64], raw);
+    }
+
+    fn raw(&mut self, name: &str, data_type: i32, shape: &[i64], raw: Vec<u8>) {
         self.0.initializer.push(TensorProto {
             dims: shape.to_vec(),
-            data_type: Some(element::FLOAT),
+            data_type: Some(data_type),
             name: name.to_owned(),
             raw_data: Some(Bytes::from(raw)),
             ..TensorProto::default()
         });
     }
 
-    fn node(&mut self, op: &str, inputs: &[&str], output: &str, attributes: &[(&str, &[i64])]) {
+    pub(super) fn node(&mut self, op: &str, inputs: &[&str], output: &str, attributes: &[(&str, &[i64])]) {
         const INT: i32 = 2;
         const INTS: i32 = 7;
         let attribute = |(name, values): &(&str, &[i64])| {
@@ -132,7 +152,7 @@ impl Graph {
         });
     }
 
-    fn model(mut self, name: &'static str, values: Vec<(&str, Vec<f32>)>) -> Model {
+    pub(super) fn model(mut self, name: &'static str, values: Vec<(&str, Vec<f32>)>) -> Model {
         name.clone_into(&mut self.0.name);
         let model = ModelProto {
             ir_version: Some(8),

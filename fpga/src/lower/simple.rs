@@ -9,12 +9,12 @@ use super::{
 use crate::plan::op::{Affine, Op, Pool};
 
 /// Offset, batch, block and row of a feature map, as all kernels take them.
-fn steps(layout: Layout) -> [usize; 4] {
+pub(super) fn steps(layout: Layout) -> [usize; 4] {
     [layout.origin(), layout.batch(), layout.block(), layout.row()]
 }
 
 /// Rows, columns, blocks, and how they are cut.
-fn extent(layout: Layout, blocks: usize) -> ([usize; 5], usize) {
+pub(super) fn extent(layout: Layout, blocks: usize) -> ([usize; 5], usize) {
     let cut = Cut::new(layout.h, layout.n * blocks);
     ([layout.h, layout.w, blocks, cut.per_item, cut.spans], layout.n * blocks * cut.spans)
 }

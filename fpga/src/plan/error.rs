@@ -3,6 +3,7 @@
 use moorline_core::ErrorClass;
 use thiserror::Error;
 
+use super::Numerics;
 use crate::{lower::LowerError, onnx::OnnxError};
 
 /// A model that cannot be planned. The source is never part of the text.
@@ -29,7 +30,11 @@ pub enum PlanError {
     #[error(
         "the bitstream does not keep the numerics `{numerics}`: take one that does (`moorline bitstream show` tells)"
     )]
-    Numerics { numerics: &'static str },
+    Numerics { numerics: Numerics },
+    #[error(
+        "`{numerics}` is wanted, and the model is not quantised: quantise it with `moorline fpga quantize`, or choose other numerics"
+    )]
+    NotQuantized { numerics: Numerics },
 }
 
 impl PlanError {

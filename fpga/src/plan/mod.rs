@@ -1,8 +1,10 @@
 //! The plan: which parts of a model run on a device, which on the CPU, and why.
 
 mod classify;
+mod codes;
 mod error;
 mod fuse;
+mod numerics;
 pub(crate) mod op;
 mod partition;
 mod report;
@@ -11,14 +13,14 @@ use std::path::Path;
 
 use moorline_core::DataType;
 
-pub(crate) use self::classify::F32;
 use self::{
     classify::Classifier,
-    op::Op,
+    op::{Kind, Op},
     partition::{Part, is_worth, moved, parts},
 };
 pub use self::{
     error::PlanError,
+    numerics::{Numerics, UnknownNumerics},
     partition::Costs,
     report::{IslandReport, MemoryReport, NodeReport, Place, Report},
 };
@@ -38,11 +40,13 @@ pub struct PlanOptions {
     /// Bytes of device memory that there are.
     pub device_memory: Option<u64>,
     pub costs: Costs,
+    /// What all of it must keep. Without it, what the model quantises keeps `i8-rne-v1`, and the rest `f32-fma-v1`.
+    pub numerics: Option<Numerics>,
 }
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { batch: 1, min_coverage: 0.0, device_memory: None, costs: Costs::default() }
+        Self { batch: 1, min_coverage: 0.0, device_memory: None, costs: Costs::default(), numerics: None }
     }
 }
 
@@ -89,9 +93,17 @@ impl Island {
 impl Plan {
     /// Plans the model at `path` for a bitstream.
     pub fn new(path: &Path, manifest: &Manifest, options: &PlanOptions) -> Result<Self, PlanError> {
-        if !manifest.numerics.iter().any(|numerics| numerics == F32) {
-            return Err(PlanError::Numerics { numerics: F32 });
+        let wanted = options.numerics;
+        let kept = |numerics: Numerics| manifest.numerics.iter().any(|own| own == numerics.as_str());
+        let floats = match wanted.unwrap_or(Numerics::F32Fma) {
+            Numerics::I8Rne => None,
+            floats => Some(floats),
+        };
+        let needed = wanted.unwrap_or(Numerics::F32Fma);
+        if !kept(needed) {
+            return Err(PlanError::Numerics { numerics: needed });
         }
+        let on_codes = kept(Numerics::I8Rne) && wanted.is_none_or(|wanted| wanted == Numerics::I8Rne);
         let model = Model::read(path)?;
         let graph = Graph::new(&model, options.batch)?;
         for &id in &graph.outputs {
@@ -99,7 +111,10 @@ impl Plan {
                 return Err(PlanError::Output { tensor: graph.tensor(id).name.clone() });
             }
         }
-        let ops = fuse::operations(&Classifier { graph: &graph, manifest });
+        let ops = fuse::operations(&Classifier { graph: &graph, manifest, floats, on_codes });
+        if wanted == Some(Numerics::I8Rne) && !ops.iter().any(|op| matches!(op.kind, Kind::CodeConv(_))) {
+            return Err(PlanError::NotQuantized { numerics: Numerics::I8Rne });
+        }
         let (parts, small) = worthy_parts(&graph, &ops, &options.costs);
         let report = Report::new(&graph, &ops, &parts, &small);
         if report.coverage < options.min_coverage {
@@ -185,6 +200,9 @@ fn island(
     }
     let mut nodes: Vec<usize> = members.iter().flat_map(|op| &op.nodes).copied().collect();
     nodes.sort_unstable();
+    nodes.dedup();
+    // Operations that share what undoes a quantisation each name it; where it comes from outside it is not there twice.
+    nodes.retain(|&node| !graph.nodes[node].gives().all(|id| part.inputs.contains(&id)));
     let model = submodel(model, graph, &nodes, &part.inputs, &part.outputs)
         .map_err(|tensor| PlanError::Unknown { tensor })?;
     let outputs = part.outputs.iter().map(|&id| (id, graph.tensor(id).name.clone())).collect();

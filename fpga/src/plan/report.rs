@@ -1,5 +1,7 @@
 //! What a plan says of itself: per node where it runs and why not on the device, and the sums.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use super::{
@@ -92,6 +94,11 @@ pub enum Place {
     Folded,
 }
 
+/// How many nodes a part has; operations may share one.
+fn nodes_of(ops: &[Op], part: &Part) -> usize {
+    part.ops.iter().flat_map(|&index| &ops[index].nodes).collect::<HashSet<_>>().len()
+}
+
 impl Report {
     pub(super) fn new(graph: &Graph, ops: &[Op], parts: &[Part], small: &[usize]) -> Self {
         let mut nodes: Vec<NodeReport> = graph
@@ -132,7 +139,7 @@ impl Report {
             let names = |ids: &[usize]| ids.iter().map(|&id| graph.tensor(id).name.clone()).collect();
             IslandReport {
                 place: if part.device { Place::Device } else { Place::Host },
-                nodes: part.ops.iter().map(|&index| ops[index].nodes.len()).sum(),
+                nodes: nodes_of(ops, part),
                 flops: part.ops.iter().map(|&index| ops[index].flops).sum(),
                 inputs: names(&part.inputs),
                 outputs: names(&part.outputs),

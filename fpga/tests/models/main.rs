@@ -4,7 +4,11 @@
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod codes;
+#[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod formula;
 #[cfg(test)]
 mod layers;
 #[cfg(test)]
@@ -13,6 +17,8 @@ mod node_cases;
 mod onnx;
 #[cfg(test)]
 mod profile;
+#[cfg(test)]
+mod quantized;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
