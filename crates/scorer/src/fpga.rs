@@ -30,6 +30,12 @@ pub(crate) fn engine(
         "--fpga-min-coverage is {}, and a share is between 0 and 1",
         options.min_coverage
     );
+    ensure!(
+        options.min_agreement.is_none_or(|least| (0.0..=1.0).contains(&least)),
+        "--fpga-min-agreement is {}, and a share is between 0 and 1",
+        options.min_agreement.unwrap_or_default()
+    );
+    let numerics = options.numerics.as_deref().map(str::parse).transpose().context("--fpga-numerics")?;
     let key = |text: &String| -> anyhow::Result<PublicKey> {
         if text.trim_start().starts_with("-----BEGIN") {
             return PublicKey::from_pem(text).context("a trusted key cannot be read");
@@ -66,7 +72,12 @@ pub(crate) fn engine(
         version = %executor.bitstream().manifest().version,
         "a device is leased"
     );
-    let plan = PlanOptions { min_coverage: options.min_coverage, ..PlanOptions::default() };
+    let plan = PlanOptions {
+        min_coverage: options.min_coverage,
+        min_agreement: options.min_agreement,
+        numerics,
+        ..PlanOptions::default()
+    };
     Ok(Arc::new(OpenClEngine::new(Arc::new(executor), host, plan)))
 }
 

@@ -7,6 +7,8 @@ mod inspect;
 mod log_file;
 mod logging;
 mod probe;
+#[cfg(feature = "fpga")]
+mod quantize;
 mod release;
 mod script;
 mod serve;
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         (Some(Command::FpgaWorker), _) => {
             moorline_fpga::worker::main().map_err(|error| anyhow::Error::from(error).into())
         }
+        #[cfg(feature = "fpga")]
+        (Some(Command::FpgaQuantize(request)), _) => quantize::run(&request, &environment),
         (None, None) => unreachable!("clap requires --release without a subcommand"),
         (None, Some(dir)) => LoadedRelease::read(dir).map_err(Into::into).and_then(|release| {
             // The release's own variables, and the script's config.json, are settings too, of lower rank.
