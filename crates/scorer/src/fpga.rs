@@ -14,28 +14,68 @@ pub(crate) fn engine(
     release: &Name,
     host: Arc<dyn Engine>,
     environment: &Environment,
+    metrics: &moorline_serve::Metrics,
 ) -> anyhow::Result<Arc<dyn Engine>> {
-    use anyhow::{Context, ensure};
-    use moorline_fpga::{
-        bitstream::{Bitstream, PublicKey},
-        engine::OpenClEngine,
-        lease::{Leases, Quarantine},
-        plan::PlanOptions,
-        worker::{Executor, ExecutorSettings, Launcher, Limits},
-    };
+    use moorline_fpga::{engine::OpenClEngine, metrics::Metrics};
 
     let options = &settings.fpga;
+    let plan = plan_options(options)?;
+    let executor = executor(options, bitstream, release.to_string(), environment)?;
+    let (registry, labels) = metrics.registry();
+    let executor = executor.observed(Arc::new(Metrics::register(registry, &labels)?));
+    let device = executor.device();
+    tracing::info!(
+        device = %device.id(),
+        device_class = device.class.as_str(),
+        bitstream = %executor.bitstream().manifest().id,
+        version = %executor.bitstream().manifest().version,
+        "a device is leased"
+    );
+    Ok(Arc::new(OpenClEngine::new(Arc::new(executor), host, plan)))
+}
+
+/// What plans are made for.
+#[cfg(feature = "fpga")]
+pub(crate) fn plan_options(
+    options: &crate::settings::FpgaOptions,
+) -> anyhow::Result<moorline_fpga::plan::PlanOptions> {
+    use anyhow::{Context, ensure};
+    use moorline_fpga::plan::PlanOptions;
+
+    let is_share = |share: &f64| (0.0..=1.0).contains(share);
     ensure!(
-        (0.0..=1.0).contains(&options.min_coverage),
+        is_share(&options.min_coverage),
         "--fpga-min-coverage is {}, and a share is between 0 and 1",
         options.min_coverage
     );
     ensure!(
-        options.min_agreement.is_none_or(|least| (0.0..=1.0).contains(&least)),
+        options.min_agreement.as_ref().is_none_or(is_share),
         "--fpga-min-agreement is {}, and a share is between 0 and 1",
         options.min_agreement.unwrap_or_default()
     );
-    let numerics = options.numerics.as_deref().map(str::parse).transpose().context("--fpga-numerics")?;
+    Ok(PlanOptions {
+        min_coverage: options.min_coverage,
+        min_agreement: options.min_agreement,
+        numerics: options.numerics.as_deref().map(str::parse).transpose().context("--fpga-numerics")?,
+        ..PlanOptions::default()
+    })
+}
+
+/// A device that the options admit, leased and with the bitstream in it.
+#[cfg(feature = "fpga")]
+pub(crate) fn executor(
+    options: &crate::settings::FpgaOptions,
+    bitstream: &Path,
+    holder: String,
+    environment: &Environment,
+) -> anyhow::Result<moorline_fpga::worker::Executor> {
+    use anyhow::Context;
+    use moorline_fpga::{
+        bitstream::{Bitstream, PublicKey},
+        lease::{Leases, Quarantine},
+        worker::{Executor, ExecutorSettings, Launcher, Limits},
+    };
+
     let key = |text: &String| -> anyhow::Result<PublicKey> {
         if text.trim_start().starts_with("-----BEGIN") {
             return PublicKey::from_pem(text).context("a trusted key cannot be read");
@@ -60,25 +100,11 @@ pub(crate) fn engine(
             rebuild: options.rebuild,
             leases: Leases::new(leases),
             quarantine: Quarantine::default(),
-            holder: release.to_string(),
+            holder,
         },
         Arc::new(opened),
     )?;
-    let device = executor.device();
-    tracing::info!(
-        device = %device.id(),
-        device_class = device.class.as_str(),
-        bitstream = %executor.bitstream().manifest().id,
-        version = %executor.bitstream().manifest().version,
-        "a device is leased"
-    );
-    let plan = PlanOptions {
-        min_coverage: options.min_coverage,
-        min_agreement: options.min_agreement,
-        numerics,
-        ..PlanOptions::default()
-    };
-    Ok(Arc::new(OpenClEngine::new(Arc::new(executor), host, plan)))
+    Ok(executor)
 }
 
 /// How this program was started: by its own file, or in an image by a loader, whose arguments it was.
@@ -129,6 +155,7 @@ pub(crate) fn engine(
     _release: &Name,
     _host: Arc<dyn Engine>,
     _environment: &Environment,
+    _metrics: &moorline_serve::Metrics,
 ) -> anyhow::Result<Arc<dyn Engine>> {
     anyhow::bail!(
         "a bitstream is named, and this build of the scorer has no engine for FPGAs: take the one that loads libraries"

@@ -3,6 +3,8 @@
 mod engines;
 mod failure;
 mod fpga;
+#[cfg(feature = "fpga")]
+mod fpga_profile;
 mod inspect;
 mod log_file;
 mod logging;
@@ -33,6 +35,8 @@ fn main() -> ExitCode {
         }
         #[cfg(feature = "fpga")]
         (Some(Command::FpgaQuantize(request)), _) => quantize::run(&request, &environment),
+        #[cfg(feature = "fpga")]
+        (Some(Command::FpgaProfile(profile)), _) => fpga_profile::run(&profile, &environment),
         (None, None) => unreachable!("clap requires --release without a subcommand"),
         (None, Some(dir)) => LoadedRelease::read(dir).map_err(Into::into).and_then(|release| {
             // The release's own variables, and the script's config.json, are settings too, of lower rank.

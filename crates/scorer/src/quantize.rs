@@ -1,7 +1,7 @@
 //! `moorline-scorer fpga-quantize`: what `moorline fpga quantize` starts, because engines are here and not there. It prints
 //! a line of JSON whenever something was done, and at last one with the report.
 
-use std::{io::Write, num::NonZeroUsize};
+use std::{io::Write as _, num::NonZeroUsize};
 
 use moorline_fpga::quantize::{Method, Progress, QuantizeOptions, quantize};
 use serde_json::json;

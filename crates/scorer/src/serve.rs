@@ -189,7 +189,10 @@ fn load_onnx(app: &App, loading: Loading, path: PathBuf) -> anyhow::Result<()> {
     let engine =
         engines::choose(options.engine.or(own).unwrap_or(EngineChoice::Auto), &environment, Some(python))?;
     let engine = match &settings.fpga.bitstream {
-        Some(bitstream) => fpga::engine(&settings, bitstream, &release.release.name, engine, &environment)?,
+        Some(bitstream) => {
+            let name = &release.release.name;
+            fpga::engine(&settings, bitstream, name, engine, &environment, app.metrics())?
+        }
         None => engine,
     };
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);

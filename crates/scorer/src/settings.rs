@@ -101,6 +101,10 @@ pub(crate) enum Command {
     #[cfg(feature = "fpga")]
     #[command(hide = true)]
     FpgaQuantize(FpgaQuantize),
+    /// Say where the time of a model goes on a device: what `moorline fpga profile` starts
+    #[cfg(feature = "fpga")]
+    #[command(hide = true)]
+    FpgaProfile(FpgaProfile),
 }
 
 #[cfg(feature = "fpga")]
@@ -132,6 +136,24 @@ pub(crate) struct Inspect {
     /// The engine that reads it
     #[arg(long, env = "MOORLINE_ENGINE", default_value = "auto")]
     pub(crate) engine: EngineChoice,
+}
+
+#[cfg(feature = "fpga")]
+#[derive(Debug, Args)]
+pub(crate) struct FpgaProfile {
+    /// The ONNX file
+    pub(crate) model: PathBuf,
+    /// The engine of the parts on the CPU
+    #[arg(long, env = "MOORLINE_ENGINE", default_value = "auto")]
+    pub(crate) engine: EngineChoice,
+    /// Requests that are measured
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) runs: u32,
+    /// The file for the events of all requests
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) fpga: FpgaOptions,
 }
 
 #[derive(Debug, Args)]

@@ -18,6 +18,8 @@ mod node_cases;
 #[cfg(test)]
 mod onnx;
 #[cfg(test)]
+mod profile;
+#[cfg(test)]
 mod quantized;
 #[cfg(test)]
 mod refusals;

@@ -1,4 +1,4 @@
-//! `moorline fpga`: what a bitstream makes of a model, before anything is deployed.
+//! `moorline fpga`: what a bitstream and a device make of a model, before anything is deployed.
 
 use std::path::PathBuf;
 
@@ -10,6 +10,7 @@ use moorline_fpga::{
 };
 use serde_json::{Value, json};
 
+use super::fpga_profile;
 use crate::{
     output::{self, Columns, Printing},
     session::Session,
@@ -46,6 +47,13 @@ pub(crate) enum Verb {
     /// Make a model of 8-bit integers of a model of floats, with samples of what it will be asked
     #[command(after_help = super::quantize::EXAMPLES)]
     Quantize(super::quantize::Request),
+    /// Run an ONNX model on a device of this machine, and show what each kernel takes and how much the device could do
+    #[command(after_help = "Examples:\n  \
+        moorline fpga profile resnet.onnx --bitstream pocl.fbit --trusted-key key.pub.pem\n  \
+        moorline fpga profile resnet.onnx --bitstream pocl.fbit --trusted-key key.pub.pem --nodes\n  \
+        moorline fpga profile resnet.onnx --bitstream pocl.fbit --trusted-key key.pub.pem --trace trace.json -o none\n\n\
+        Kernels are timed by the device's clock. Figures of an emulated device say nothing of an FPGA.")]
+    Profile(fpga_profile::Request),
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +97,7 @@ pub(crate) fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Plan(request) => plan(request),
         Verb::Quantize(request) => super::quantize::run(session, request),
+        Verb::Profile(request) => fpga_profile::run(session, request),
     }
 }
 

@@ -1,0 +1,3 @@
+//! The subcommands, one in each file.
+
+pub(crate) mod hub;

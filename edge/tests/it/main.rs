@@ -1,0 +1,18 @@
+//! The hub against real clients: Azure's own, mosquitto's, and ones that break the rules.
+
+#[cfg(test)]
+mod azure;
+#[cfg(test)]
+mod bounds;
+#[cfg(test)]
+mod certificates;
+#[cfg(test)]
+mod kills;
+#[cfg(test)]
+mod place;
+#[cfg(test)]
+mod plain;
+#[cfg(test)]
+mod sessions;
+#[cfg(test)]
+mod workload;
