@@ -67,6 +67,8 @@ mod open_inference;
 #[cfg(test)]
 mod platforms;
 #[cfg(test)]
+mod quantize;
+#[cfg(test)]
 mod rollout;
 #[cfg(test)]
 mod scaling;

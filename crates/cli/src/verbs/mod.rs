@@ -13,6 +13,7 @@ pub(crate) mod kubernetes;
 pub(crate) mod model;
 pub(crate) mod online_deployment;
 pub(crate) mod online_endpoint;
+pub(crate) mod quantize;
 mod rollout;
 pub(crate) mod secret;
 pub(crate) mod token;
