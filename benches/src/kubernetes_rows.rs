@@ -230,6 +230,7 @@ fn placement(number: usize) -> Placement {
             request_settings: RequestSettings::default(),
             engine: EngineSettings::default(),
             batching: None,
+            image: None,
         },
         source: Source::Image { reference: format!("registry.example.org/iris@{}", Digest::of(b"an image")) },
         replicas: 0,
@@ -246,6 +247,7 @@ fn placement(number: usize) -> Placement {
         readiness: Probe::default(),
         variables: [("TOKEN".to_owned(), secret)].into(),
         own_server: None,
+        machine_devices: None,
     }
 }
 

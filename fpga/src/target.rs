@@ -10,8 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use moorline_core::{
-    DeploymentId, Desired, Digest, ErrorClass, LogOptions, LogStream, Manifest, ModelType, Name, Observation,
-    Placement, Target, TargetError, TargetKind, Variable,
+    DeploymentId, Desired, Digest, ErrorClass, LogOptions, LogStream, MachineDevices, Manifest, ModelType,
+    Name, Observation, Placement, Target, TargetError, TargetKind, Variable,
 };
 
 use crate::device::DeviceFilter;
@@ -19,17 +19,26 @@ use crate::device::DeviceFilter;
 /// What a compute says of its devices, and where things are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FpgaConfig {
-    /// The file of the bitstream.
+    /// The file of the bitstream, where the scorer finds it.
     pub bitstream: PathBuf,
-    /// Files with public keys, one of which must have signed it.
-    pub trusted_keys: Vec<PathBuf>,
+    /// Public keys (PEM), one of which must have signed it.
+    pub trusted_keys: Vec<String>,
+    /// The contract of the results, where one is asked for.
+    pub numerics: Option<String>,
+    /// The least share of answers in which a quantized model agrees with its original.
+    pub min_agreement: Option<f64>,
     pub device: DeviceFilter,
     /// The least share of a model's operations that must run on the device, from 0 to 1.
     pub min_coverage: f64,
     /// Whether an emulated device may build the kernels from source.
     pub rebuild: bool,
-    /// Where devices are leased: the same folder for everything on a machine.
-    pub leases: PathBuf,
+    /// Where devices are leased: the same folder for everything on a machine; where there is none, whoever starts the
+    /// scorers sees to it that no two have one device.
+    pub leases: Option<PathBuf>,
+    /// What a container is given of its machine.
+    pub machine_devices: Option<MachineDevices>,
+    /// What a cluster's pods ask for.
+    pub extended_resources: BTreeMap<String, u32>,
     /// Variables that OpenCL's loader and the drivers look at, beside what a deployment says.
     pub drivers: BTreeMap<String, String>,
 }
@@ -64,23 +73,25 @@ impl FpgaTarget {
     }
 
     /// The placement as the target below gets it: the same, and what a scorer has to be told.
-    fn with_device(&self, placement: &Placement) -> Placement {
-        let FpgaConfig { bitstream, trusted_keys, device, min_coverage, rebuild, leases, drivers } =
-            &self.config;
-        let keys: Vec<String> = trusted_keys.iter().map(|key| key.display().to_string()).collect();
+    pub fn with_device(&self, placement: &Placement) -> Placement {
+        let config = &self.config;
         let mut told = vec![
-            ("BITSTREAM", bitstream.display().to_string()),
-            ("TRUSTED_KEYS", keys.join(",")),
-            ("MIN_COVERAGE", min_coverage.to_string()),
-            ("REBUILD", rebuild.to_string()),
-            ("LEASES", leases.display().to_string()),
+            ("BITSTREAM", config.bitstream.display().to_string()),
+            ("TRUSTED_KEYS", config.trusted_keys.join(",")),
+            ("MIN_COVERAGE", config.min_coverage.to_string()),
+            ("REBUILD", config.rebuild.to_string()),
         ];
-        let filter = pairs(device);
+        told.extend(config.leases.iter().map(|folder| ("LEASES", folder.display().to_string())));
+        told.extend(config.numerics.iter().map(|numerics| ("NUMERICS", numerics.clone())));
+        told.extend(config.min_agreement.iter().map(|least| ("MIN_AGREEMENT", least.to_string())));
+        let filter = pairs(&config.device);
         if !filter.is_empty() {
             told.push(("DEVICE", filter));
         }
         let mut placement = placement.clone();
-        for (name, value) in drivers {
+        placement.machine_devices.clone_from(&config.machine_devices);
+        placement.scheduling.devices.extend(config.extended_resources.clone());
+        for (name, value) in &config.drivers {
             placement.variables.entry(name.clone()).or_insert_with(|| Variable::Plain(value.clone()));
         }
         for (name, value) in told {

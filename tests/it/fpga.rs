@@ -4,7 +4,7 @@
 use std::{path::PathBuf, process::Command};
 
 use moorline_tests::{
-    Request, Workspace,
+    ReleaseDir, Request, Scorer, Workspace,
     documents::{endpoint, onnx_deployment},
     onnx::{Attribute, ModelWriter, OnnxType, element},
 };
@@ -26,7 +26,7 @@ fn up() -> Option<(Workspace, PathBuf, String)> {
 }
 
 /// Two convolutions, large enough that a device is worth its transfer.
-fn model() -> Vec<u8> {
+pub(crate) fn model() -> Vec<u8> {
     let sides = [Some(1), Some(CHANNELS as u64), Some(SIDE as u64), Some(SIDE as u64)];
     let image = OnnxType::Tensor(element::FLOAT, sides.to_vec());
     let weights = |seed: usize| -> Vec<f32> {
@@ -45,14 +45,14 @@ fn model() -> Vec<u8> {
         .write()
 }
 
-fn compute(workspace: &Workspace, name: &str, key: &str, more: &str) {
+pub(crate) fn compute(workspace: &Workspace, name: &str, key: &str, more: &str) {
     let document =
         format!("name: {name}\ntype: fpga\nbitstream: azureml:conv16\ntrusted_keys: [{key}]\n{more}");
     workspace.write("compute.yml", document);
     workspace.moorline(&["compute", "create", "-f", "compute.yml"]).ok();
 }
 
-fn deploy(workspace: &Workspace, endpoint_name: &str, compute: &str) -> moorline_tests::Said {
+pub(crate) fn deploy(workspace: &Workspace, endpoint_name: &str, compute: &str) -> moorline_tests::Said {
     workspace.write("endpoint.yml", endpoint(endpoint_name));
     workspace.write("blue.yml", onnx_deployment("blue", endpoint_name, "model.onnx"));
     workspace.moorline(&["online-endpoint", "create", "-f", "endpoint.yml"]).ok();
@@ -67,7 +67,7 @@ fn deploy(workspace: &Workspace, endpoint_name: &str, compute: &str) -> moorline
     ])
 }
 
-fn features(workspace: &Workspace, endpoint: &str) -> Vec<f64> {
+pub(crate) fn features(workspace: &Workspace, endpoint: &str) -> Vec<f64> {
     let pixel = |i: usize| ((i * 7919) % 257) as f64 / 257.0;
     let rows =
         |c: usize, y: usize| -> Vec<f64> { (0..SIDE).map(|x| pixel((c * SIDE + y) * SIDE + x)).collect() };
@@ -166,4 +166,88 @@ fn what_a_device_cannot_run_is_refused_with_its_reason() {
     assert_eq!(workspace.json(&["bitstream", "list"])[0]["name"], "conv16");
     let shown = workspace.call(&Request::get("/api/v1/workspaces/default/bitstreams/conv16/versions/1"));
     assert_eq!(shown.value()["files"].as_array().map(Vec::len), Some(1));
+}
+
+/// One metric of a device, by its own labels.
+fn of_device(scorer: &Scorer, name: &str, label: &str) -> f64 {
+    let own = r#"deployment="tested",device_class="emulation",endpoint="tested""#;
+    let mut labels: Vec<&str> =
+        own.split(',').chain(label.split(',').filter(|label| !label.is_empty())).collect();
+    labels.sort_unstable();
+    scorer.metric(&format!("moorline_fpga_{name}{{{}}}", labels.join(",")))
+}
+
+#[test]
+fn a_scorer_counts_what_its_device_does_and_outlives_its_worker() {
+    let workspace = Workspace::down();
+    if pocl(&workspace).is_none() {
+        return;
+    }
+    let (bitstream, key) = built(&workspace);
+    let leases = workspace.work().join("leases");
+    let options =
+        [("--fpga-bitstream", &bitstream), ("--fpga-trusted-keys", &key), ("--fpga-leases", &leases)];
+    let scorer = ReleaseDir::of_model(&model()).serve().arg("--engine").arg("tract");
+    let scorer =
+        options.into_iter().fold(scorer, |scorer, (flag, value)| scorer.arg(flag).arg(value)).start();
+    let bytes = (CHANNELS * SIDE * SIDE * 4) as f64;
+    let image = vec![0.5; CHANNELS * SIDE * SIDE];
+    let input =
+        json!({"name": "image", "datatype": "FP32", "shape": [1, CHANNELS, SIDE, SIDE], "data": image});
+    let score = || {
+        let reply = scorer.post("/v2/models/tested/infer", &json!({"inputs": [input]}));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.value()["outputs"][0]["data"].clone()
+    };
+    let sent = of_device(&scorer, "transfer_bytes_total", r#"direction="to_device""#);
+    let first = score();
+    let more = of_device(&scorer, "transfer_bytes_total", r#"direction="to_device""#);
+    assert_eq!(more - sent, bytes);
+    assert!(of_device(&scorer, "transfer_bytes_total", r#"direction="from_device""#) >= bytes);
+    assert!(of_device(&scorer, "device_busy_ratio", "") > 0.0);
+    let coverage = of_device(&scorer, "coverage_ratio", r#"model="model.onnx""#);
+    assert!(coverage > 0.95 && coverage <= 1.0, "{coverage}");
+    for _ in 0..16 {
+        score();
+    }
+    let launched = r#"kernel="conv_l16_s1_p14_o1""#;
+    let launched = ["p14_o1", "p14_o2", "p7_o2", "p7_o4"]
+        .map(|tile| of_device(&scorer, "kernel_seconds_count", &launched.replace("p14_o1", tile)));
+    assert!(launched.iter().sum::<f64>() >= 2.0, "two convolutions of at least one request: {launched:?}");
+
+    // The worker is the scorer's only child.
+    let pids = Command::new("pgrep").args(["-P", &scorer.pid().to_string()]).output().unwrap();
+    let worker = String::from_utf8(pids.stdout).unwrap();
+    assert!(Command::new("kill").args(["-9", worker.trim()]).status().unwrap().success(), "{worker}");
+    assert_eq!(score(), first, "a request is run again with a new worker");
+    assert_eq!(of_device(&scorer, "worker_restarts_total", r#"reason="died""#), 1.0);
+}
+
+#[test]
+fn a_profile_says_where_the_time_goes() {
+    let workspace = Workspace::down();
+    if pocl(&workspace).is_none() {
+        return;
+    }
+    let (_, key) = built(&workspace);
+    workspace.write("model.onnx", model());
+    let key = key.to_str().unwrap();
+    let profile =
+        ["fpga", "profile", "model.onnx", "--bitstream", "pocl.fbit", "--trusted-key", key, "-n", "2"];
+    let told = workspace.json(&[&profile[..], &["--trace", "trace.json"]].concat());
+    assert_eq!((&told["device_class"], &told["runs"]), (&"emulation".into(), &2.into()));
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{told:#}"));
+    assert!(number(&told["milliseconds"]) >= number(&told["kernels_milliseconds"]));
+    let kernels = told["kernels"].as_array().unwrap();
+    assert!(number(&kernels[0]["gflops"]) > 0.0 && kernels[0]["of_gflops"].is_number(), "{told:#}");
+    let trace: Value =
+        serde_json::from_slice(&fs_err::read(workspace.work().join("trace.json")).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    assert!(events.iter().any(|event| event["name"] == kernels[0]["kernel"]), "{events:?}");
+
+    let table = workspace.moorline(&[&profile[..], &["-o", "table", "--nodes"]].concat()).ok().stdout;
+    assert!(table.contains("emulation") && table.contains('%') && table.contains("of ceiling"), "{table}");
+    let refused = workspace.moorline(&[&profile[..], &["--device", "class=hardware"]].concat());
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("there is no device for class hardware"), "{}", refused.stderr);
 }

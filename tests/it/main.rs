@@ -37,9 +37,13 @@ mod endpoints;
 #[cfg(test)]
 mod fpga;
 #[cfg(test)]
+mod fpga_places;
+#[cfg(test)]
 mod host_faults;
 #[cfg(test)]
 mod hosts;
+#[cfg(test)]
+mod image_inputs;
 #[cfg(test)]
 mod images;
 #[cfg(test)]

@@ -28,6 +28,9 @@ pub struct Build {
     /// The board for `aoc`, or the platform for `vitis`, by its name there.
     #[arg(long)]
     board: Option<String>,
+    /// For `aoc`: with the kernels that channels join.
+    #[arg(long)]
+    channels: bool,
 }
 
 /// A family of devices.
@@ -47,6 +50,9 @@ pub fn run(workspace: &Workspace, verb: &Fpga) -> Result<()> {
     let Fpga::Build(build) = verb;
     if build.board.is_none() && matches!(build.platform, Platform::Aoc | Platform::Vitis) {
         bail!("name the board with `--board`: its compiler wants it");
+    }
+    if build.channels && !matches!(build.platform, Platform::Aoc) {
+        bail!("`--channels` is for `--platform aoc`: only Intel's compiler has them");
     }
     let folder = workspace.target().join("fpga");
     let out = build.out.clone().unwrap_or_else(|| folder.clone());
@@ -68,7 +74,11 @@ pub fn run(workspace: &Workspace, verb: &Fpga) -> Result<()> {
             };
             let board = build.board.as_deref().unwrap_or_default();
             let mut command = workspace.command(&program);
-            let commands = shell::output(command.args(["vendor", tool, board]).arg(&out))?;
+            command.args(["vendor", tool, board]).arg(&out);
+            if build.channels {
+                command.arg("CHANNELS");
+            }
+            let commands = shell::output(&mut command)?;
             compile(workspace, tool, &commands)?;
             shell::say(&format!("`{}` is made; put it into a bitstream:", out.join(image).display()));
             shell::print(&format!(

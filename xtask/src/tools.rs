@@ -43,6 +43,8 @@ pub enum Tool {
     Postgres,
     /// OpenCL on the CPU, in place of an FPGA.
     Pocl,
+    /// Python environment: Intel's emulator for FPGAs, which is proprietary and may be missing.
+    IntelEmulator,
     /// `libonnxruntime`, taken from the wheel in `tools` and put beside the binaries.
     OnnxRuntime,
     /// A Docker Engine, a registry, and the tools that images are checked with.
@@ -58,7 +60,11 @@ pub enum Tool {
 }
 
 impl Tool {
+<<<<<<< HEAD
     pub const FOR_TESTS: [Self; 13] = [
+=======
+    pub const FOR_TESTS: [Self; 12] = [
+>>>>>>> main
         Self::Oracle,
         Self::Tools,
         Self::Mlflow,
@@ -68,6 +74,7 @@ impl Tool {
         Self::Mosquitto,
         Self::Postgres,
         Self::Pocl,
+        Self::IntelEmulator,
         Self::OnnxRuntime,
         Self::Containers,
         Self::BaseImage,
@@ -97,6 +104,7 @@ pub fn install(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
             Tool::Mosquitto => mosquitto()?,
             Tool::Postgres => postgres()?,
             Tool::Pocl => pocl()?,
+            Tool::IntelEmulator => intel_emulator(workspace),
             Tool::OnnxRuntime => onnx_runtime(workspace)?,
             Tool::Containers => containers::install()?,
             Tool::BaseImage => containers::base_image(workspace)?,
@@ -225,6 +233,15 @@ fn pocl() -> Result<()> {
         return Ok(());
     }
     apt(&["pocl-opencl-icd", "ocl-icd-libopencl1"])
+}
+
+/// What kernels joined by channels are compared on. It is Intel's, comes from no distribution, and nothing else wants it.
+fn intel_emulator(workspace: &Workspace) {
+    let list = [Requirements::all("intel-emulator.txt")];
+    if let Err(error) = python::install(workspace, "intel-emulator", &list) {
+        // Not a failure: the one test that wants it says that it is skipped.
+        shell::say(&format!("no emulator of Intel's, so channels are not tested: {error:#}"));
+    }
 }
 
 /// Whether the distribution's packages can be installed by us.

@@ -55,7 +55,7 @@ fn run(session: &Session, command: Command) -> anyhow::Result<()> {
             Command::Model(verb) => verbs::model::run(session, verb).await,
             Command::Environment(verb) => verbs::environment::run(session, verb).await,
             Command::Bitstream(verb) => verbs::bitstream::run(session, verb).await,
-            Command::Fpga(verb) => verbs::fpga::run(verb),
+            Command::Fpga(verb) => verbs::fpga::run(session, verb),
             Command::Device(verb) => verbs::device::run(session, verb),
             Command::DeviceWorker => Ok(moorline_fpga::worker::main()?),
             Command::Compute(verb) => verbs::compute::run(session, verb).await,

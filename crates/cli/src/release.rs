@@ -179,6 +179,7 @@ fn build(create: Create, folder: &Path) -> anyhow::Result<Release> {
             max_delay_us: create.max_batch_delay_us,
             preferred_sizes: create.preferred_batch_sizes,
         }),
+        image: None,
     })
 }
 

@@ -44,6 +44,9 @@ pub struct Desired {
     /// The bitstream that runs the model, on a compute of that kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bitstream: Option<PinnedBitstream>,
+    /// The compute below one of FPGAs, which starts the scorers; this machine where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub below: Option<Below>,
     /// Where the model lies in an image that brings its own server, where it is not to be in the usual place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_mount_path: Option<String>,
@@ -58,12 +61,33 @@ pub struct Desired {
     pub readiness: Probe,
 }
 
+impl Desired {
+    /// The compute that starts its scorers, and its kind.
+    pub fn runs_on(&self) -> (Name, TargetKind) {
+        match (&self.below, self.target) {
+            (Some(below), _) => (below.compute.clone(), below.target),
+            (None, TargetKind::Fpga) => ("local".parse().expect("it is a name"), TargetKind::Local),
+            (None, target) => (self.compute.clone(), target),
+        }
+    }
+}
+
+/// A compute that another one stands on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Below {
+    pub compute: Name,
+    pub target: TargetKind,
+}
+
 /// A version of a bitstream, and its file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedBitstream {
     pub name: Name,
     pub version: String,
     pub sha256: Digest,
+    /// The contract that the deployment asks for, of those that the bitstream keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numerics: Option<String>,
 }
 
 /// The kinds of places that can run deployments.
@@ -240,6 +264,23 @@ pub struct Placement {
     pub variables: BTreeMap<String, Variable>,
     /// The routes of an image that brings its own server; `None` where a scorer serves.
     pub own_server: Option<InferenceConfig>,
+    /// Devices of the machine that a container is given.
+    pub machine_devices: Option<MachineDevices>,
+}
+
+/// Devices of the machine itself, passed through to a container. Whatever uses them leases them in one folder that all
+/// containers of that machine share: [`MachineDevices::LEASES`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineDevices {
+    /// Paths below `/dev`, the same inside.
+    pub nodes: Vec<String>,
+    /// Numbers of the groups that may open them.
+    pub groups: Vec<u32>,
+}
+
+impl MachineDevices {
+    /// The folder of leases, in the container.
+    pub const LEASES: &str = "/var/lib/moorline/devices";
 }
 
 impl Placement {
@@ -262,7 +303,11 @@ impl Placement {
             Source::Image { reference } => Some(reference.clone()),
         };
         let parts = (self.release.digest(), source, self.resources, &self.scheduling, variables);
-        Digest::of(&serde_json::to_vec(&parts).expect("a revision has only string keys"))
+        let text = match &self.machine_devices {
+            None => serde_json::to_vec(&parts),
+            Some(devices) => serde_json::to_vec(&(parts, devices)),
+        };
+        Digest::of(&text.expect("a revision has only string keys"))
     }
 }
 

@@ -12,6 +12,7 @@ mod digest;
 mod engine;
 mod environment;
 mod error;
+mod image;
 mod release;
 mod script;
 mod secret;
@@ -23,13 +24,15 @@ pub use backoff::Backoff;
 pub use batch::{BatchError, split, stack};
 pub use batcher::{Batcher, Item, Take};
 pub use deployment::{
-    DeploymentId, Desired, Failure, Observation, Phase, PinnedBitstream, Placement, Probe, Replica,
-    ReplicaAddress, ReplicaState, Resources, Scale, Scheduling, Source, TargetKind, Toleration, Variable,
+    Below, DeploymentId, Desired, Failure, MachineDevices, Observation, Phase, PinnedBitstream, Placement,
+    Probe, Replica, ReplicaAddress, ReplicaState, Resources, Scale, Scheduling, Source, TargetKind,
+    Toleration, Variable,
 };
 pub use digest::{Digest, DigestError};
 pub use engine::{Engine, EngineError, LoadedModel, ModelFiles, Session};
 pub use environment::{BuildContext, Environment, InferenceConfig, Route};
 pub use error::ErrorClass;
+pub use image::{ColorOrder, ImageInput, ImageLayout, Resize};
 pub use release::{
     BatchSettings, EngineName, EngineSettings, FileEntry, ModelType, Name, NameError, Release, ReleaseCode,
     ReleaseEnvironment, ReleaseError, ReleaseModel, RequestSettings,

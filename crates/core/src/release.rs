@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, num::NonZeroUsize, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::digest::Digest;
+use crate::{digest::Digest, image::ImageInput};
 
 /// A name of an asset: 1 to 255 of letters, digits, `-`, `_` and `.`, beginning with a letter, a digit or `_`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -181,7 +181,7 @@ pub struct BatchSettings {
 }
 
 /// What one scorer serves. Its identity is the digest of its JSON.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
     /// The version of this format: [`Release::FORMAT`].
@@ -201,6 +201,9 @@ pub struct Release {
     pub engine: EngineSettings,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batching: Option<BatchSettings>,
+    /// Images are an input of the model, and become one as it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageInput>,
 }
 
 /// Why a `release.json` is refused.

@@ -14,50 +14,19 @@ pub(crate) fn engine(
     release: &Name,
     host: Arc<dyn Engine>,
     environment: &Environment,
+    metrics: &moorline_serve::Metrics,
 ) -> anyhow::Result<Arc<dyn Engine>> {
-    use anyhow::{Context, ensure};
-    use moorline_fpga::{
-        bitstream::{Bitstream, PublicKey},
-        engine::OpenClEngine,
-        lease::{Leases, Quarantine},
-        plan::PlanOptions,
-        worker::{Executor, ExecutorSettings, Launcher, Limits},
-    };
+    use moorline_fpga::{engine::OpenClEngine, metrics::Metrics, plan::PlanOptions};
 
     let options = &settings.fpga;
-    ensure!(
+    anyhow::ensure!(
         (0.0..=1.0).contains(&options.min_coverage),
         "--fpga-min-coverage is {}, and a share is between 0 and 1",
         options.min_coverage
     );
-    let key = |file: &std::path::PathBuf| -> anyhow::Result<PublicKey> {
-        let pem = fs_err::read_to_string(file)?;
-        PublicKey::from_pem(&pem).with_context(|| format!("`{}` holds no public key", file.display()))
-    };
-    let trusted = options.trusted_keys.iter().map(key).collect::<Result<Vec<_>, _>>()?;
-    let file = fs_err::File::open(bitstream)?;
-    let opened = Bitstream::open(std::io::BufReader::new(file), &trusted, jiff::Timestamp::now());
-    let opened = opened.with_context(|| format!("the bitstream `{}` cannot be used", bitstream.display()))?;
-    let scratch = std::env::temp_dir();
-    let leases = options.leases.clone().unwrap_or_else(|| scratch.join("moorline-fpga"));
-    fs_err::create_dir_all(&leases)?;
-    let executor = Executor::start(
-        ExecutorSettings {
-            launcher: Launcher {
-                program: std::env::current_exe().context("could not find this program's own file")?,
-                arguments: vec!["fpga-worker".into()],
-                environment: environment.clone().into_map(),
-                scratch,
-            },
-            limits: Limits::default(),
-            device: filter(&options.device)?,
-            rebuild: options.rebuild,
-            leases: Leases::new(leases),
-            quarantine: Quarantine::default(),
-            holder: release.to_string(),
-        },
-        Arc::new(opened),
-    )?;
+    let executor = executor(options, bitstream, release.to_string(), environment)?;
+    let (registry, labels) = metrics.registry();
+    let executor = executor.observed(Arc::new(Metrics::register(registry, &labels)?));
     let device = executor.device();
     tracing::info!(
         device = %device.id(),
@@ -68,6 +37,70 @@ pub(crate) fn engine(
     );
     let plan = PlanOptions { min_coverage: options.min_coverage, ..PlanOptions::default() };
     Ok(Arc::new(OpenClEngine::new(Arc::new(executor), host, plan)))
+}
+
+/// A device that the options admit, leased and with the bitstream in it.
+#[cfg(feature = "fpga")]
+pub(crate) fn executor(
+    options: &crate::settings::FpgaOptions,
+    bitstream: &Path,
+    holder: String,
+    environment: &Environment,
+) -> anyhow::Result<moorline_fpga::worker::Executor> {
+    use anyhow::Context;
+    use moorline_fpga::{
+        bitstream::{Bitstream, PublicKey},
+        lease::{Leases, Quarantine},
+        worker::{Executor, ExecutorSettings, Launcher, Limits},
+    };
+
+    let key = |text: &String| -> anyhow::Result<PublicKey> {
+        if text.trim_start().starts_with("-----BEGIN") {
+            return PublicKey::from_pem(text).context("a trusted key cannot be read");
+        }
+        let pem = fs_err::read_to_string(text)?;
+        PublicKey::from_pem(&pem).with_context(|| format!("`{text}` holds no public key"))
+    };
+    let trusted = options.trusted_keys.iter().map(key).collect::<Result<Vec<_>, _>>()?;
+    let file = fs_err::File::open(bitstream)?;
+    let opened = Bitstream::open(std::io::BufReader::new(file), &trusted, jiff::Timestamp::now());
+    let opened = opened.with_context(|| format!("the bitstream `{}` cannot be used", bitstream.display()))?;
+    let scratch = std::env::temp_dir();
+    let leases = options.leases.clone().unwrap_or_else(|| scratch.join("moorline-fpga"));
+    fs_err::create_dir_all(&leases)?;
+    let (program, mut arguments) = own_command().context("could not find this program's own file")?;
+    arguments.push("fpga-worker".into());
+    let executor = Executor::start(
+        ExecutorSettings {
+            launcher: Launcher { program, arguments, environment: environment.clone().into_map(), scratch },
+            limits: Limits::default(),
+            device: filter(&options.device)?,
+            rebuild: options.rebuild,
+            leases: Leases::new(leases),
+            quarantine: Quarantine::default(),
+            holder,
+        },
+        Arc::new(opened),
+    )?;
+    Ok(executor)
+}
+
+/// How this program was started: by its own file, or in an image by a loader, whose arguments it was.
+#[cfg(feature = "fpga")]
+fn own_command() -> std::io::Result<(std::path::PathBuf, Vec<std::ffi::OsString>)> {
+    use std::{ffi::OsString, os::unix::ffi::OsStringExt};
+
+    let program = std::env::current_exe()?;
+    let own = std::env::args_os().next().unwrap_or_default();
+    let whole = fs_err::read("/proc/self/cmdline")?;
+    let mut words = whole.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
+    // The kernel's list of words begins with the loader, and what the program sees with its own name.
+    let before: Vec<OsString> = words.by_ref().take_while(|word| *word != own).collect();
+    let mut arguments: Vec<OsString> = before.into_iter().skip(1).collect();
+    if !arguments.is_empty() {
+        arguments.push(own);
+    }
+    Ok((program, arguments))
 }
 
 /// Reads `key=value` pairs.
@@ -100,6 +133,7 @@ pub(crate) fn engine(
     _release: &Name,
     _host: Arc<dyn Engine>,
     _environment: &Environment,
+    _metrics: &moorline_serve::Metrics,
 ) -> anyhow::Result<Arc<dyn Engine>> {
     anyhow::bail!(
         "a bitstream is named, and this build of the scorer has no engine for FPGAs: take the one that loads libraries"

@@ -3,6 +3,8 @@
 mod engines;
 mod failure;
 mod fpga;
+#[cfg(feature = "fpga")]
+mod fpga_profile;
 mod inspect;
 mod log_file;
 mod logging;
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         (Some(Command::FpgaWorker), _) => {
             moorline_fpga::worker::main().map_err(|error| anyhow::Error::from(error).into())
         }
+        #[cfg(feature = "fpga")]
+        (Some(Command::FpgaProfile(profile)), _) => fpga_profile::run(&profile, &environment),
         (None, None) => unreachable!("clap requires --release without a subcommand"),
         (None, Some(dir)) => LoadedRelease::read(dir).map_err(Into::into).and_then(|release| {
             // The release's own variables, and the script's config.json, are settings too, of lower rank.

@@ -13,7 +13,9 @@ use anyhow::Context;
 use moorline_core::{BatchSettings, ErrorClass, ModelFiles};
 use moorline_engines::zero_inputs;
 use moorline_script::ScriptPool;
-use moorline_serve::{App, ServeConfig, ServedName, Server, TraceConfig, Tracing};
+use moorline_serve::{
+    App, ImagePreparation, ModelServing, ServeConfig, ServedName, Server, TraceConfig, Tracing,
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -187,7 +189,10 @@ fn load_onnx(app: &App, loading: Loading, path: PathBuf) -> anyhow::Result<()> {
     let engine =
         engines::choose(options.engine.or(own).unwrap_or(EngineChoice::Auto), &environment, Some(python))?;
     let engine = match &settings.fpga.bitstream {
-        Some(bitstream) => fpga::engine(&settings, bitstream, &release.release.name, engine, &environment)?,
+        Some(bitstream) => {
+            let name = &release.release.name;
+            fpga::engine(&settings, bitstream, name, engine, &environment, app.metrics())?
+        }
         None => engine,
     };
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -207,9 +212,17 @@ fn load_onnx(app: &App, loading: Loading, path: PathBuf) -> anyhow::Result<()> {
         sessions,
         threads,
     );
+    let declared = release.release.image.as_ref();
+    let images = declared.map(|image| ImagePreparation::new(image, model.signature())).transpose()?;
     let warm_up = zero_inputs(model.signature(), 1);
     let name = served_name(&release, &environment, format!("onnx_{}", engine.name()));
-    app.serve_model(name, model.as_ref(), sessions.get(), batching.as_ref(), warm_up.as_ref())?;
+    let how = ModelServing {
+        sessions: sessions.get(),
+        batching: batching.as_ref(),
+        warm_up: warm_up.as_ref(),
+        images,
+    };
+    app.serve_model(name, model.as_ref(), how)?;
     Ok(())
 }
 

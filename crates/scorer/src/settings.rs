@@ -97,6 +97,10 @@ pub(crate) enum Command {
     #[cfg(feature = "fpga")]
     #[command(hide = true)]
     FpgaWorker,
+    /// Say where the time of a model goes on a device: what `moorline fpga profile` starts
+    #[cfg(feature = "fpga")]
+    #[command(hide = true)]
+    FpgaProfile(FpgaProfile),
 }
 
 #[derive(Debug, Args)]
@@ -106,6 +110,24 @@ pub(crate) struct Inspect {
     /// The engine that reads it
     #[arg(long, env = "MOORLINE_ENGINE", default_value = "auto")]
     pub(crate) engine: EngineChoice,
+}
+
+#[cfg(feature = "fpga")]
+#[derive(Debug, Args)]
+pub(crate) struct FpgaProfile {
+    /// The ONNX file
+    pub(crate) model: PathBuf,
+    /// The engine of the parts on the CPU
+    #[arg(long, env = "MOORLINE_ENGINE", default_value = "auto")]
+    pub(crate) engine: EngineChoice,
+    /// Requests that are measured
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) runs: u32,
+    /// The file for the events of all requests
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) fpga: FpgaOptions,
 }
 
 #[derive(Debug, Args)]
@@ -209,10 +231,6 @@ pub(crate) struct EngineOptions {
 }
 
 #[derive(Debug, Args)]
-#[cfg_attr(
-    not(feature = "fpga"),
-    expect(dead_code, reason = "they are refused where there is no engine for them")
-)]
 #[command(next_help_heading = "FPGAs")]
 pub(crate) struct FpgaOptions {
     /// The bitstream that runs the model, as far as its kernels go; the engine runs the rest [default: none]
@@ -223,14 +241,14 @@ pub(crate) struct FpgaOptions {
         requires = "trusted_keys"
     )]
     pub(crate) bitstream: Option<PathBuf>,
-    /// Files with the public keys, one of which must have signed the bitstream
+    /// Public keys (PEM) or files with them, one of which must have signed the bitstream
     #[arg(
         long = "fpga-trusted-keys",
         env = "MOORLINE_FPGA_TRUSTED_KEYS",
-        value_name = "FILES",
+        value_name = "KEYS",
         value_delimiter = ','
     )]
-    pub(crate) trusted_keys: Vec<PathBuf>,
+    pub(crate) trusted_keys: Vec<String>,
     /// Which device is taken: `platform=…`, `name=…`, `index=N`, `class=hardware|emulation` [default: the first that fits]
     #[arg(long = "fpga-device", env = "MOORLINE_FPGA_DEVICE", value_name = "FILTER", value_delimiter = ',')]
     pub(crate) device: Vec<String>,

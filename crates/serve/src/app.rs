@@ -14,6 +14,7 @@ use crate::{
     admission::{Admission, BodyBudget},
     codec::{Limits, ModelIdentity},
     config::ServeConfig,
+    image::ImagePreparation,
     metrics::Metrics,
     problem::Problem,
     routes::Cors,
@@ -40,6 +41,8 @@ pub struct App {
 pub struct Served {
     pub(crate) name: ServedName,
     pub(crate) backend: Backend,
+    /// What is done to images, where they are an input.
+    pub(crate) images: Option<ImagePreparation>,
     /// Swagger documents by version.
     pub(crate) swagger: BTreeMap<String, String>,
 }
@@ -67,6 +70,18 @@ pub struct ServedName {
     pub service_path_prefix: String,
 }
 
+/// How a model is served.
+#[derive(Debug)]
+pub struct ModelServing<'a> {
+    /// Runs at the same time.
+    pub sessions: usize,
+    pub batching: Option<&'a BatchSettings>,
+    /// What each session runs once before the first request.
+    pub warm_up: Option<&'a Tensors>,
+    /// What is done to images, where they are an input.
+    pub images: Option<ImagePreparation>,
+}
+
 impl Served {
     /// How the model is called in the Open Inference Protocol.
     pub(crate) fn identity(&self) -> ModelIdentity<'_> {
@@ -88,16 +103,14 @@ impl App {
         }))
     }
 
-    /// Begins to serve a loaded model with `sessions` sessions, each of which runs `warm_up` once before the first
-    /// request. What was served before stays, should there be any.
+    /// Begins to serve a loaded model. What was served before stays, should there be any.
     pub fn serve_model(
         &self,
         name: ServedName,
         model: &dyn LoadedModel,
-        sessions: usize,
-        batching: Option<&BatchSettings>,
-        warm_up: Option<&Tensors>,
+        how: ModelServing<'_>,
     ) -> Result<(), EngineError> {
+        let ModelServing { sessions, batching, warm_up, images } = how;
         let mut ready = Vec::with_capacity(sessions);
         for _ in 0..sessions {
             ready.push(session(model, warm_up)?);
@@ -108,23 +121,24 @@ impl App {
             name: &name.service,
             version: &name.service_version,
             path_prefix: &name.service_path_prefix,
+            takes_images: images.is_some(),
         };
         let swagger = SwaggerVersion::ALL
             .into_iter()
             .map(|version| (version.as_str().to_owned(), document(version, service, sessions.signature())))
             .collect();
-        self.serve(name, Backend::Model(sessions), swagger);
+        self.serve(Served { name, backend: Backend::Model(sessions), images, swagger });
         Ok(())
     }
 
     /// Begins to serve a started script.
     pub fn serve_script(&self, name: ServedName, script: Arc<dyn Script>) {
         let swagger = script.info().swagger.clone();
-        self.serve(name, Backend::Script(script), swagger);
+        self.serve(Served { name, backend: Backend::Script(script), images: None, swagger });
     }
 
-    fn serve(&self, name: ServedName, backend: Backend, swagger: BTreeMap<String, String>) {
-        let _ = self.served.set(Served { name, backend, swagger });
+    fn serve(&self, served: Served) {
+        let _ = self.served.set(served);
     }
 
     pub fn metrics(&self) -> &Metrics {

@@ -8,6 +8,7 @@ mod app;
 pub mod codec;
 mod config;
 mod grpc;
+mod image;
 mod metrics;
 mod problem;
 mod routes;
@@ -16,8 +17,9 @@ mod sessions;
 pub mod swagger;
 mod trace;
 
-pub use app::{App, Served, ServedName};
+pub use app::{App, ModelServing, Served, ServedName};
 pub use config::ServeConfig;
+pub use image::{ImageInputError, ImagePreparation};
 pub use metrics::{Metrics, Protocol};
 pub use server::{BindError, Server};
 pub use trace::{TraceConfig, TraceError, Tracing};

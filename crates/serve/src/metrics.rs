@@ -1,7 +1,7 @@
 //! The scorer's metrics: names, help and buckets in one place, handles resolved once, so that recording a request is
 //! a few atomic additions. Labels come from closed sets only.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{collections::HashMap, sync::OnceLock, time::Duration};
 
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
@@ -158,6 +158,13 @@ impl Metrics {
         })
     }
 
+    /// Where parts of the process that are not known here register their own metrics, with these labels on each.
+    pub fn registry(&self) -> (&Registry, HashMap<String, String>) {
+        let [endpoint, deployment] = &self.labels;
+        let label = |name: &str, value: &String| (name.to_owned(), value.clone());
+        (&self.registry, HashMap::from([label("endpoint", endpoint), label("deployment", deployment)]))
+    }
+
     /// Records how long a request waited between admission and its run.
     pub fn record_wait(&self, waited: Duration) {
         self.queue_duration.observe(waited.as_secs_f64());
@@ -210,6 +217,18 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_register_is_shown_with_the_same_labels() {
+        let metrics = Metrics::new("iris", "blue").unwrap();
+        let (registry, labels) = metrics.registry();
+        let other =
+            IntCounter::with_opts(Opts::new("other_total", "Another one").const_labels(labels)).unwrap();
+        registry.register(Box::new(other.clone())).unwrap();
+        other.inc();
+        let text = metrics.render(0).unwrap();
+        assert!(text.contains(r#"other_total{deployment="blue",endpoint="iris"} 1"#), "{text}");
+    }
 
     #[test]
     fn names_and_labels_are_those_of_the_contract() {

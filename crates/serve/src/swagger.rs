@@ -10,6 +10,9 @@ use thiserror::Error;
 /// Examples of more elements than this are left out: nobody reads them.
 const MAX_EXAMPLE: usize = 64;
 
+/// The media types of images that a model can take in the place of tensors.
+const IMAGES: [&str; 2] = ["image/jpeg", "image/png"];
+
 /// A version of the description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SwaggerVersion {
@@ -60,6 +63,8 @@ pub struct Service<'a> {
     pub version: &'a str,
     /// What stands before `/score`, such as `/api`; empty for nothing.
     pub path_prefix: &'a str,
+    /// Whether a JPEG or a PNG stands for the inputs.
+    pub takes_images: bool,
 }
 
 /// The description as JSON text.
@@ -73,7 +78,7 @@ pub fn document(version: SwaggerVersion, service: Service<'_>, signature: &Signa
         "" => String::new(),
         prefix => format!("/{prefix}"),
     };
-    let paths = paths(version, &prefix);
+    let paths = paths(version, &prefix, service.takes_images);
     let schemas = schemas(version, signature);
     let document = match version {
         SwaggerVersion::Swagger2 => json!({
@@ -100,7 +105,7 @@ pub fn document(version: SwaggerVersion, service: Service<'_>, signature: &Signa
     document.to_string()
 }
 
-fn paths(version: SwaggerVersion, prefix: &str) -> Value {
+fn paths(version: SwaggerVersion, prefix: &str, takes_images: bool) -> Value {
     let mut score = json!({
         "operationId": "score",
         "description": "Runs the model.",
@@ -113,9 +118,18 @@ fn paths(version: SwaggerVersion, prefix: &str) -> Value {
     let input = reference(version, "ServiceInput");
     if version == SwaggerVersion::Swagger2 {
         score["parameters"] = json!([{ "name": "input", "in": "body", "required": true, "schema": input }]);
+        if takes_images {
+            score["consumes"] = json!(["application/json", IMAGES[0], IMAGES[1]]);
+        }
     } else {
         score["requestBody"] =
             json!({ "required": true, "content": { "application/json": { "schema": input } } });
+        if takes_images {
+            for kind in IMAGES {
+                let image = json!({ "schema": { "type": "string", "format": "binary" } });
+                score["requestBody"]["content"][kind] = image;
+            }
+        }
     }
     let mut health = json!({
         "operationId": "health",
@@ -262,7 +276,8 @@ fn example(specs: &[TensorSpec]) -> Option<Value> {
 mod tests {
     use super::*;
 
-    const SERVICE: Service<'_> = Service { name: "iris", version: "1.0", path_prefix: "" };
+    const SERVICE: Service<'_> =
+        Service { name: "iris", version: "1.0", path_prefix: "", takes_images: false };
 
     fn spec(name: &str, data_type: DataType, shape: Option<Vec<Dim>>, kind: ValueKind) -> TensorSpec {
         TensorSpec { name: name.into(), data_type, shape, kind, optional: false }

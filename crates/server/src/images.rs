@@ -48,6 +48,8 @@ pub(crate) struct Order<'a> {
     /// The repository that it is named by.
     pub(crate) name: String,
     pub(crate) base: Option<Base>,
+    /// The bitstream that goes into it.
+    pub(crate) bitstream: Option<&'a Path>,
     pub(crate) compression: Compression,
     /// Where it is pushed to.
     pub(crate) push: Option<Reference>,
@@ -124,6 +126,7 @@ impl ImageMaker {
             base,
             compression: order.compression,
             name: &order.name,
+            bitstream: order.bitstream,
             model_mount_path: desired.model_mount_path.as_deref(),
         };
         let image = match (self.images.build(request.clone(), progress).await, request.environment) {

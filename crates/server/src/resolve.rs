@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use futures_util::TryStreamExt;
 use moorline_core::{
-    DeploymentId, Desired, Environment, ErrorClass, FileEntry, ModelType, Name, PinnedBitstream, Release,
-    ReleaseCode, ReleaseEnvironment, ReleaseModel, Resources, Scheduling, TargetKind,
+    Below, DeploymentId, Desired, Environment, ErrorClass, FileEntry, ModelType, Name, PinnedBitstream,
+    Release, ReleaseCode, ReleaseEnvironment, ReleaseModel, Resources, Scheduling, TargetKind,
 };
 use moorline_spec::{
-    AssetRef, CodeConfiguration, CodeSource, Compute, Model, OnlineDeployment, Reference, Scope, VersionRef,
-    conda, from_json,
+    AssetRef, CodeConfiguration, CodeSource, Compute, Model, OnlineDeployment, Reference, RuntimeSettings,
+    Scope, VersionRef, conda, from_json,
 };
 use moorline_store::{Asset, AssetKind, RecordKind, Store};
 
@@ -68,6 +68,7 @@ pub(crate) async fn deployment(
     };
     runs(model.as_ref(), code.as_ref(), environment.as_ref(), &place, &document)?;
     mounts(&document, environment.as_ref())?;
+    images(&runtime, model.as_ref(), code.as_ref())?;
 
     let mut variables = document.environment_variables.clone();
     for value in variables.values() {
@@ -77,10 +78,13 @@ pub(crate) async fn deployment(
         variables.entry("WORKER_COUNT".to_owned()).or_insert_with(|| workers.to_string());
     }
 
-    let place =
-        sizes_of_cluster(targets, workspace, place, document.instance_type.as_deref(), &mut notes).await;
-    let bitstream = resolver.bitstream(runtime.bitstream.as_ref(), &place).await?;
-    let (resources, scheduling) = resources(&document, &place, &mut notes);
+    let bitstream = resolver.bitstream(&runtime, &place).await?;
+    let below = resolver.below(&place).await?;
+    let ground = below.clone().unwrap_or_else(|| place.clone());
+    let mut ground =
+        sizes_of_cluster(targets, workspace, ground, document.instance_type.as_deref(), &mut notes).await;
+    ground.instance_types.extend(place.instance_types);
+    let (resources, scheduling) = resources(&document, &ground, &mut notes);
     let release = Release {
         format: Release::FORMAT,
         name: model.as_ref().map_or_else(|| endpoint.clone(), |model| model.name.clone()),
@@ -95,6 +99,7 @@ pub(crate) async fn deployment(
         request_settings: document.request_settings.clone().unwrap_or_default(),
         engine: runtime.engine,
         batching: runtime.batching,
+        image: runtime.image,
     };
     // Read back as a scorer will, so that what it would refuse is refused here.
     Release::parse(&release.to_json())
@@ -111,6 +116,7 @@ pub(crate) async fn deployment(
         environment,
         context,
         bitstream,
+        below: below.map(|below| Below { compute: below.name, target: below.kind }),
         model_mount_path: document.model_mount_path.clone(),
         scale: document.scale(),
         resources,
@@ -215,13 +221,15 @@ impl Resolver<'_> {
     /// The deployment's own, else the compute's.
     async fn bitstream(
         &self,
-        own: Option<&Reference>,
+        runtime: &RuntimeSettings,
         compute: &Compute,
     ) -> Result<Option<PinnedBitstream>, ApiError> {
+        let own = runtime.bitstream.as_ref();
         if compute.kind != TargetKind::Fpga {
-            return match own {
-                Some(_) => Err(ApiError::invalid(format!(
-                    "the deployment names `moorline.fpga.bitstream`, and compute `{}` is of type {}",
+            let named = own.map(|_| "moorline.fpga.bitstream");
+            return match named.or(runtime.numerics.as_ref().map(|_| "moorline.fpga.numerics")) {
+                Some(property) => Err(ApiError::invalid(format!(
+                    "the deployment names `{property}`, and compute `{}` is of type {}",
                     compute.name,
                     compute.kind.as_str()
                 ))
@@ -242,7 +250,50 @@ impl Resolver<'_> {
                 format!("bitstream `{reference}` is not one file"),
             ));
         };
-        Ok(Some(PinnedBitstream { name: asset.name, version: asset.version, sha256: file.sha256 }))
+        Ok(Some(PinnedBitstream {
+            name: asset.name,
+            version: asset.version,
+            sha256: file.sha256,
+            numerics: runtime.numerics.clone(),
+        }))
+    }
+
+    /// The compute that one of FPGAs stands on.
+    async fn below(&self, compute: &Compute) -> Result<Option<Compute>, ApiError> {
+        if compute.kind != TargetKind::Fpga {
+            return Ok(None);
+        }
+        let devices = compute.fpga();
+        let below = match devices.compute.as_ref().and_then(|name| name.parse::<Name>().ok()) {
+            Some(name) if name.as_str() != LOCAL => self.known_compute(&name).await?,
+            _ => self.local().await?,
+        };
+        let kind = below.kind;
+        let refused = |what: &str, hint: &str| {
+            let (above, name, kind) = (&compute.name, &below.name, kind.as_str());
+            let message = format!("compute `{above}` {what}, and stands on compute `{name}` of type {kind}");
+            Err(ApiError::invalid(message).hint(hint))
+        };
+        match kind {
+            TargetKind::Local | TargetKind::Container | TargetKind::Kubernetes => {}
+            TargetKind::Fpga | TargetKind::Edge => {
+                return refused("is of type fpga", "it stands on one of type local, container or kubernetes");
+            }
+        }
+        let nodes = !devices.device_nodes.is_empty() || !devices.device_groups.is_empty();
+        if nodes && kind != TargetKind::Container {
+            return refused("has `device_nodes`", "containers are given those; leave them out elsewhere");
+        }
+        if !devices.extended_resources.is_empty() && kind != TargetKind::Kubernetes {
+            return refused(
+                "has `extended_resources`",
+                "pods of a cluster ask for those; leave them out elsewhere",
+            );
+        }
+        if devices.image.is_some() && kind == TargetKind::Local {
+            return refused("has an `image`", "the drivers of this machine are used; leave it out");
+        }
+        Ok(Some(below))
     }
 
     async fn asset(&self, kind: AssetKind, noun: &str, reference: &Reference) -> Result<Asset, ApiError> {
@@ -308,7 +359,13 @@ impl Resolver<'_> {
             None => self.compute_of_endpoint(endpoint).await?,
         };
         let name = asked.or(property).or(of_endpoint.as_ref());
-        let Some(name) = name.filter(|name| name.as_str() != LOCAL) else { return self.local().await };
+        match name.filter(|name| name.as_str() != LOCAL) {
+            Some(name) => self.known_compute(name).await,
+            None => self.local().await,
+        }
+    }
+
+    async fn known_compute(&self, name: &Name) -> Result<Compute, ApiError> {
         match self.store.record(self.workspace, RecordKind::Compute, name.as_str()).await {
             Ok(record) => compute(&record.name, &record.body),
             Err(error) if error.class() == ErrorClass::NotFound => Err(ApiError::not_found(format!(
@@ -415,6 +472,20 @@ fn mounts(document: &OnlineDeployment, environment: Option<&Environment>) -> Res
     }
     Err(ApiError::invalid(format!("`model_mount_path: {path}` is not the path of a folder in a container"))
         .hint("it is absolute and has no `..`, as in `/models`"))
+}
+
+/// Refuses to make tensors of images for what takes the request as it comes.
+fn images(
+    runtime: &RuntimeSettings,
+    model: Option<&ReleaseModel>,
+    code: Option<&ReleaseCode>,
+) -> Result<(), ApiError> {
+    let onnx = code.is_none() && model.is_some_and(|model| model.model_type == ModelType::Onnx);
+    if runtime.image.is_none() || onnx {
+        return Ok(());
+    }
+    Err(ApiError::invalid("`moorline.image.…` is for ONNX models without a scoring script")
+        .hint("a scoring script gets the image as it was sent, and decodes it itself"))
 }
 
 /// The compute with what its cluster says of an instance type that it does not name itself.

@@ -377,7 +377,7 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
     };
     let gateways = Gateways { images: images.clone(), program: config.program.clone(), waited_for };
     let clusters = Clusters::new(store.clone(), config.environment.clone(), id, on_change, gateways);
-    let fpgas = Fpgas::new(store.clone(), Arc::clone(&local), &config.home, &config.environment);
+    let fpgas = Fpgas::new(store.clone(), &config.home, &config.environment);
     let targets = Targets::new(local, hosts, clusters, fpgas, environments, images);
     let operations = Operations::open(store.clone()).await.map_err(|source| StartError::Store { source })?;
 

@@ -4,19 +4,19 @@
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use moorline_core::{
-    DeploymentId, Desired, Environment, ErrorClass, InferenceConfig, LogOptions, LogStream, Manifest,
+    DeploymentId, Desired, Digest, Environment, ErrorClass, InferenceConfig, LogOptions, LogStream, Manifest,
     ModelType, Name, Observation, Placement, ReleaseModel, Source, Target, TargetError, TargetKind, Variable,
 };
 use moorline_deploy::{
     Progress,
     environment::Environments,
-    image::Compression,
+    image::{Base, Compression},
     kubernetes::{Change, DeploymentReport, PublishedDeployment, PublishedEndpoint},
     local::LocalTarget,
 };
 use moorline_fpga::target::FpgaTarget;
 use moorline_gateway::{Auth, DeploymentRoute, EndpointRoute};
-use moorline_spec::InstanceType;
+use moorline_spec::{FpgaDevices, InstanceType};
 
 use crate::{
     clusters::{Clusters, Namespace},
@@ -44,7 +44,14 @@ enum Place {
     Local(Arc<LocalTarget>),
     Container(Arc<Host>),
     Kubernetes(Arc<Namespace>),
-    Fpga(Arc<FpgaTarget>),
+    Fpga(Box<Devices>),
+}
+
+/// Devices, and the compute that they are on.
+struct Devices {
+    target: Arc<FpgaTarget>,
+    settings: FpgaDevices,
+    below: Place,
 }
 
 /// How an image comes to where it runs.
@@ -61,7 +68,24 @@ impl Place {
             Self::Local(target) => &**target,
             Self::Container(host) => &*host.target,
             Self::Kubernetes(namespace) => &*namespace.target,
-            Self::Fpga(target) => &**target,
+            Self::Fpga(devices) => &*devices.target,
+        }
+    }
+
+    fn shared(&self) -> Arc<dyn Target> {
+        match self {
+            Self::Local(target) => Arc::clone(target) as _,
+            Self::Container(host) => Arc::clone(&host.target) as _,
+            Self::Kubernetes(namespace) => Arc::clone(&namespace.target) as _,
+            Self::Fpga(devices) => Arc::clone(&devices.target) as _,
+        }
+    }
+
+    /// What starts the scorers: the place itself, or the one below it.
+    fn ground(&self) -> &Self {
+        match self {
+            Self::Fpga(devices) => devices.below.ground(),
+            ground => ground,
         }
     }
 }
@@ -87,21 +111,29 @@ impl Targets {
     }
 
     async fn of(&self, desired: &Desired) -> Result<Place, TargetError> {
-        match desired.target {
+        let (compute, kind) = desired.runs_on();
+        let below = self.ground(&desired.id.workspace, &compute, kind).await?;
+        if desired.target != TargetKind::Fpga {
+            return Ok(below);
+        }
+        let target = self.fpgas.target(desired, below.shared()).await?;
+        let settings = self.fpgas.settings(desired).await?;
+        Ok(Place::Fpga(Box::new(Devices { target, settings, below })))
+    }
+
+    /// The place of a compute on which scorers are started.
+    async fn ground(&self, workspace: &Name, compute: &Name, kind: TargetKind) -> Result<Place, TargetError> {
+        match kind {
             TargetKind::Local => Ok(Place::Local(Arc::clone(&self.local))),
-            TargetKind::Container => {
-                Ok(Place::Container(self.hosts.host(&desired.id.workspace, &desired.compute).await?))
-            }
+            TargetKind::Container => Ok(Place::Container(self.hosts.host(workspace, compute).await?)),
             TargetKind::Kubernetes => {
-                let namespace = self.clusters.namespace(&desired.id.workspace, &desired.compute).await?;
-                Ok(Place::Kubernetes(namespace))
+                Ok(Place::Kubernetes(self.clusters.namespace(workspace, compute).await?))
             }
-            TargetKind::Fpga => Ok(Place::Fpga(self.fpgas.target(desired).await?)),
-            TargetKind::Edge => Err(TargetError::new(
+            TargetKind::Fpga | TargetKind::Edge => Err(TargetError::new(
                 ErrorClass::Unsupported,
                 format!(
                     "this build runs deployments on computes of type local, container, kubernetes and fpga, and not of type {}",
-                    desired.target.as_str()
+                    kind.as_str()
                 ),
             )),
         }
@@ -122,7 +154,7 @@ impl Targets {
         versions: &BTreeMap<String, u64>,
     ) -> Result<(Manifest, Option<Vec<Change>>), TargetError> {
         let place = self.of(desired).await?;
-        let source = match &place {
+        let source = match place.ground() {
             Place::Local(_) | Place::Fpga(_) => {
                 let python =
                     environment_of(desired).map(|environment| self.environments.python(&environment));
@@ -160,23 +192,31 @@ impl Targets {
             // What is printed must not be taken for the objects that hold the values: those have other names.
             variables: variables(&BTreeMap::new()),
             own_server: own_server(desired),
+            machine_devices: None,
         };
         let changes = match &place {
             Place::Kubernetes(namespace) => {
                 let placement = Placement { variables: variables(versions), ..placement.clone() };
                 Some(namespace.target.diff(&placement)?)
             }
-            Place::Local(_) | Place::Container(_) | Place::Fpga(_) => None,
+            Place::Fpga(devices) => match &devices.below {
+                Place::Kubernetes(namespace) => {
+                    let placement = Placement { variables: variables(versions), ..placement.clone() };
+                    Some(namespace.target.diff(&devices.target.with_device(&placement))?)
+                }
+                Place::Local(_) | Place::Container(_) | Place::Fpga(_) => None,
+            },
+            Place::Local(_) | Place::Container(_) => None,
         };
         Ok((place.target().render(&placement)?, changes))
     }
 
     /// What the making of the source is called in an operation.
     pub(crate) fn making(desired: &Desired) -> &'static str {
-        match desired.target {
+        match desired.runs_on().1 {
+            TargetKind::Local if desired.target == TargetKind::Fpga => "bitstream",
             TargetKind::Local => "environment",
-            TargetKind::Fpga => "bitstream",
-            TargetKind::Container | TargetKind::Kubernetes | TargetKind::Edge => "image",
+            TargetKind::Fpga | TargetKind::Container | TargetKind::Kubernetes | TargetKind::Edge => "image",
         }
     }
 
@@ -187,7 +227,12 @@ impl Targets {
         desired: &Desired,
         progress: &Progress,
     ) -> Result<Source, TargetError> {
-        match self.of(desired).await? {
+        let place = self.of(desired).await?;
+        let devices = match &place {
+            Place::Fpga(devices) => Some(&devices.settings),
+            Place::Local(_) | Place::Container(_) | Place::Kubernetes(_) => None,
+        };
+        match place.ground() {
             Place::Local(_) | Place::Fpga(_) => {
                 let python = match environment_of(desired) {
                     Some(environment) => Some(self.python(&environment, progress.clone()).await?),
@@ -205,7 +250,7 @@ impl Targets {
                     trusted_keys: &host.settings.trusted_keys,
                     builder: Builder::Of(host.target.engine()),
                 };
-                let reference = self.image(desired, &carriage, progress).await?;
+                let reference = self.image(desired, devices, &carriage, progress).await?;
                 host.target.supply(&reference, progress).await?;
                 Ok(Source::Image { reference })
             }
@@ -226,7 +271,7 @@ impl Targets {
                     trusted_keys: &settings.trusted_keys,
                     builder: Builder::Usual(&self.hosts),
                 };
-                let reference = self.image(desired, &carriage, progress).await?;
+                let reference = self.image(desired, devices, &carriage, progress).await?;
                 Ok(Source::Image { reference })
             }
         }
@@ -236,14 +281,22 @@ impl Targets {
     async fn image(
         &self,
         desired: &Desired,
+        devices: Option<&FpgaDevices>,
         carriage: &Carriage<'_>,
         progress: &Progress,
     ) -> Result<String, TargetError> {
         let name = name_of(desired);
+        let (mut base, mut bitstream, mut content) = (None, None, desired.release.digest());
+        if let Some(devices) = devices {
+            bitstream = Some(self.fpgas.file(desired).await?);
+            base = base_of_devices(desired, devices)?;
+            let pinned = desired.bitstream.as_ref().map(|bitstream| bitstream.sha256.hex());
+            content = Digest::of(format!("{} {}", content.hex(), pinned.unwrap_or_default()).as_bytes());
+        }
         let push = match carriage.registry {
             None => None,
             Some(registry) => {
-                let tag = &desired.release.digest().hex()[..16];
+                let tag = &content.hex()[..16];
                 let reference = format!("{registry}/{name}:{tag}").parse().map_err(|error| {
                     TargetError::caused(
                         ErrorClass::InvalidInput,
@@ -257,7 +310,8 @@ impl Targets {
         let order = Order {
             desired,
             name,
-            base: None,
+            base,
+            bitstream: bitstream.as_deref(),
             compression: Compression::default(),
             describe: push.is_some(),
             push,
@@ -294,7 +348,8 @@ impl Targets {
         for namespace in self.clusters.with_gateways(&route.workspace) {
             let compute = &namespace.compute;
             let own = active.iter().filter(|(_, desired)| {
-                desired.target == TargetKind::Kubernetes && same(&desired.compute, compute)
+                let (on, kind) = desired.runs_on();
+                kind == TargetKind::Kubernetes && same(&on, compute)
             });
             let deployments: BTreeMap<Name, PublishedDeployment> = own
                 .filter_map(|(name, desired)| {
@@ -357,11 +412,9 @@ impl Targets {
     /// Removes the deployment from the place where `desired` runs. Where its compute is not known any more, nothing
     /// can be left of it that this server could find.
     pub(crate) async fn remove(&self, desired: &Desired) -> Result<(), TargetError> {
-        if desired.target == TargetKind::Fpga {
-            // It is the local target's, whatever the compute says by now of bitstreams and keys.
-            return self.local.remove(&desired.id).await;
-        }
-        match self.of(desired).await {
+        // What has a device is that of the compute below, whatever its own says by now of bitstreams and keys.
+        let (compute, kind) = desired.runs_on();
+        match self.ground(&desired.id.workspace, &compute, kind).await {
             Ok(place) => place.target().remove(&desired.id).await,
             Err(error) if matches!(error.class, ErrorClass::NotFound | ErrorClass::Unsupported) => Ok(()),
             Err(error) => Err(error),
@@ -383,9 +436,7 @@ impl Targets {
             };
             known.iter().filter(on_it)
         };
-        // What has a device is the local target's too.
-        let local = on(TargetKind::Local).chain(on(TargetKind::Fpga));
-        let local: Vec<DeploymentId> = local.map(|(id, _)| id.clone()).collect();
+        let local: Vec<DeploymentId> = on(TargetKind::Local).map(|(id, _)| id.clone()).collect();
         let by_compute = |kind| -> Vec<(Name, DeploymentId)> {
             let named =
                 |(id, places): &(DeploymentId, Vec<(TargetKind, Name)>)| -> Vec<(Name, DeploymentId)> {
@@ -416,6 +467,17 @@ fn published(route: &DeploymentRoute, objects: String, port: u16) -> PublishedDe
         can_scale_from_zero: route.can_scale_from_zero,
         scoring_path: route.scoring_path.clone(),
     }
+}
+
+/// The base of an image for devices, where the deployment names none: that of the compute, with the device's driver.
+fn base_of_devices(desired: &Desired, devices: &FpgaDevices) -> Result<Option<Base>, TargetError> {
+    let named = desired.environment.as_ref().is_some_and(|environment| environment.image.is_some());
+    let Some(image) = devices.image.as_ref().filter(|_| !named) else { return Ok(None) };
+    let reference = image.parse().map_err(|error| {
+        let message = format!("`image` of compute `{}` names no image", desired.compute);
+        TargetError::caused(ErrorClass::InvalidInput, message, error)
+    })?;
+    Ok(Some(Base::Registry(reference)))
 }
 
 /// The image of a deployment; the digest of one that is not made yet is not known.

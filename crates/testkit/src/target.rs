@@ -61,6 +61,7 @@ impl TestRelease {
             request_settings: RequestSettings::default(),
             engine: EngineSettings::default(),
             batching: None,
+            image: None,
         };
         let folder = tempfile::tempdir().expect("a temporary folder");
         let models = folder.path().join(Release::MODEL_DIR);
@@ -96,6 +97,7 @@ impl TestRelease {
             readiness: probe(),
             variables: BTreeMap::new(),
             own_server: None,
+            machine_devices: None,
         }
     }
 }
@@ -238,6 +240,7 @@ async fn what_cannot_be_hosted_is_refused_early(
         environment: None,
         context: Vec::new(),
         bitstream: None,
+        below: None,
         model_mount_path: None,
         scale: Scale::Fixed { instances: 1 },
         resources: Resources::default(),

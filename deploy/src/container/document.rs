@@ -4,10 +4,12 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, PortBinding, ResourcesUlimits,
-    RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, DeviceMapping, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType,
+    PortBinding, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
-use moorline_core::{DeploymentId, Digest, ErrorClass, Placement, Source, TargetError, Variable};
+use moorline_core::{
+    DeploymentId, Digest, ErrorClass, MachineDevices, Placement, Source, TargetError, Variable,
+};
 
 use super::ContainerConfig;
 use crate::{checks, routes::Routes};
@@ -19,6 +21,10 @@ const PIDS: i64 = 4096;
 /// Open files of one process: below what machines allow their own programs, so that no Engine has to raise it.
 const OPEN_FILES: i64 = 16_384;
 const TMP: &str = "rw,nosuid,nodev,size=256m,mode=1777";
+/// An emulated device keeps its programs there, and loads them as libraries.
+const TMP_OF_DRIVERS: &str = "rw,nosuid,nodev,exec,size=256m,mode=1777";
+/// The volume of an Engine in which devices are leased, by all containers on it.
+const LEASES: &str = "moorline-devices";
 const LABEL: &str = "io.moorline.";
 
 /// Whose container it is, and which: its labels, by which a server that was started anew finds it again.
@@ -157,6 +163,7 @@ pub(super) fn create(
     let port = |port: &u16| format!("{port}/tcp");
     let binding = PortBinding { host_ip: Some(publish.to_string()), host_port: Some(String::new()) };
     let ports = ports(routes);
+    let devices = placement.machine_devices.as_ref();
     let memory = placement.resources.memory_bytes.and_then(|bytes| i64::try_from(bytes).ok());
     let limit = |name: &str, most: i64| ResourcesUlimits {
         name: Some(name.to_owned()),
@@ -182,7 +189,12 @@ pub(super) fn create(
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
         // A server of somebody else's may write where it was made to.
         readonly_rootfs: Some(routes.scorer),
-        tmpfs: Some([("/tmp".to_owned(), TMP.to_owned())].into()),
+        tmpfs: Some(
+            [("/tmp".to_owned(), if devices.is_some() { TMP_OF_DRIVERS } else { TMP }.to_owned())].into(),
+        ),
+        devices: devices.map(|devices| devices.nodes.iter().map(|path| device(path)).collect()),
+        group_add: devices.map(|devices| devices.groups.iter().map(u32::to_string).collect()),
+        mounts: devices.map(|_| vec![leases()]),
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".to_owned()),
             config: Some(
@@ -223,6 +235,24 @@ pub(super) fn create(
         stop_timeout: Some(config.stop_seconds()),
         host_config: Some(host_config),
         ..ContainerCreateBody::default()
+    }
+}
+
+/// A device of the machine: at the same path, to read and write, not to make nodes.
+fn device(path: &str) -> DeviceMapping {
+    DeviceMapping {
+        path_on_host: Some(path.to_owned()),
+        path_in_container: Some(path.to_owned()),
+        cgroup_permissions: Some("rw".to_owned()),
+    }
+}
+
+fn leases() -> Mount {
+    Mount {
+        target: Some(MachineDevices::LEASES.to_owned()),
+        source: Some(LEASES.to_owned()),
+        typ: Some(MountType::VOLUME),
+        ..Mount::default()
     }
 }
 

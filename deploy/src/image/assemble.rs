@@ -56,8 +56,11 @@ impl Images {
             let host = &self.0.host;
             progress.line(&format!("the engine `ort` is here for {host} alone, and so is the image"));
         }
-        let wanted: Vec<Platform> =
-            if own_server || ort { vec![self.0.host.clone()] } else { self.0.platforms().cloned().collect() };
+        let wanted: Vec<Platform> = if own_server || ort || request.bitstream.is_some() {
+            vec![self.0.host.clone()]
+        } else {
+            self.0.platforms().cloned().collect()
+        };
         let base = job.base(base, wanted).await?;
         let made = match &base.descriptor {
             // Nothing to add: it runs as it is.
@@ -132,12 +135,12 @@ impl Job<'_> {
         let compression = self.request.compression;
         let (descriptor, name) = match base {
             Base::Scorer => {
-                let release = self.request.release.clone();
+                let (release, devices) = (self.request.release.clone(), self.request.bitstream.is_some());
                 return self
                     .work(move |images| {
                         let mut made = Vec::new();
                         for platform in wanted {
-                            let tree = scorer::base(&images.0.scorer(&platform, &release)?);
+                            let tree = scorer::base(&images.0.scorer(&platform, &release, devices)?);
                             let layer = images.0.layers.of_tree(LayerKind::Base, &tree, compression)?;
                             made.push((platform, layer));
                         }
@@ -173,10 +176,13 @@ impl Job<'_> {
     /// The layers of an image in which a scorer serves.
     async fn with_scorer(&self, whole: &BaseImage, base: &BaseOfPlatform) -> Result<Addition, ImageError> {
         let (release, compression) = (self.request.release.clone(), self.request.compression);
-        let platform = base.platform.clone();
+        let (platform, bitstream) = (base.platform.clone(), self.request.bitstream.map(Path::to_owned));
         let (scorer, mut layers) = self
             .work(move |images| {
-                let scorer = images.0.scorer(&platform, &release)?;
+                let mut scorer = images.0.scorer(&platform, &release, bitstream.is_some())?;
+                if let Some(bitstream) = bitstream {
+                    scorer.layers.push((LayerKind::Bitstream, scorer::bitstream(&bitstream)?));
+                }
                 let mut layers = Vec::new();
                 for (kind, tree) in &scorer.layers {
                     layers.push((*kind, images.0.layers.of_tree(*kind, tree, compression)?));
@@ -466,10 +472,10 @@ impl super::Inner {
         trees.map(|(kind, tree)| Ok((kind, self.layers.of_tree(kind, &tree, compression)?))).collect()
     }
 
-    fn scorer(&self, platform: &Platform, release: &Release) -> Result<Scorer, ImageError> {
+    fn scorer(&self, platform: &Platform, release: &Release, devices: bool) -> Result<Scorer, ImageError> {
         match self.other(platform) {
             Some(program) => scorer::of_static(program),
-            None => scorer::of_host(&self.config, release),
+            None => scorer::of_host(&self.config, release, devices),
         }
     }
 }

@@ -37,6 +37,7 @@ pub use filesystem::{Entry, Filesystem, FilesystemError, Kind};
 pub use layout::{Hold, Layout, LayoutError, name_of};
 pub(crate) use layout::{LONGEST_DOCUMENT, digest_of};
 pub use python::{BasePython, BasePythonError};
+pub use scorer::BITSTREAM_PATH;
 pub use types::{
     Base, Compression, Image, ImageConfig, ImageDetails, ImageLayer, ImageRequest, LayerKind, Pruned,
     Uncompiled,

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use moorline_core::{EngineName, ErrorClass, ModelType, Release};
+use moorline_core::{EngineName, ErrorClass, MachineDevices, ModelType, Release};
 
 use super::{
     ImageConfig, ImageError, LayerKind,
@@ -19,6 +19,8 @@ pub(crate) const PROGRAM_PATH: &str = "/opt/moorline/bin/moorline-scorer";
 pub(crate) const GATEWAY_PATH: &str = "/opt/moorline/bin/moorline";
 pub(crate) const LIBRARIES: &str = "/opt/moorline/lib";
 pub(crate) const ONNXRUNTIME: &str = "/opt/moorline/lib/libonnxruntime.so";
+/// Where an image has the bitstream of its devices.
+pub const BITSTREAM_PATH: &str = "/opt/moorline/fpga/bitstream.fbit";
 pub(crate) const USER: &str = "65532:65532";
 
 /// What a scorer adds to an image.
@@ -46,11 +48,11 @@ fn wants_onnxruntime(config: &ImageConfig, release: &Release) -> Result<bool, Im
     }
 }
 
-/// The scorer for this machine's platform.
-pub(crate) fn of_host(config: &ImageConfig, release: &Release) -> Result<Scorer, ImageError> {
+/// The scorer for this machine's platform. For devices it has to load their drivers.
+pub(crate) fn of_host(config: &ImageConfig, release: &Release, devices: bool) -> Result<Scorer, ImageError> {
     match (wants_onnxruntime(config, release)?, &config.static_scorer) {
-        (false, Some(program)) => of_static(program),
-        (false, None) => dynamic(&config.scorer, None),
+        (false, Some(program)) if !devices => of_static(program),
+        (false, _) => dynamic(&config.scorer, None),
         (true, _) => dynamic(&config.scorer, config.onnxruntime.as_deref()),
     }
 }
@@ -151,6 +153,15 @@ pub(crate) fn base(scorer: &Scorer) -> Tree {
         tree.add(asked.trim_start_matches('/'), 0o777, Content::Link(loader.clone()));
     }
     tree
+}
+
+/// The bitstream, and the folder in which those who share the machine's devices lease them.
+pub(crate) fn bitstream(file: &Path) -> Result<Tree, ImageError> {
+    let mut tree = Tree::default();
+    add(&mut tree, BITSTREAM_PATH, PLAIN, file)?;
+    // A volume that is mounted there takes over that anybody may write to it.
+    tree.add(MachineDevices::LEASES.trim_start_matches('/'), 0o1777, Content::Folder);
+    Ok(tree)
 }
 
 fn program_tree(program: &Path, place: &str) -> Result<Tree, ImageError> {

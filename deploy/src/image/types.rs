@@ -71,6 +71,8 @@ pub struct ImageRequest<'a> {
     pub compression: Compression,
     /// The repository that the image is named by: `default/iris`.
     pub name: &'a str,
+    /// A bitstream for the devices that the scorer will find: it comes to [`BITSTREAM_PATH`](super::BITSTREAM_PATH).
+    pub bitstream: Option<&'a Path>,
     /// Where the model lies in an image that brings its own server, in the place of
     /// `/var/azureml-app/azureml-models`: Azure ML's `model_mount_path`.
     pub model_mount_path: Option<&'a str>,
@@ -84,6 +86,7 @@ pub enum LayerKind {
     Engine,
     Scorer,
     Gateway,
+    Bitstream,
     Environment,
     Model,
     Code,
@@ -99,6 +102,7 @@ impl LayerKind {
             Self::Engine => "engine",
             Self::Scorer => "scorer",
             Self::Gateway => "gateway",
+            Self::Bitstream => "bitstream",
             Self::Environment => "environment",
             Self::Model => "model",
             Self::Code => "code",

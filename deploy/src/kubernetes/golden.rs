@@ -82,6 +82,7 @@ fn placement() -> Placement {
             },
             engine: moorline_core::EngineSettings::default(),
             batching: None,
+            image: None,
         },
         source: Source::Image { reference: format!("registry.example.org/ml/iris@{}", Digest::of(b"image")) },
         replicas: 1,
@@ -92,6 +93,7 @@ fn placement() -> Placement {
         readiness: moorline_core::Probe::default(),
         variables: [("COLOUR".to_owned(), Variable::Plain("te$al".to_owned()))].into(),
         own_server: None,
+        machine_devices: None,
     }
 }
 

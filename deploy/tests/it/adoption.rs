@@ -40,6 +40,7 @@ fn placement(release: &Path, replicas: u32) -> Placement {
         readiness: Probe::default(),
         variables: [].into(),
         own_server: None,
+        machine_devices: None,
     }
 }
 

@@ -129,6 +129,7 @@ pub(crate) async fn image_of(release: &TestRelease, images: &Images) -> Image {
         base: Some(Base::Scorer),
         compression: Compression::None,
         name: "test/conformance",
+        bitstream: None,
         model_mount_path: None,
     };
     Box::pin(images.build(request, &Progress::none())).await.expect("an image can be made")

@@ -166,6 +166,7 @@ impl Store {
             base: Some(Base::Scorer),
             compression: Compression::Gzip,
             name: "test/supplied",
+            bitstream: None,
             model_mount_path: None,
         };
         self.images.build(request, &Progress::none()).await.unwrap()

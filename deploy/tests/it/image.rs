@@ -117,6 +117,7 @@ impl Place {
             base,
             compression,
             name: "default/iris",
+            bitstream: None,
             model_mount_path: None,
         };
         self.images.build(request, &Progress::none()).await
@@ -361,6 +362,7 @@ async fn a_custom_container_runs_as_it_is() {
         base: base(),
         compression: Compression::Gzip,
         name: "default/iris",
+        bitstream: None,
         model_mount_path: Some("/models/"),
     };
     let mounted = place.images.build(request, &Progress::none()).await.unwrap();

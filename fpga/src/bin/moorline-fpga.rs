@@ -38,7 +38,7 @@ fn run(arguments: &[&str]) -> Result<()> {
     match arguments {
         ["worker"] => Ok(worker::main()?),
         ["build", platform, key, out] => build(platform, Path::new(key), Path::new(out)),
-        ["vendor", tool, board, out] => vendor(tool, board, Path::new(out)),
+        ["vendor", tool, board, out, defined @ ..] => vendor(tool, board, Path::new(out), defined),
         _ => bail!("expected `worker`; bitstreams are built by `cargo xtask fpga build`"),
     }
 }
@@ -82,14 +82,17 @@ fn build(platform: &str, key: &Path, out: &Path) -> Result<()> {
 }
 
 /// Writes the kernels' text and prints the commands, one a line, by which a vendor's compiler makes hardware of it.
-fn vendor(tool: &str, board: &str, out: &Path) -> Result<()> {
+fn vendor(tool: &str, board: &str, out: &Path, defined: &[&str]) -> Result<()> {
     fs_err::create_dir_all(out)?;
     let source = out.join("conv16.cl");
     fs_err::write(&source, lower::source())?;
     let (source, out) = (source.display(), out.display());
     match tool {
         // The defaults keep the order of sums; `-ffp-reassociate` and `-ffp-contract=fast` would not.
-        "aoc" => println!("aoc -board={board} -o {out}/conv16.aocx {source}"),
+        "aoc" => {
+            let defined = defined.iter().flat_map(|name| ["-D", name, " "]).collect::<String>();
+            println!("aoc {defined}-board={board} -o {out}/conv16.aocx {source}");
+        }
         "v++" => {
             let scratch = tempfile::tempdir().context("could not make a temporary folder")?;
             let kernels = compile(&launcher(scratch.path())?, &filter("Portable Computing Language"))

@@ -9,7 +9,8 @@ use std::{error::Error, path::Path, sync::Arc};
 
 use moorline_core::{Engine, EngineError, ErrorClass, LoadedModel, ModelFiles};
 
-use self::model::{Parts, PlannedModel, Step};
+use self::model::{Parts, Step};
+pub(crate) use self::{model::PlannedModel, session::StepTime};
 use crate::{
     plan::{Island, Plan, PlanOptions},
     worker::{Executor, WorkerError},
@@ -72,6 +73,17 @@ impl Engine for OpenClEngine {
     }
 
     fn load(&self, model: &ModelFiles) -> Result<Arc<dyn LoadedModel>, EngineError> {
+        Ok(Arc::new(self.place(model)?))
+    }
+}
+
+impl OpenClEngine {
+    pub(crate) fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    /// Plans a model and loads its parts.
+    pub(crate) fn place(&self, model: &ModelFiles) -> Result<PlannedModel, EngineError> {
         self.check()?;
         let plan = Plan::new(&model.path, self.executor.bitstream().manifest(), &self.options)
             .map_err(|error| load_error(&model.path, "it could not be planned", error))?;
@@ -80,17 +92,21 @@ impl Engine for OpenClEngine {
             // What was loaded before is given back where a later part fails.
             parts.steps.push(self.step(island, model.threads, &model.path)?);
         }
-        Ok(Arc::new(PlannedModel(Arc::new(parts))))
+        if let Some(metrics) = self.executor.metrics() {
+            let name = model.path.file_name().unwrap_or_default().to_string_lossy();
+            metrics.set_coverage(self.executor.device().class, &name, plan.report().coverage);
+        }
+        Ok(PlannedModel(Arc::new(parts)))
     }
 }
 
-fn load_error(path: &Path, what: &str, error: impl Error + Send + Sync + 'static) -> EngineError {
+pub(crate) fn load_error(path: &Path, what: &str, error: impl Error + Send + Sync + 'static) -> EngineError {
     let reason = format!("{what}: {}", chain(&error));
     EngineError::Load { engine: NAME, path: path.to_owned(), reason, source: Some(Box::new(error)) }
 }
 
 /// A device that is gone for the moment is not the model's fault.
-fn run_error(error: &WorkerError) -> EngineError {
+pub(crate) fn run_error(error: &WorkerError) -> EngineError {
     let reason = chain(error);
     match error.class() {
         ErrorClass::Unavailable | ErrorClass::Timeout => EngineError::Missing { engine: NAME, reason },

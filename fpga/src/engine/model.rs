@@ -84,7 +84,14 @@ impl Drop for Parts {
 
 /// A model that was planned and loaded.
 #[derive(Debug)]
-pub(super) struct PlannedModel(pub(super) Arc<Parts>);
+pub(crate) struct PlannedModel(pub(super) Arc<Parts>);
+
+impl PlannedModel {
+    /// A session that remembers when each part ran.
+    pub(crate) fn recording(&self) -> Result<PlannedSession, EngineError> {
+        PlannedSession::new(Arc::clone(&self.0), true)
+    }
+}
 
 impl LoadedModel for PlannedModel {
     fn signature(&self) -> &Signature {
@@ -92,6 +99,6 @@ impl LoadedModel for PlannedModel {
     }
 
     fn session(&self) -> Result<Box<dyn Session>, EngineError> {
-        Ok(Box::new(PlannedSession::new(Arc::clone(&self.0))?))
+        Ok(Box::new(PlannedSession::new(Arc::clone(&self.0), false)?))
     }
 }

@@ -1,6 +1,6 @@
 //! One thread's way through the islands of a model.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Instant};
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use moorline_core::{EngineError, Session, Tensor, TensorData, Tensors, Value};
@@ -11,40 +11,71 @@ use super::{
     rows::{joined, rows},
     run_error,
 };
-use crate::onnx::TensorId;
+use crate::{onnx::TensorId, program::Program, runtime::Profile};
 
-pub(super) struct PlannedSession {
+pub(crate) struct PlannedSession {
     parts: Arc<Parts>,
     /// Those of the steps on the CPU, in their order.
     hosts: Vec<Box<dyn Session>>,
+    /// When each step ran, where somebody wants to know.
+    steps: Option<Vec<StepTime>>,
+}
+
+/// When a part of a model ran.
+#[derive(Debug)]
+pub(crate) struct StepTime {
+    pub(crate) island: usize,
+    pub(crate) from: Instant,
+    pub(crate) to: Instant,
+    /// What was launched when, on the device's clock; nothing of a part on the CPU.
+    pub(crate) device: Option<(Arc<Program>, Profile)>,
 }
 
 impl PlannedSession {
-    pub(super) fn new(parts: Arc<Parts>) -> Result<Self, EngineError> {
+    pub(super) fn new(parts: Arc<Parts>, record: bool) -> Result<Self, EngineError> {
         let hosts = parts.steps.iter().filter_map(|step| match step {
             Step::Host { model, .. } => Some(model.session()),
             Step::Device { .. } => None,
         });
         let hosts = hosts.collect::<Result<_, _>>()?;
-        Ok(Self { parts, hosts })
+        Ok(Self { parts, hosts, steps: record.then(Vec::new) })
+    }
+
+    /// What was recorded since this was last called.
+    pub(crate) fn take_steps(&mut self) -> Vec<StepTime> {
+        self.steps.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// One run of the plan: as many rows as it was made for.
     fn run_once(&mut self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, EngineError> {
         let mut values: HashMap<TensorId, Tensor> = self.parts.inputs.iter().copied().zip(inputs).collect();
         let mut hosts = self.hosts.iter_mut();
-        for step in &self.parts.steps {
+        for (island, step) in self.parts.steps.iter().enumerate() {
+            let from = Instant::now();
+            let mut device = None;
             match step {
                 Step::Device { program, inputs, outputs } => {
-                    let mut bytes = Vec::new();
+                    let mut given: Vec<&[u8]> = Vec::with_capacity(inputs.len());
                     for id in inputs {
                         match values.get(id).map(Tensor::data) {
-                            Some(TensorData::F32(floats)) => bytes.extend_from_slice(cast_slice(floats)),
+                            Some(TensorData::F32(floats)) => given.push(cast_slice(floats)),
                             _ => return Err(broken("an island's input is not there")),
                         }
                     }
-                    let results =
-                        self.parts.executor.run(*program, &bytes).map_err(|error| run_error(&error))?;
+                    // One input is not copied.
+                    let bytes = match &given[..] {
+                        [one] => Cow::Borrowed(*one),
+                        more => Cow::Owned(more.concat()),
+                    };
+                    let executor = &self.parts.executor;
+                    let results = if self.steps.is_some() {
+                        let (results, profile) =
+                            executor.profile(*program, &bytes).map_err(|error| run_error(&error))?;
+                        device = executor.program(*program).map(|program| (program, profile));
+                        results
+                    } else {
+                        executor.run(*program, &bytes).map_err(|error| run_error(&error))?
+                    };
                     for ((id, shape), bytes) in outputs.iter().zip(results) {
                         let mut floats = vec![0.0_f32; shape.iter().product()];
                         if 4 * floats.len() != bytes.len() {
@@ -72,6 +103,9 @@ impl PlannedSession {
                         }
                     }
                 }
+            }
+            if let Some(steps) = &mut self.steps {
+                steps.push(StepTime { island, from, to: Instant::now(), device });
             }
         }
         let output =

@@ -219,6 +219,7 @@ impl<'a> Builder<'a> {
             architecture: architecture.to_owned(),
             buffers,
             launches: self.launches,
+            pipelines: Vec::new(),
             inputs: self.inputs,
             outputs: self.outputs,
         };

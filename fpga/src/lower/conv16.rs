@@ -69,6 +69,7 @@ fn at_most(most: i64) -> Limit {
 pub fn source() -> String {
     [
         include_str!("../../kernels/abi.cl"),
+        include_str!("../../kernels/channels.cl"),
         include_str!("../../kernels/conv.cl"),
         include_str!("../../kernels/elementwise.cl"),
         include_str!("../../kernels/layout.cl"),

@@ -66,23 +66,19 @@ pub struct MemoryReport {
     pub launches: usize,
     /// Bytes of weights and other constants.
     pub constants: u64,
-    /// Bytes of what launches write; buffers take turns.
+    /// Bytes of what launches write; buffers take turns, and those of inputs and outputs are there for two requests.
     pub activations: u64,
     pub buffers: usize,
 }
 
 impl MemoryReport {
     fn new(lowered: &Lowered) -> Self {
-        let buffers = &lowered.program.buffers;
-        let sum = |constant: bool| {
-            let some = buffers.iter().filter(|buffer| buffer.constant.is_some() == constant);
-            some.map(|buffer| buffer.bytes).sum()
-        };
+        let (constants, activations) = lowered.program.memory();
         Self {
             launches: lowered.program.launches.len(),
-            constants: sum(true),
-            activations: sum(false),
-            buffers: buffers.len(),
+            constants,
+            activations,
+            buffers: lowered.program.buffers.len(),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     bitstream::{ArgumentKind, Kernel},
-    program::{Argument, Program},
+    program::{Argument, Program, STAGES},
 };
 
 use super::RuntimeError;
@@ -27,9 +27,9 @@ pub(super) fn check(
     room: Room,
 ) -> Result<u64, RuntimeError> {
     fits(program, constants, kernels).map_err(|reason| RuntimeError::Program { reason })?;
-    let sizes = program.buffers.iter().map(|buffer| buffer.bytes);
-    let needed = sizes.clone().fold(0, u64::saturating_add);
-    let largest = sizes.max().unwrap_or_default();
+    let (constants, others) = program.memory();
+    let needed = constants.saturating_add(others);
+    let largest = program.buffers.iter().map(|buffer| buffer.bytes).max().unwrap_or_default();
     if needed > room.free || largest > room.largest {
         return Err(RuntimeError::Memory {
             needed,
@@ -44,6 +44,13 @@ pub(super) fn check(
 fn fits(program: &Program, constants: u64, kernels: &[Kernel]) -> Result<(), String> {
     if program.buffers.len() > BUFFERS || program.launches.len() > LAUNCHES {
         return Err(format!("it has more than {LAUNCHES} launches or {BUFFERS} buffers"));
+    }
+    let mut free = 0;
+    for &(first, end) in &program.pipelines {
+        if first < free || end > program.launches.len() || end < first + 2 || end > first + STAGES {
+            return Err(format!("launches {first} to {end} are no pipeline of 2 to {STAGES} stages"));
+        }
+        free = end;
     }
     if program.launches.is_empty() || program.outputs.is_empty() {
         return Err("it launches nothing or has no output".to_owned());
@@ -135,30 +142,35 @@ mod tests {
                 operations: 0,
                 bytes: 0,
             }],
+            pipelines: Vec::new(),
             inputs: vec![port(1)],
             outputs: vec![port(1)],
         }
     }
 
-    const ROOM: Room = Room { free: 24, largest: 16 };
+    const ROOM: Room = Room { free: 32, largest: 16 };
 
     #[test]
     fn a_program_that_fits_says_what_it_needs() {
-        assert_eq!(check(&program(), 16, &kernels(), ROOM), Ok(24));
+        assert_eq!(
+            check(&program(), 16, &kernels(), ROOM),
+            Ok(32),
+            "what the host uses is there for two requests"
+        );
     }
 
     #[test]
     fn a_device_that_is_too_small_says_how_much_is_missing() {
-        for room in [Room { free: 23, largest: 16 }, Room { free: 24, largest: 15 }] {
+        for room in [Room { free: 31, largest: 16 }, Room { free: 32, largest: 15 }] {
             let error = check(&program(), 16, &kernels(), room).unwrap_err();
-            assert!(matches!(error, RuntimeError::Memory { needed: 24, largest: 16, .. }), "{error}");
+            assert!(matches!(error, RuntimeError::Memory { needed: 32, largest: 16, .. }), "{error}");
         }
     }
 
     #[test]
     fn whatever_does_not_fit_is_named() {
         type Change = fn(&mut Program);
-        let changes: [(&str, Change); 12] = [
+        let changes: [(&str, Change); 16] = [
             ("lacks", |p| p.launches[0].kernel = "other".to_owned()),
             ("no work items", |p| p.launches[0].items = 0),
             ("it takes 2", |p| p.launches[0].arguments.truncate(1)),
@@ -173,6 +185,16 @@ mod tests {
             ("overwrite a constant", |p| p.inputs[0].buffer = 0),
             ("no output", |p| p.outputs.clear()),
             ("no buffer 7", |p| p.outputs[0].buffer = 7),
+            ("no pipeline", |p| p.pipelines.push((0, 1))),
+            ("no pipeline", |p| p.pipelines.push((0, 2))),
+            ("no pipeline", |p| {
+                p.launches = vec![p.launches[0].clone(); 5];
+                p.pipelines.push((0, 5));
+            }),
+            ("no pipeline", |p| {
+                p.launches = vec![p.launches[0].clone(); 5];
+                p.pipelines = vec![(0, 3), (2, 4)];
+            }),
         ];
         for (words, change) in changes {
             let mut program = program();

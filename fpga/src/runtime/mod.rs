@@ -17,8 +17,9 @@ use crate::{
 };
 
 pub use error::RuntimeError;
-pub use execute::{Launches, Loaded, Profile, Span};
-use opencl::{Driver, Queue};
+pub use execute::{Flight, Landed, Launches, Loaded, Profile, Span};
+pub(crate) use opencl::Staged;
+use opencl::{Driver, Lanes};
 
 /// Every device of this machine. `told_to_emulate` says that the environment makes drivers of hardware emulate it.
 pub fn discover(told_to_emulate: bool) -> Result<Vec<Device>, RuntimeError> {
@@ -39,8 +40,7 @@ pub struct Accelerator {
     device: Device,
     kernels: Vec<Kernel>,
     /// In the order in which they must be dropped: what was made, and what it was made of.
-    profiling: Option<Queue>,
-    queue: Queue,
+    lanes: Lanes,
     code: Code,
     driver: Driver,
     /// Device memory that programs have taken.
@@ -78,8 +78,8 @@ impl Accelerator {
             Image::Source(source) => image::from_source(&driver, source)?,
         };
         image::check_abi(&code, &kernels)?;
-        let queue = driver.queue(false)?;
-        Ok(Self { device, kernels, profiling: None, queue, code, driver, taken: 0 })
+        let lanes = Lanes::open(&driver)?;
+        Ok(Self { device, kernels, lanes, code, driver, taken: 0 })
     }
 
     pub fn device(&self) -> &Device {
@@ -93,7 +93,7 @@ impl Accelerator {
             largest: self.device.largest_buffer,
         };
         let bytes = check::check(&program, constants.len() as u64, &self.kernels, room)?;
-        let loaded = Loaded::new(&self.driver, &self.queue, &self.code, program, (constants, bytes))?;
+        let loaded = Loaded::new(&self.driver, &self.lanes, &self.code, program, (constants, bytes))?;
         self.taken += bytes;
         Ok(loaded)
     }
@@ -103,28 +103,8 @@ impl Accelerator {
         self.taken = self.taken.saturating_sub(loaded.bytes);
     }
 
-    /// Runs one request. `enqueued` is called before the wait begins.
-    pub fn run(
-        &self,
-        loaded: &mut Loaded,
-        inputs: &[u8],
-        enqueued: impl FnOnce(Launches),
-    ) -> Result<Vec<u8>, RuntimeError> {
-        loaded.run(&self.queue, inputs, enqueued).map(|(outputs, _)| outputs)
-    }
-
-    /// The same, and when everything ran. The first call costs a queue more.
-    pub fn profile(
-        &mut self,
-        loaded: &mut Loaded,
-        inputs: &[u8],
-        enqueued: impl FnOnce(Launches),
-    ) -> Result<(Vec<u8>, Profile), RuntimeError> {
-        if self.profiling.is_none() {
-            self.profiling = Some(self.driver.queue(true)?);
-        }
-        let queue = self.profiling.as_ref().unwrap_or(&self.queue);
-        let (outputs, over) = loaded.run(queue, inputs, enqueued)?;
-        Ok((outputs, over.profile()?))
+    /// Sends one request on its way, with a set that no other one uses.
+    pub(crate) fn start(&self, loaded: &Loaded, set: usize, staged: Staged) -> Result<Flight, RuntimeError> {
+        loaded.start(&self.lanes, set, staged).map(Flight)
     }
 }

@@ -1,6 +1,6 @@
-//! One worker on one device: from the image to the golden test, and one request after the other.
+//! One worker on one device: from the image to the golden test, and the requests of many threads.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
 
 use moorline_core::Digest;
 
@@ -14,7 +14,9 @@ use crate::{
 
 use super::{
     Limits, WorkerError,
+    line::{Call, LineError},
     process::{Launcher, Process, Silence},
+    unsent,
     wire::{Reply, Request},
 };
 
@@ -62,6 +64,7 @@ impl From<Trouble> for WorkerError {
             Trouble::Refused(error) => Self::Refused(error),
             Trouble::Strange(reason) => Self::Protocol { reason },
             Trouble::Silent { what, limit, silence } => match silence {
+                Silence::Unsent => unsent(),
                 Silence::Ended(end) => Self::Died { status: end.status, output: end.output },
                 Silence::Late { .. } => Self::Hung { what, limit },
                 Silence::Garbage(reason) => Self::Protocol { reason },
@@ -70,11 +73,56 @@ impl From<Trouble> for WorkerError {
     }
 }
 
+/// How a request is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct How {
+    /// With nothing else on the device.
+    pub(super) alone: bool,
+    pub(super) profile: bool,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub(super) struct Ran {
+    pub(super) outputs: Vec<Vec<u8>>,
+    /// From the start of its first launch to the end of the last one, in nanoseconds of the device's clock.
+    pub(super) busy: (u64, u64),
+    pub(super) profile: Option<Profile>,
+}
+
 /// A worker whose device has passed the golden tests.
 #[derive(Debug)]
 pub(super) struct DeviceWorker {
     process: Process,
     limits: Limits,
+    fall: OnceLock<Fall>,
+}
+
+/// Why a worker is there no more.
+#[derive(Clone, Debug)]
+pub(super) struct Fall {
+    pub(super) reason: Reason,
+    /// The same for people, with what it was doing.
+    pub(super) text: String,
+}
+
+/// The ways in which a worker ends that was not told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    Died,
+    Hung,
+    Protocol,
+}
+
+impl Reason {
+    /// As a label.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Died => "died",
+            Self::Hung => "hung",
+            Self::Protocol => "protocol",
+        }
+    }
 }
 
 /// A program in a worker.
@@ -100,7 +148,7 @@ impl DeviceWorker {
             Choice::Source(source) => (source, BTreeMap::new(), true),
         };
         let process = Process::start(launcher, &variables, Some(lease))?;
-        let mut worker = Self { process, limits };
+        let worker = Self { process, limits, fall: OnceLock::new() };
         let request = Request::Open {
             device: device.id(),
             told_to_emulate: launcher.told_to_emulate(),
@@ -130,19 +178,40 @@ impl DeviceWorker {
         }
     }
 
+    /// Why it has ended, if it has.
+    pub(super) fn fall(&self) -> Option<&Fall> {
+        self.fall.get()
+    }
+
+    /// What an error of the line says of the process, which is over then; remembered with what it was doing.
+    fn silence(&self, error: LineError, program: Option<&Program>, what: &str) -> Silence {
+        let silence = self.process.silence(error);
+        let (reason, text) = match &silence {
+            Silence::Unsent => (Reason::Died, unsent().to_string()),
+            Silence::Ended(end) => (Reason::Died, end.status.clone()),
+            Silence::Late { launch } => {
+                let named = program.zip(*launch).map(|(program, at)| launch_name(program, at));
+                (Reason::Hung, format!("it did not finish {}", named.as_deref().unwrap_or(what)))
+            }
+            Silence::Garbage(reason) => (Reason::Protocol, format!("it broke the protocol: {reason}")),
+        };
+        self.fall.get_or_init(|| Fall { reason, text });
+        silence
+    }
+
     /// The process, for people.
     pub(super) fn process(&self) -> u32 {
         self.process.id()
     }
 
-    fn open(&mut self, request: &Request, image: &[u8]) -> Result<(), Trouble> {
-        match self.ask(request, image, 0, "loading the kernels", self.limits.start)? {
+    fn open(&self, request: &Request, image: &[u8]) -> Result<(), Trouble> {
+        match self.ask(request, image, "loading the kernels", self.limits.start)? {
             (Reply::Opened(_), _) => Ok(()),
             (reply, _) => Err(strange(&reply)),
         }
     }
 
-    fn golden(&mut self, bitstream: &Bitstream, golden: &Golden) -> Result<(), Trouble> {
+    fn golden(&self, bitstream: &Bitstream, golden: &Golden) -> Result<(), Trouble> {
         let program: Program =
             serde_json::from_slice(&bitstream.content(&golden.program)).map_err(|error| {
                 let reason =
@@ -154,47 +223,51 @@ impl DeviceWorker {
             return Err(RuntimeError::Program { reason }.into());
         }
         let slot = self.place(&program, &bitstream.content(&golden.constants))?;
-        let (outputs, _) = self.execute(&slot, &program, &bitstream.content(&golden.inputs), false)?;
-        for (output, (bytes, expected)) in outputs.iter().zip(&golden.outputs).enumerate() {
+        let ran = self.execute(&slot, &program, &bitstream.content(&golden.inputs), How::default())?;
+        for (output, (bytes, expected)) in ran.outputs.iter().zip(&golden.outputs).enumerate() {
             let (found, expected) = (Digest::of(bytes), *expected);
             if found != expected {
                 let name = golden.name.clone();
                 return Err(RuntimeError::Golden { name, output, expected, found }.into());
             }
         }
-        match self.ask(&Request::Unload { id: slot.id }, &[], 0, "a golden test", self.limits.request)? {
+        match self.ask(&Request::Unload { id: slot.id }, &[], "a golden test", self.limits.request)? {
             (Reply::Unloaded, _) => Ok(()),
             (reply, _) => Err(strange(&reply)),
         }
     }
 
     /// Places a program on the device.
-    pub(super) fn load(&mut self, program: &Program, constants: &[u8]) -> Result<Slot, WorkerError> {
+    pub(super) fn load(&self, program: &Program, constants: &[u8]) -> Result<Slot, WorkerError> {
         Ok(self.place(program, constants)?)
     }
 
     /// Gives a program's memory back.
-    pub(super) fn unload(&mut self, slot: &Slot) -> Result<(), WorkerError> {
-        match self.ask(&Request::Unload { id: slot.id }, &[], 0, "giving memory back", self.limits.request)? {
+    pub(super) fn unload(&self, slot: &Slot) -> Result<(), WorkerError> {
+        match self.ask(&Request::Unload { id: slot.id }, &[], "giving memory back", self.limits.request)? {
             (Reply::Unloaded, _) => Ok(()),
             (reply, _) => Err(strange(&reply).into()),
         }
     }
 
-    /// Runs one request; the inputs are the program's, one behind the other.
+    /// Runs one request; the inputs are the program's, one behind the other. Nothing comes of it where the worker had
+    /// ended before it was sent.
     pub(super) fn run(
-        &mut self,
+        &self,
         slot: &Slot,
         program: &Program,
         inputs: &[u8],
-        profile: bool,
-    ) -> Result<(Vec<Vec<u8>>, Option<Profile>), WorkerError> {
-        Ok(self.execute(slot, program, inputs, profile)?)
+        how: How,
+    ) -> Result<Option<Ran>, WorkerError> {
+        match self.execute(slot, program, inputs, how) {
+            Err(Trouble::Silent { silence: Silence::Unsent, .. }) => Ok(None),
+            ran => Ok(Some(ran?)),
+        }
     }
 
-    fn place(&mut self, program: &Program, constants: &[u8]) -> Result<Slot, Trouble> {
+    fn place(&self, program: &Program, constants: &[u8]) -> Result<Slot, Trouble> {
         let request = Request::Load { program: program.clone() };
-        match self.ask(&request, constants, 0, "loading the program", self.limits.start)? {
+        match self.ask(&request, constants, "loading the program", self.limits.start)? {
             (Reply::Loaded { id }, _) => {
                 let outputs = program.outputs.iter().map(|port| port.bytes as usize).collect();
                 Ok(Slot { id, outputs })
@@ -203,53 +276,72 @@ impl DeviceWorker {
         }
     }
 
-    fn execute(
-        &mut self,
-        slot: &Slot,
-        program: &Program,
-        inputs: &[u8],
-        profile: bool,
-    ) -> Result<(Vec<Vec<u8>>, Option<Profile>), Trouble> {
-        let launch_limit = self.limits.launch;
-        let request = Request::Run { id: slot.id, profile, launch_limit };
-        let most = slot.outputs.iter().sum::<usize>();
-        let asked = self.ask(&request, inputs, most as u64, "a request", self.limits.request);
-        let (reply, bytes) = asked.map_err(|trouble| name_launch(trouble, program, launch_limit))?;
-        let Reply::Ran(spans) = reply else { return Err(strange(&reply)) };
-        if bytes.len() != most {
-            return Err(Trouble::Strange(format!("it gave {} bytes of outputs and not {most}", bytes.len())));
+    fn execute(&self, slot: &Slot, program: &Program, inputs: &[u8], how: How) -> Result<Ran, Trouble> {
+        let wanted: u64 = program.inputs.iter().map(|port| port.bytes).sum();
+        if inputs.len() as u64 != wanted {
+            let reason = format!("they have {} bytes, and it takes {wanted}", inputs.len());
+            return Err(RuntimeError::Input { reason }.into());
         }
-        let mut rest = &bytes[..];
-        let outputs = slot.outputs.iter().map(|length| {
-            let (output, behind) = rest.split_at(*length);
-            rest = behind;
-            output.to_vec()
-        });
-        Ok((outputs.collect(), spans))
+        let (launch_limit, limit) = (self.limits.launch, self.limits.request);
+        let answer = self.process.line.call(
+            Call { limit, most: 0, alone: how.alone },
+            |channel, shared, set| {
+                shared.write(set, 0, inputs)?;
+                channel.send(&Request::Run { id: slot.id, set, profile: how.profile, launch_limit }, &[])
+            },
+            |shared, set, (reply, _)| {
+                let Reply::Ran { busy, profile } = reply else { return Ok(Err(strange(&reply))) };
+                let mut at = wanted;
+                let mut outputs = Vec::with_capacity(slot.outputs.len());
+                for length in &slot.outputs {
+                    let mut output = vec![0; *length];
+                    shared.read(set, at, &mut output)?;
+                    at += *length as u64;
+                    outputs.push(output);
+                }
+                Ok(Ok(Ran { outputs, busy, profile }))
+            },
+            |error| self.silence(error, Some(program), REQUEST),
+        );
+        match answer {
+            Ok(ran) => ran?,
+            Err(silence) => {
+                let (what, limit) = match silence {
+                    Silence::Late { launch: Some(at) } => (launch_name(program, at), launch_limit),
+                    _ => (REQUEST.to_owned(), limit),
+                };
+                Err(Trouble::Silent { what, limit, silence })
+            }
+        }
     }
 
     fn ask(
-        &mut self,
+        &self,
         request: &Request,
         bytes: &[u8],
-        most: u64,
         what: &str,
         limit: Duration,
     ) -> Result<(Reply, Vec<u8>), Trouble> {
-        match self.process.ask(request, bytes, most, limit) {
+        let answer = self.process.line.call(
+            Call { limit, most: 0, alone: false },
+            |channel, _, _| channel.send(request, bytes),
+            |_, _, answer| Ok(answer),
+            |error| self.silence(error, None, what),
+        );
+        match answer {
             Ok(answer) => Ok(answer?),
             Err(silence) => Err(Trouble::Silent { what: what.to_owned(), limit, silence }),
         }
     }
 }
 
-/// Says which launch did not end, and for which nodes of the model.
-fn name_launch(trouble: Trouble, program: &Program, limit: Duration) -> Trouble {
-    let Trouble::Silent { silence: Silence::Late { launch: Some(at) }, .. } = trouble else { return trouble };
-    let what = match program.launches.get(at) {
+const REQUEST: &str = "a request";
+
+/// A launch for people, with the nodes of the model that it is for.
+fn launch_name(program: &Program, at: usize) -> String {
+    match program.launches.get(at) {
         Some(launch) if launch.nodes.is_empty() => format!("launch {at} (kernel `{}`)", launch.kernel),
         Some(launch) => format!("launch {at} (kernel `{}`, for {})", launch.kernel, launch.nodes.join(", ")),
         None => format!("launch {at}"),
-    };
-    Trouble::Silent { what, limit, silence: Silence::Late { launch: Some(at) } }
+    }
 }

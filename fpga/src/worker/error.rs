@@ -40,6 +40,18 @@ pub enum WorkerError {
     /// The worker ended by itself.
     #[error("the device's worker ended ({status}). Last output:\n{output}")]
     Died { status: String, output: String },
+    /// The end of the second one; that of the first was told when it happened.
+    #[error("two workers of devices ended over this request, and it is not run again")]
+    Twice {
+        #[source]
+        last: Box<WorkerError>,
+    },
+    /// Workers ended, and no device can take their place.
+    #[error("no device is left to run this: neither that of the worker which ended nor another one")]
+    NoneLeft {
+        #[source]
+        source: Box<WorkerError>,
+    },
     #[error("there is no device for {wanted}; the devices are: {found}")]
     NoDevice { wanted: String, found: String },
     #[error("could not start the device's worker as `{}`", program.display())]
@@ -60,10 +72,14 @@ impl WorkerError {
             Self::Bitstream(error) => error.class(),
             Self::Lease(error) => error.class(),
             Self::Refused(error) => error.class(),
-            Self::Incompatible { .. } | Self::NoDevice { .. } | Self::Died { .. } => ErrorClass::Unavailable,
+            Self::Incompatible { .. } | Self::NoDevice { .. } | Self::NoneLeft { .. } | Self::Died { .. } => {
+                ErrorClass::Unavailable
+            }
             Self::Corrupt { .. } => ErrorClass::InvalidInput,
             Self::Hung { .. } => ErrorClass::Timeout,
-            Self::Spawn { .. } | Self::Protocol { .. } | Self::NoProgram { .. } => ErrorClass::Internal,
+            Self::Spawn { .. } | Self::Protocol { .. } | Self::NoProgram { .. } | Self::Twice { .. } => {
+                ErrorClass::Internal
+            }
         }
     }
 

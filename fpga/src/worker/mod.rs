@@ -5,8 +5,10 @@
 mod device_worker;
 mod error;
 mod executor;
+mod line;
 mod process;
 mod serve;
+mod watch;
 mod wire;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -17,6 +19,7 @@ use crate::{
     runtime::RuntimeError,
 };
 
+pub(crate) use device_worker::Reason;
 pub use error::WorkerError;
 pub use executor::{Executor, ExecutorSettings, ProgramId};
 pub use process::Launcher;
@@ -81,6 +84,11 @@ pub fn build(
     }
 }
 
+/// What is said where nobody is there to send it to another worker.
+fn unsent() -> WorkerError {
+    WorkerError::Died { status: "it had ended before".to_owned(), output: String::new() }
+}
+
 fn ask_once(
     launcher: &Launcher,
     request: &Request,
@@ -88,9 +96,10 @@ fn ask_once(
     what: &str,
     limit: Duration,
 ) -> Result<(Reply, Vec<u8>), WorkerError> {
-    let mut process = Process::start(launcher, &BTreeMap::new(), None)?;
+    let process = Process::start(launcher, &BTreeMap::new(), None)?;
     let answer: Result<_, RuntimeError> =
         process.ask(request, bytes, MOST_BYTES, limit).map_err(|silence| match silence {
+            Silence::Unsent => unsent(),
             Silence::Ended(end) => WorkerError::Died { status: end.status, output: end.output },
             Silence::Late { .. } => WorkerError::Hung { what: what.to_owned(), limit },
             Silence::Garbage(reason) => WorkerError::Protocol { reason },

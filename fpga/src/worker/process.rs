@@ -13,7 +13,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -23,7 +23,8 @@ use crate::{lease::Lease, runtime::RuntimeError};
 
 use super::{
     WorkerError,
-    wire::{Channel, Reply, Request, WireError},
+    line::{Call, Line, LineError},
+    wire::{Reply, Request, Shared, WireError},
 };
 
 /// What is kept of a worker's output.
@@ -65,7 +66,13 @@ impl Launcher {
 /// A worker's process. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Process {
-    channel: Channel,
+    id: u32,
+    body: Mutex<Body>,
+    pub(super) line: Line,
+}
+
+#[derive(Debug)]
+struct Body {
     child: Child,
     tail: Arc<Tail>,
     pump: Option<JoinHandle<()>>,
@@ -74,7 +81,7 @@ pub(super) struct Process {
 }
 
 /// How a process ended.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct End {
     pub(super) status: String,
     /// By a signal that a broken program gets, and not by one that a person sends.
@@ -83,8 +90,10 @@ pub(super) struct End {
 }
 
 /// Why a request was not answered.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Silence {
+    /// It had ended before the request was sent.
+    Unsent,
     Ended(End),
     /// It was killed: it was too late, or had said that a launch is.
     Late {
@@ -131,9 +140,11 @@ impl Process {
             .name("fpga-worker-output".to_owned())
             .spawn(move || keep.fill(output))
             .map_err(failed)?;
-        let channel = Channel::new(ours);
-        let mut process = Self { channel, child, tail, pump: Some(pump), _scratch: scratch };
-        if process.channel.hand_over(lease.map(Lease::lock)).is_err() {
+        let shared = Shared::new().map_err(failed)?;
+        let line = Line::new(ours, shared).map_err(failed)?;
+        let body = Body { child, tail, pump: Some(pump), _scratch: scratch };
+        let process = Self { id: body.child.id(), body: Mutex::new(body), line };
+        if process.line.hand_over(lease.map(Lease::lock)).is_err() {
             let End { status, output, .. } = process.end();
             return Err(WorkerError::Died { status, output });
         }
@@ -142,41 +153,54 @@ impl Process {
 
     /// Asks one thing and waits for the answer, of which `most` bytes are taken. After [`Silence`] the process is over.
     pub(super) fn ask(
-        &mut self,
+        &self,
         request: &Request,
         bytes: &[u8],
         most: u64,
         limit: Duration,
     ) -> Result<Result<(Reply, Vec<u8>), RuntimeError>, Silence> {
-        self.channel.set_deadline(Some(Instant::now() + limit));
-        let answer = self.channel.send(request, bytes).and_then(|()| self.channel.receive::<Reply>(most));
-        match answer {
-            Ok((Reply::Refused(error), _)) => Ok(Err(error)),
-            Ok((Reply::Hung { launch }, _)) => {
+        let call = Call { limit, most, alone: false };
+        self.line.call(
+            call,
+            |channel, _, _| channel.send(request, bytes),
+            |_, _, answer| Ok(answer),
+            |error| self.silence(error),
+        )
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// What an error of the line says; the process is over afterwards.
+    pub(super) fn silence(&self, error: LineError) -> Silence {
+        match error {
+            LineError::Hung { launch } => {
                 self.end();
-                Err(Silence::Late { launch: Some(launch) })
+                Silence::Late { launch: Some(launch) }
             }
-            Ok(answer) => Ok(Ok(answer)),
-            Err(WireError::Late) => {
+            LineError::Wire(WireError::Late) => {
                 self.end();
-                Err(Silence::Late { launch: None })
+                Silence::Late { launch: None }
             }
-            Err(WireError::Closed | WireError::Socket(_)) => Err(Silence::Ended(self.end())),
-            Err(WireError::Garbage(reason)) => {
+            LineError::Wire(WireError::Closed | WireError::Socket(_)) => Silence::Ended(self.end()),
+            LineError::Wire(WireError::Garbage(reason)) => {
                 self.end();
-                Err(Silence::Garbage(reason))
+                Silence::Garbage(reason)
             }
         }
     }
 
-    pub(super) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Ends the process, unless it has ended, and says how that was.
-    fn end(&mut self) -> End {
+    fn end(&self) -> End {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).end(self.id)
+    }
+}
+
+impl Body {
+    fn end(&mut self, id: u32) -> End {
         // One that has ended by itself keeps its own status: a signal to what is left of it changes nothing.
-        if let Some(group) = Pid::from_raw(self.child.id() as i32)
+        if let Some(group) = Pid::from_raw(id as i32)
             && let Err(error) = kill_process_group(group, Signal::KILL)
         {
             tracing::debug!(%error, "could not kill a worker that is on its way out");
@@ -196,10 +220,10 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for Body {
     fn drop(&mut self) {
         if self.pump.is_some() {
-            self.end();
+            self.end(self.child.id());
         }
     }
 }

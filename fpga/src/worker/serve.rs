@@ -1,12 +1,13 @@
-//! The worker's side: one device, one request after the other, until its parent is gone.
+//! The worker's side: one device, until its parent is gone. This thread takes requests and sends them on their way; a
+//! second one waits for them and answers, so that the next request's inputs and the last one's outputs pass while
+//! kernels compute. Answers come in the order of the requests.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io,
     os::{fd::AsFd as _, unix::net::UnixStream},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -14,9 +15,12 @@ use rustix::{
     process::{Signal, getpid, kill_process},
 };
 
-use crate::runtime::{Accelerator, Built, Image, Launches, Loaded, RuntimeError, build, discover};
+use crate::runtime::{Accelerator, Built, Flight, Image, Loaded, RuntimeError, Staged, build, discover};
 
-use super::wire::{Channel, MOST_BYTES, Reply, Request, WireError};
+use super::{
+    watch::Watch,
+    wire::{Channel, MOST_BYTES, Reply, Request, Shared, WireError},
+};
 
 /// Runs a worker: what a hidden verb of a binary calls, and nothing else in that process. Its standard input is the
 /// socket to its parent. Returns when the parent has nothing more to say.
@@ -26,12 +30,23 @@ pub fn main() -> io::Result<()> {
     let no_parent = |error: WireError| {
         io::Error::other(format!("this is started by Moorline itself, with a socket as its input ({error})"))
     };
-    // Kept until the end of the process: the device is not free before.
-    let _lease = channel.take_over().map_err(no_parent)?;
+    // The lease is kept until the end of the process: the device is not free before.
+    let (shared, _lease) = channel.take_over().map_err(no_parent)?;
     end_with_parent(channel.stream().try_clone()?)?;
-    let watch = Arc::new(Watch::default());
-    watch_over_launches(Arc::clone(&watch), channel.stream().try_clone()?)?;
-    let mut worker = Worker { channel, watch, accelerator: None, programs: BTreeMap::new(), next: 0 };
+    let answers = Arc::new(Mutex::new(Channel::new(channel.stream().try_clone()?)));
+    let watch = Watch::start(Arc::clone(&answers))?;
+    let line = Arc::new(Line {
+        shared,
+        answers,
+        watch,
+        queue: Mutex::default(),
+        moved: Condvar::new(),
+        spare: Mutex::default(),
+    });
+    let landing = Arc::clone(&line);
+    thread::Builder::new().name("answers".to_owned()).spawn(move || landing.land_all())?;
+    let mut worker =
+        Worker { channel, line, programs: BTreeMap::new(), accelerator: None, next: 0, pipelined: false };
     loop {
         match worker.answer() {
             Ok(()) => {}
@@ -58,84 +73,127 @@ fn end_with_parent(stream: UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The request that is being run.
+/// The requests that are under way, and what they need.
+struct Line {
+    shared: Shared,
+    answers: Arc<Mutex<Channel>>,
+    watch: Watch,
+    queue: Mutex<Queue>,
+    moved: Condvar,
+    /// Memory of requests that are over, for the next ones: fresh memory costs as much as what is written into it.
+    spare: Mutex<Vec<Staged>>,
+}
+
 #[derive(Default)]
-struct Watch {
-    run: Mutex<Option<Run>>,
-    began: Condvar,
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// Those, and the one that is being waited for.
+    under_way: usize,
 }
 
-struct Run {
-    launches: Launches,
-    limit: Duration,
-    over: usize,
-    /// When `over` last grew.
-    since: Instant,
+struct Waiting {
+    /// One that was refused has its turn like the others.
+    flight: Result<Flight, RuntimeError>,
+    set: usize,
+    profile: bool,
 }
 
-impl Watch {
-    fn lock(&self) -> MutexGuard<'_, Option<Run>> {
-        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+impl Line {
+    fn push(&self, waiting: Waiting) {
+        let mut queue = lock(&self.queue);
+        queue.waiting.push_back(waiting);
+        queue.under_way += 1;
+        self.moved.notify_all();
     }
 
-    fn begin(&self, launches: Launches, limit: Duration) {
-        *self.lock() = Some(Run { launches, limit, over: 0, since: Instant::now() });
-        self.began.notify_one();
+    /// Waits until nothing is under way.
+    fn drained(&self) {
+        let queue = lock(&self.queue);
+        let busy = |queue: &mut Queue| queue.under_way > 0;
+        drop(self.moved.wait_while(queue, busy).unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn end(&self) {
-        *self.lock() = None;
-    }
-}
-
-/// Says so when no launch was over for as long as one may take. The thread that waits for the driver cannot.
-fn watch_over_launches(watch: Arc<Watch>, stream: UnixStream) -> io::Result<()> {
-    let look = move || {
-        let mut guard = watch.lock();
+    /// Answers one request after the other, until nobody listens.
+    fn land_all(&self) {
         loop {
-            let Some(run) = &mut *guard else {
-                guard = watch.began.wait(guard).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let over = run.launches.over(run.over);
-            if over > run.over {
-                run.over = over;
-                run.since = Instant::now();
-            } else if over < run.launches.all() && run.since.elapsed() >= run.limit {
-                // The lock is kept: the other thread must not answer any more. The parent ends this process.
-                let sent = Channel::new(stream).send(&Reply::Hung { launch: over }, &[]);
-                if sent.is_err() {
-                    std::process::abort();
-                }
-                loop {
-                    thread::park();
-                }
+            let empty = |queue: &mut Queue| queue.waiting.is_empty();
+            let next = self.moved.wait_while(lock(&self.queue), empty);
+            let next = next.unwrap_or_else(PoisonError::into_inner).waiting.pop_front();
+            let Some(Waiting { flight, set, profile }) = next else { continue };
+            let reply = flight.and_then(|flight| self.land(flight, set, profile));
+            if self.reply(&reply.unwrap_or_else(Reply::Refused), &[]).is_err() {
+                return;
             }
-            let pause = (run.limit / 8).max(Duration::from_millis(1));
-            guard = watch.began.wait_timeout(guard, pause).unwrap_or_else(PoisonError::into_inner).0;
+            lock(&self.queue).under_way -= 1;
+            self.moved.notify_all();
         }
-    };
-    thread::Builder::new().name("watch".to_owned()).spawn(look)?;
-    Ok(())
+    }
+
+    fn land(&self, flight: Flight, set: usize, profile: bool) -> Result<Reply, RuntimeError> {
+        let landed = flight.land(profile);
+        self.watch.end();
+        let landed = landed?;
+        let at = landed.staged.inputs.len() as u64;
+        let written = self.shared.write(set, at, &landed.staged.outputs);
+        lock(&self.spare).push(landed.staged);
+        match written {
+            Ok(()) => Ok(Reply::Ran { busy: landed.busy, profile: landed.profile }),
+            Err(error) => Err(shared_failed(&error)),
+        }
+    }
+
+    fn reply(&self, reply: &Reply, bytes: &[u8]) -> Result<(), WireError> {
+        lock(&self.answers).send(reply, bytes)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Worker {
     channel: Channel,
-    watch: Arc<Watch>,
+    line: Arc<Line>,
     /// After the programs, whose memory is in it.
     programs: BTreeMap<u32, Loaded>,
     accelerator: Option<Accelerator>,
     next: u32,
+    /// Whether the last request was one whose launches ran at once.
+    pipelined: bool,
 }
 
 impl Worker {
     fn answer(&mut self) -> Result<(), WireError> {
         let (request, bytes) = self.channel.receive::<Request>(MOST_BYTES)?;
-        let (reply, bytes) = match self.execute(request, &bytes) {
-            Ok(answer) => answer,
-            Err(error) => (Reply::Refused(error), Vec::new()),
-        };
-        self.channel.send(&reply, &bytes)
+        if let Request::Run { id, set, profile, launch_limit } = request {
+            let flight = self.start(id, set);
+            if let Ok(flight) = &flight {
+                self.line.watch.begin(flight.launches(), launch_limit);
+            }
+            self.line.push(Waiting { flight, set, profile });
+            return Ok(());
+        }
+        self.line.drained();
+        match self.execute(request, &bytes) {
+            Ok((reply, bytes)) => self.line.reply(&reply, &bytes),
+            Err(error) => self.line.reply(&Reply::Refused(error), &[]),
+        }
+    }
+
+    /// Sends a request on its way. Its set is free: our parent asks for no more at once than there are.
+    fn start(&mut self, id: u32, set: usize) -> Result<Flight, RuntimeError> {
+        let accelerator = opened(&mut self.accelerator)?;
+        let loaded = self.programs.get(&id).ok_or_else(|| no_program(id))?;
+        // Only in the first queue is one request behind the other.
+        let pipelined = !loaded.program().pipelines.is_empty();
+        if pipelined || self.pipelined {
+            self.line.drained();
+        }
+        self.pipelined = pipelined;
+        let mut staged = lock(&self.line.spare).pop().unwrap_or_default();
+        staged.inputs.resize(loaded.input_bytes(), 0);
+        self.line.shared.read(set, 0, &mut staged.inputs).map_err(|error| shared_failed(&error))?;
+        accelerator.start(loaded, set, staged)
     }
 
     fn execute(&mut self, request: Request, bytes: &[u8]) -> Result<(Reply, Vec<u8>), RuntimeError> {
@@ -166,18 +224,8 @@ impl Worker {
                 opened(&mut self.accelerator)?.unload(loaded);
                 Reply::Unloaded
             }
-            Request::Run { id, profile, launch_limit } => {
-                let accelerator = opened(&mut self.accelerator)?;
-                let loaded = self.programs.get_mut(&id).ok_or_else(|| no_program(id))?;
-                let begin = |launches| self.watch.begin(launches, launch_limit);
-                let ran = if profile {
-                    accelerator.profile(loaded, bytes, begin).map(|(out, profile)| (out, Some(profile)))
-                } else {
-                    accelerator.run(loaded, bytes, begin).map(|out| (out, None))
-                };
-                self.watch.end();
-                let (outputs, profile) = ran?;
-                return Ok((Reply::Ran(profile), outputs));
+            Request::Run { .. } => {
+                return Err(RuntimeError::Program { reason: "a request is not waited for here".to_owned() });
             }
         };
         Ok((reply, Vec::new()))
@@ -196,4 +244,8 @@ fn opened(accelerator: &mut Option<Accelerator>) -> Result<&mut Accelerator, Run
 
 fn no_program(id: u32) -> RuntimeError {
     RuntimeError::Program { reason: format!("there is no program {id} on the device") }
+}
+
+fn shared_failed(error: &io::Error) -> RuntimeError {
+    RuntimeError::Input { reason: format!("the memory that they are in cannot be used: {error}") }
 }

@@ -6,15 +6,19 @@ use std::{
     io::{self, IoSlice, Read, Write},
     mem::MaybeUninit,
     os::{
-        fd::{BorrowedFd, OwnedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     time::{Duration, Instant},
 };
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    io::{pread, pwrite, retry_on_intr},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags, recvmsg, sendmsg,
+    },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
@@ -56,9 +60,11 @@ pub(super) enum Request {
     Unload {
         id: u32,
     },
-    /// With the inputs.
+    /// The inputs are in the shared memory, and the outputs are wanted behind them.
     Run {
         id: u32,
+        /// Which of the sets of buffers, and of the places in the shared memory.
+        set: usize,
         profile: bool,
         launch_limit: Duration,
     },
@@ -78,8 +84,11 @@ pub(super) enum Reply {
         id: u32,
     },
     Unloaded,
-    /// With the outputs.
-    Ran(Option<Profile>),
+    Ran {
+        /// From the start of its first launch to the end of the last one, in nanoseconds of the device's clock.
+        busy: (u64, u64),
+        profile: Option<Profile>,
+    },
     Refused(RuntimeError),
     /// A launch, by its place in the program, is not over within its limit. Nothing else follows.
     Hung {
@@ -112,6 +121,42 @@ impl From<io::Error> for WireError {
     }
 }
 
+/// Memory that a worker and its parent have in common, for what goes into the device and comes out of it: written and
+/// read like a file, which no `unsafe` is needed for, and which costs one copy and no turn of the other end.
+#[derive(Debug)]
+pub(super) struct Shared(OwnedFd);
+
+impl Shared {
+    /// Sets lie this far apart. What nobody writes takes no memory.
+    const SET: u64 = 1 << 40;
+
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self(memfd_create("moorline-fpga", MemfdFlags::CLOEXEC)?))
+    }
+
+    /// Puts bytes into a set, `at` bytes behind its beginning.
+    pub(super) fn write(&self, set: usize, mut at: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = retry_on_intr(|| pwrite(&self.0, bytes, set as u64 * Self::SET + at))?;
+            at += written as u64;
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    pub(super) fn read(&self, set: usize, mut at: u64, mut bytes: &mut [u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let read = retry_on_intr(|| pread(&self.0, &mut *bytes, set as u64 * Self::SET + at))?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            at += read as u64;
+            bytes = &mut bytes[read..];
+        }
+        Ok(())
+    }
+}
+
 /// One end of the socket.
 #[derive(Debug)]
 pub(super) struct Channel {
@@ -133,22 +178,20 @@ impl Channel {
         self.deadline = deadline;
     }
 
-    /// Hands over a descriptor, or nothing; the first thing that is sent.
-    pub(super) fn hand_over(&self, descriptor: Option<BorrowedFd<'_>>) -> Result<(), WireError> {
-        let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    /// Hands over the shared memory and, where there is one, the lease; the first thing that is sent.
+    pub(super) fn hand_over(&self, shared: &Shared, lease: Option<BorrowedFd<'_>>) -> Result<(), WireError> {
+        let descriptors: Vec<BorrowedFd<'_>> = [shared.0.as_fd()].into_iter().chain(lease).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() {
-            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-        }
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
         let sent = sendmsg(&self.stream, &[IoSlice::new(b"m")], &mut ancillary, SendFlags::NOSIGNAL);
         sent.map_err(io::Error::from)?;
         Ok(())
     }
 
     /// The other end of [`Channel::hand_over`].
-    pub(super) fn take_over(&self) -> Result<Option<OwnedFd>, WireError> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    pub(super) fn take_over(&self) -> Result<(Shared, Option<OwnedFd>), WireError> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
         let slices = &mut [io::IoSliceMut::new(&mut byte)];
@@ -156,11 +199,13 @@ impl Channel {
         if got.map_err(io::Error::from)?.bytes == 0 {
             return Err(WireError::Closed);
         }
-        let mut descriptors = ancillary.drain().filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
-            _ => None,
+        let mut descriptors = ancillary.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(rights) => rights.collect::<Vec<_>>(),
+            _ => Vec::new(),
         });
-        Ok(descriptors.next())
+        let shared =
+            descriptors.next().ok_or_else(|| WireError::Garbage("no shared memory came".to_owned()))?;
+        Ok((Shared(shared), descriptors.next()))
     }
 
     pub(super) fn send(&mut self, message: &impl Serialize, bytes: &[u8]) -> Result<(), WireError> {
@@ -246,11 +291,12 @@ mod tests {
     fn a_message_comes_with_its_bytes() {
         let (mut one, mut other) = pair();
         let launch_limit = Duration::from_millis(1500);
-        one.send(&Request::Run { id: 7, profile: true, launch_limit }, b"inputs").unwrap();
+        one.send(&Request::Run { id: 7, set: 1, profile: true, launch_limit }, b"inputs").unwrap();
         let (request, bytes) = other.receive::<Request>(6).unwrap();
-        assert!(
-            matches!(request, Request::Run { id: 7, profile: true, launch_limit: limit } if limit == launch_limit)
-        );
+        assert!(matches!(
+            request,
+            Request::Run { id: 7, set: 1, profile: true, launch_limit: limit } if limit == launch_limit
+        ));
         assert_eq!(bytes, b"inputs");
         one.send(&Reply::Unloaded, b"").unwrap();
         assert!(matches!(other.receive(0).unwrap(), (Reply::Unloaded, _)));
@@ -284,16 +330,27 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_goes_over() {
+    fn shared_memory_and_a_lease_go_over() {
         let (one, other) = pair();
+        let shared = Shared::new().unwrap();
+        one.hand_over(&shared, None).unwrap();
+        let (theirs, lease) = other.take_over().unwrap();
+        assert!(lease.is_none());
+        for set in [1, 0] {
+            shared.write(set, 5, &[set as u8 + 1; 9]).unwrap();
+        }
+        let mut bytes = [9; 10];
+        for set in [0, 1] {
+            theirs.read(set, 4, &mut bytes).unwrap();
+            assert_eq!(bytes, [&[0][..], &[set as u8 + 1; 9]].concat()[..]);
+        }
+        assert!(theirs.read(1, 5, &mut bytes).is_err(), "it ends where nobody wrote");
+
         let (reader, writer) = io::pipe().unwrap();
-        one.hand_over(None).unwrap();
-        assert!(other.take_over().unwrap().is_none());
-        use std::os::fd::AsFd as _;
-        one.hand_over(Some(writer.as_fd())).unwrap();
-        let theirs = other.take_over().unwrap().unwrap();
+        one.hand_over(&shared, Some(writer.as_fd())).unwrap();
+        let (_, theirs) = other.take_over().unwrap();
         drop(writer);
-        std::fs::File::from(theirs).write_all(b"x").unwrap();
+        std::fs::File::from(theirs.unwrap()).write_all(b"x").unwrap();
         assert_eq!(io::read_to_string(reader).unwrap(), "x");
     }
 }

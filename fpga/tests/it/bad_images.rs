@@ -16,7 +16,7 @@ fn refused(change: impl FnOnce(&mut Parts, &Built)) -> Option<WorkerError> {
     let mut wrong = parts(built);
     change(&mut wrong, built);
     let error = bench.start(sign(wrong)).unwrap_err();
-    assert_eq!(bench.leases().state(&built.device.id()).unwrap().holder, None, "the device is given back");
+    bench.assert_free(&built.device.id());
     let executor = bench.start(sign(parts(built))).unwrap();
     let id = executor.load(scale(0.0).into(), constants().into()).unwrap();
     assert_eq!(executor.run(id, &floats(&[1.0; 4])).unwrap(), [floats(&[1.0, 2.0, 3.0, 4.0])]);

@@ -6,14 +6,14 @@ use std::{
     io::Write as _,
     path::PathBuf,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use moorline_fpga::{
     bitstream::{
         Architecture, Bitstream, Compiled, GoldenCase, KERNEL_ABI, Op, Parts, Recipe, SigningKey, pack,
     },
-    device::DeviceFilter,
+    device::{DeviceFilter, DeviceId},
     lease::{Leases, Quarantine},
     program::{Argument, BufferPlan, Launch, Port, Program, Range},
     worker::{Built, Executor, ExecutorSettings, Launcher, Limits, WorkerError, build},
@@ -119,6 +119,7 @@ pub(crate) fn scale(plus: f32) -> Program {
                 Argument::F32(plus),
             ],
         )],
+        pipelines: Vec::new(),
         inputs: vec![port("in", 0)],
         outputs: vec![port("out", 2)],
     }
@@ -201,6 +202,16 @@ impl Bench {
 
     pub(crate) fn leases(&self) -> Leases {
         Leases::new(self.folder.path().join("leases"))
+    }
+
+    /// A device that was given back is free as soon as no process has its lock: one that another test starts at the same
+    /// time has it until it has become another program.
+    pub(crate) fn assert_free(&self, device: &DeviceId) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Some(holder) = self.leases().state(device).unwrap().holder {
+            assert!(Instant::now() < deadline, "{device} is still leased to {holder}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
     }
 
     pub(crate) fn settings(&self) -> ExecutorSettings {

@@ -6,6 +6,10 @@ mod bad_images;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod channels;
+#[cfg(test)]
+mod counts;
+#[cfg(test)]
 mod devices;
 #[cfg(test)]
 mod ends;

@@ -12,6 +12,8 @@ mod node_cases;
 #[cfg(test)]
 mod onnx;
 #[cfg(test)]
+mod profile;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod zoo;

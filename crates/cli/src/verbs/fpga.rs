@@ -1,4 +1,4 @@
-//! `moorline fpga`: what a bitstream makes of a model, before anything is deployed.
+//! `moorline fpga`: what a bitstream and a device make of a model, before anything is deployed.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,11 @@ use moorline_fpga::{
 };
 use serde_json::{Value, json};
 
-use crate::output::{self, Columns, Printing};
+use super::fpga_profile;
+use crate::{
+    output::{self, Columns, Printing},
+    session::Session,
+};
 
 const NODES: Columns = Columns(&[
     ("Node", "name"),
@@ -38,6 +42,13 @@ pub(crate) enum Verb {
         moorline fpga plan ssd.onnx --bitstream pocl.fbit --query \"nodes[].[name,place,reason]\" -o table\n\n\
         No device is needed, and the bitstream's signature is not looked at.")]
     Plan(Request),
+    /// Run an ONNX model on a device of this machine, and show what each kernel takes and how much the device could do
+    #[command(after_help = "Examples:\n  \
+        moorline fpga profile resnet.onnx --bitstream pocl.fbit --trusted-key key.pub.pem\n  \
+        moorline fpga profile resnet.onnx --bitstream pocl.fbit --trusted-key key.pub.pem --nodes\n  \
+        moorline fpga profile resnet.onnx --bitstream pocl.fbit --trusted-key key.pub.pem --trace trace.json -o none\n\n\
+        Kernels are timed by the device's clock. Figures of an emulated device say nothing of an FPGA.")]
+    Profile(fpga_profile::Request),
 }
 
 #[derive(Debug, Args)]
@@ -71,8 +82,14 @@ fn part(text: &str) -> Result<f64, String> {
     }
 }
 
-pub(crate) fn run(verb: Verb) -> anyhow::Result<()> {
-    let Verb::Plan(request) = verb;
+pub(crate) fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Plan(request) => plan(request),
+        Verb::Profile(request) => fpga_profile::run(session, request),
+    }
+}
+
+fn plan(request: Request) -> anyhow::Result<()> {
     let file = &request.bitstream;
     let bitstream =
         Unverified::read(fs_err::File::open(file)?).with_context(|| format!("`{}`", file.display()))?;

@@ -5,6 +5,7 @@ pub(crate) mod compute;
 pub(crate) mod device;
 pub(crate) mod environment;
 pub(crate) mod fpga;
+pub(crate) mod fpga_profile;
 pub(crate) mod image;
 mod invoke;
 pub(crate) mod kubernetes;

@@ -13,7 +13,8 @@ use moorline_core::{ErrorClass, Script, ScriptCall, ScriptError, ScriptRoute, Sc
 use super::{Answer, Exchange, method_not_allowed, read_body};
 use crate::{
     app::{App, Backend},
-    codec::score::{self, Door},
+    codec::score::{self, Door, Style},
+    image::ImagePreparation,
     metrics::Protocol,
     problem::{Dialect, Problem, RUN_FUNCTION_FAILED, run_function_failed},
     sessions::Sessions,
@@ -25,7 +26,11 @@ pub(crate) async fn score(State(app): State<Arc<App>>, request: Request) -> Resp
     }
     let exchange = Exchange::begin(&app, Protocol::Score, request.headers(), request.extensions());
     let result = async {
-        match &app.served()?.backend {
+        let served = app.served()?;
+        match &served.backend {
+            Backend::Model(sessions) if request.method() == Method::POST && is_image(request.headers()) => {
+                score_image(&app, &exchange, sessions, served.images.as_ref(), request).await
+            }
             Backend::Model(sessions) if request.method() == Method::POST => {
                 score_model(&app, &exchange, sessions, request, Door::Score).await
             }
@@ -63,10 +68,18 @@ fn before_scoring(app: &App, method: &Method) -> Option<Response> {
     }
 }
 
+fn media_type(headers: &HeaderMap) -> &[u8] {
+    let content_type = headers.get(http::header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
+}
+
+fn is_image(headers: &HeaderMap) -> bool {
+    media_type(headers).get(..6).is_some_and(|begin| begin.eq_ignore_ascii_case(b"image/"))
+}
+
 /// Whether a plain script gets an empty text for this body, as Flask leaves it of a form.
 fn is_form(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(http::header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let media_type = media_type(headers);
     media_type.eq_ignore_ascii_case(b"application/x-www-form-urlencoded")
         || media_type.eq_ignore_ascii_case(b"multipart/form-data")
 }
@@ -85,6 +98,29 @@ pub(super) async fn score_model(
     drop((body, share));
     let scored = exchange.run(sessions, decoded.inputs).await?;
     Ok(Answer::json(score::encode(&scored.outputs, decoded.style)).run(Some(false), Some(scored.run_time)))
+}
+
+/// Scores an image with the engine, prepared as the release declares.
+async fn score_image(
+    app: &App,
+    exchange: &Exchange,
+    sessions: &Sessions,
+    images: Option<&ImagePreparation>,
+    request: Request,
+) -> Result<Answer, Problem> {
+    let Some(images) = images else {
+        let told = "the deployment takes no images: declare how they become tensors with its `moorline.image.…` properties, or send tensors as JSON";
+        return Err(
+            Problem::new(ErrorClass::InvalidInput, told).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+        );
+    };
+    let (parts, body) = request.into_parts();
+    let (body, share) = read_body(app, &parts.headers, body).await?;
+    let inputs =
+        images.prepare(body).await.map_err(|error| Problem::new(error.class(), error.to_string()))?;
+    drop(share);
+    let scored = exchange.run(sessions, inputs).await?;
+    Ok(Answer::json(score::encode(&scored.outputs, Style::Bare)).run(Some(false), Some(scored.run_time)))
 }
 
 /// Hands the request to the script as it came.

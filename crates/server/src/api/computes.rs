@@ -116,8 +116,9 @@ async fn stays_where_it_is(control: &Control, at: &AtName, body: &Value) -> Resu
         Err(error) if is_absent(&error) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    let moved =
-        ["type", "host", "context", "namespace"].iter().find(|key| record.body.get(**key) != body.get(**key));
+    let moved = ["type", "host", "context", "namespace", "compute"]
+        .iter()
+        .find(|key| record.body.get(**key) != body.get(**key));
     let Some(moved) = moved else { return Ok(()) };
     match user_of(control, at).await? {
         Some(user) => Err(ApiError::conflict(format!(
@@ -134,7 +135,8 @@ async fn deployments_on(control: &Control, at: &AtName) -> Result<Vec<Deployment
     let mut all = Vec::new();
     for record in control.store.records(RecordKind::Deployment, Some(&at.workspace)).await? {
         let body: DeploymentBody = stored(&record.name, record.body)?;
-        if body.desired.compute.as_str().eq_ignore_ascii_case(at.name.as_str()) {
+        let named = [&body.desired.compute, &body.desired.runs_on().0];
+        if named.iter().any(|name| name.as_str().eq_ignore_ascii_case(at.name.as_str())) {
             all.push(body.desired.id);
         }
     }

@@ -88,6 +88,8 @@ fn runs_the_same(one: &Desired, other: &Desired) -> bool {
     one.release == other.release
         && one.environment == other.environment
         && one.context == other.context
+        && one.bitstream == other.bitstream
+        && one.below == other.below
         && (one.target, &one.compute) == (other.target, &other.compute)
 }
 
@@ -159,7 +161,7 @@ async fn put(
     precondition: Precondition,
     Document(document): Document,
 ) -> Result<Response, ApiError> {
-    change(&control, &at, &wish, precondition, Change::Replace(document)).await
+    Box::pin(change(&control, &at, &wish, precondition, Change::Replace(document))).await
 }
 
 /// Changes a deployment by a merge patch: `{"instance_count": 2}`.
@@ -181,7 +183,7 @@ async fn patch(
     precondition: Precondition,
     Document(patch): Document,
 ) -> Result<Response, ApiError> {
-    change(&control, &at, &wish, precondition, Change::Merge(patch)).await
+    Box::pin(change(&control, &at, &wish, precondition, Change::Merge(patch))).await
 }
 
 /// Deletes a deployment without traffic. Its requests in flight are finished first.

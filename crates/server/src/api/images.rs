@@ -259,6 +259,7 @@ async fn build(
     let work = control.clone();
     control.changes.spawn(Box::pin(async move {
         let order = Order {
+            bitstream: None,
             desired: &resolved.desired,
             name: repository(&at.workspace, reference.repository()),
             base,

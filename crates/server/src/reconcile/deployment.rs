@@ -182,6 +182,7 @@ impl Reconciler {
             readiness: desired.readiness,
             variables,
             own_server: own_server(desired),
+            machine_devices: None,
         })
     }
 
@@ -208,7 +209,7 @@ impl Reconciler {
         self.sync_endpoint(&id.workspace, &id.endpoint).await;
         // It moved: the gateway sends the old place nothing any more.
         if let Some(before) = &state.status.active
-            && (before.target, &before.compute) != (state.body.desired.target, &state.body.desired.compute)
+            && before.runs_on() != state.body.desired.runs_on()
             && let Err(error) = self.0.targets.remove(before).await
         {
             tracing::warn!(deployment = %id, error = chain(&error), "what ran on the former compute could not be removed; the next start of the server does it");

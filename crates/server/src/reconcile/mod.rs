@@ -211,5 +211,5 @@ impl Reconciler {
 fn places(record: &moorline_store::Record) -> Vec<(TargetKind, Name)> {
     let Ok(state) = DeploymentState::read(record) else { return Vec::new() };
     let desired = std::iter::once(&state.body.desired).chain(&state.status.active);
-    desired.map(|desired| (desired.target, desired.compute.clone())).collect()
+    desired.map(moorline_core::Desired::runs_on).map(|(compute, kind)| (kind, compute)).collect()
 }

@@ -9,6 +9,7 @@ mod deployment;
 mod endpoint;
 mod environment;
 mod fpga;
+mod image;
 mod kubernetes;
 mod model;
 mod registries;

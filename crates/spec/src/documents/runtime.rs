@@ -2,9 +2,9 @@
 
 use std::num::NonZeroUsize;
 
-use moorline_core::{BatchSettings, EngineName, EngineSettings, Name};
+use moorline_core::{BatchSettings, EngineName, EngineSettings, ImageInput, Name};
 
-use super::Tags;
+use super::{Tags, fpga::NUMERICS, image};
 use crate::{
     fields::nearest,
     reader::{Finding, Reader},
@@ -14,7 +14,7 @@ use crate::{
 
 /// What all of these properties begin with.
 const PREFIX: &str = "moorline.";
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 18] = [
     "moorline.compute",
     "moorline.engine",
     "moorline.sessions",
@@ -24,10 +24,19 @@ const KEYS: [&str; 9] = [
     "moorline.worker_count",
     "moorline.scale_down_delay",
     "moorline.fpga.bitstream",
+    "moorline.fpga.numerics",
+    "moorline.image.input",
+    "moorline.image.color",
+    "moorline.image.resize",
+    "moorline.image.crop",
+    "moorline.image.scale",
+    "moorline.image.mean",
+    "moorline.image.std",
+    "moorline.image.layout",
 ];
 
 /// What the properties of a deployment say; checked when the document is read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RuntimeSettings {
     /// `moorline.compute`
     pub compute: Option<Name>,
@@ -41,6 +50,10 @@ pub struct RuntimeSettings {
     pub scale_down_delay: Option<u32>,
     /// `moorline.fpga.bitstream`
     pub bitstream: Option<Reference>,
+    /// `moorline.fpga.numerics`
+    pub numerics: Option<String>,
+    /// `moorline.image.…`
+    pub image: Option<ImageInput>,
 }
 
 /// Settings on the way: a delay means nothing before a size is known.
@@ -82,7 +95,17 @@ impl Draft {
                 let expected = "a registered bitstream, such as `azureml:convnet:3`";
                 self.settings.bitstream = Some(value.parse().map_err(|_| expected)?);
             }
-            _ => {}
+            "moorline.fpga.numerics" => {
+                if !NUMERICS.contains(&value) {
+                    return Err("`f32-fma-v1`, `i8-rne-v1` or `bfp9-v1`");
+                }
+                self.settings.numerics = Some(value.to_owned());
+            }
+            _ => {
+                if let Some(property) = key.strip_prefix(image::PREFIX) {
+                    image::take(self.settings.image.get_or_insert_default(), property, value)?;
+                }
+            }
         }
         Ok(())
     }
