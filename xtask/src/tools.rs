@@ -60,11 +60,7 @@ pub enum Tool {
 }
 
 impl Tool {
-<<<<<<< HEAD
-    pub const FOR_TESTS: [Self; 13] = [
-=======
-    pub const FOR_TESTS: [Self; 12] = [
->>>>>>> main
+    pub const FOR_TESTS: [Self; 14] = [
         Self::Oracle,
         Self::Tools,
         Self::Mlflow,
