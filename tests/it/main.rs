@@ -33,6 +33,8 @@ mod differential;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
+mod edge_devices;
+#[cfg(test)]
 mod endpoints;
 #[cfg(test)]
 mod fpga;
