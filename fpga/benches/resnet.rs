@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use moorline_core::Session;
 use moorline_fpga::{
-    plan::{Plan, PlanOptions},
+    plan::{Numerics, Plan, PlanOptions},
     quantize::{Method, QuantizeOptions},
     runtime::Profile,
 };
@@ -38,7 +38,10 @@ fn main() {
     let options = QuantizeOptions { method: Method::MinMax, per_channel: true, threads: 2 };
     let (held, _) = quantized(&*bench.ort, &path, &SHAPE, &options, folder.path());
     let (codes, codes_there) = (load(&engine, &held), load(&*bench.ort, &held));
+    let in_blocks = PlanOptions { numerics: Some(Numerics::Bfp9), ..PlanOptions::default() };
+    let in_blocks = load(&bench.engine(in_blocks), &path);
     let (mut ours, mut theirs) = (ours.session().unwrap(), theirs.session().unwrap());
+    let mut in_blocks = in_blocks.session().unwrap();
     let (mut codes, mut codes_there) = (codes.session().unwrap(), codes_there.session().unwrap());
 
     let input = || named(vec![("input", noise(&SHAPE, 1))]);
@@ -51,12 +54,13 @@ fn main() {
     };
     // In turns, so that what else the machine does falls on both.
     let (mut device, mut host) = (Vec::new(), Vec::new());
-    let (mut on_codes, mut host_codes) = (Vec::new(), Vec::new());
+    let (mut on_codes, mut host_codes, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         device.push(once(&mut *ours));
         host.push(once(&mut *theirs));
         on_codes.push(once(&mut *codes));
         host_codes.push(once(&mut *codes_there));
+        blocks.push(once(&mut *in_blocks));
     }
     let (device, host) = (middle(device), middle(host));
     let (on_codes, host_codes) = (middle(on_codes), middle(host_codes));
@@ -105,6 +109,7 @@ fn main() {
         ),
         ("two sessions, each request", format!("{:.1} ms", millis(both / ROUNDS as u32)), String::new()),
         ("i8-rne-v1, one request", format!("{:.1} ms", millis(on_codes)), String::new()),
+        ("bfp9-v1, one request", format!("{:.1} ms", millis(middle(blocks))), String::new()),
         ("ONNX Runtime on codes", format!("{:.1} ms", millis(host_codes)), String::new()),
         (
             "i8-rne-v1 to ONNX Runtime on floats",

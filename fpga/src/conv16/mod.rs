@@ -53,7 +53,9 @@ fn golden(model: &Model, manifest: &Manifest) -> Result<GoldenCase, BitstreamErr
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("golden.onnx");
     fs_err::write(&path, &model.onnx)?;
-    let options = PlanOptions { costs: Costs::NOTHING, min_coverage: 1.0, ..PlanOptions::default() };
+    let numerics = model.numerics;
+    let options =
+        PlanOptions { costs: Costs::NOTHING, min_coverage: 1.0, numerics, ..PlanOptions::default() };
     let plan = Plan::new(&path, manifest, &options).map_err(|error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
         failed(format!("{error}: {cause}"))

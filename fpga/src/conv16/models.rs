@@ -2,14 +2,17 @@
 
 use prost::{Message as _, bytes::Bytes};
 
-use crate::onnx::proto::{
-    AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSet, TensorProto,
-    TensorShape, TensorType, TypeKind, TypeProto, ValueInfo, element,
+use crate::{
+    onnx::proto::{
+        AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSet,
+        TensorProto, TensorShape, TensorType, TypeKind, TypeProto, ValueInfo, element,
+    },
+    plan::Numerics,
 };
 
 use super::{
     codes,
-    reference::{Map, Numbers, dense},
+    reference::{Map, Numbers, dense, weights_in_blocks},
 };
 
 /// A model, and the values of its inputs and outputs.
@@ -17,10 +20,12 @@ pub(super) struct Model {
     pub(super) name: &'static str,
     pub(super) onnx: Vec<u8>,
     pub(super) values: Vec<(String, Vec<f32>)>,
+    /// The contract that it is planned for; nothing for what the model itself asks.
+    pub(super) numerics: Option<Numerics>,
 }
 
-pub(super) fn all() -> [Model; 3] {
-    [residual(), depthwise(), codes::model()]
+pub(super) fn all() -> [Model; 4] {
+    [residual(), depthwise(), codes::model(), shared_exponents()]
 }
 
 /// An image through convolutions with a residual between them, a pool, a mean and a dense layer.
@@ -83,6 +88,23 @@ fn depthwise() -> Model {
     graph.node("AveragePool", &["both"], "joined", &[("kernel_shape", &[2, 2]), ("strides", &[2, 2])]);
     graph.output("joined", &[1, 64, 4, 4]);
     graph.model("depthwise", [("input", input.values), ("joined", joined.values)].into())
+}
+
+/// A convolution of operands that share exponents.
+fn shared_exponents() -> Model {
+    let mut numbers = Numbers::new(4);
+    let input = Map { values: numbers.take(20 * 8 * 8), channels: 20, side: 8 };
+    let (conv, bias) = (numbers.take(16 * 20 * 9), numbers.take(16));
+    let result = input.in_blocks(64).conv(&weights_in_blocks(&conv, 20, 9), &bias, false);
+
+    let mut graph = Graph::default();
+    graph.input("input", &[1, 20, 8, 8]);
+    graph.constant("conv", &[16, 20, 3, 3], &conv);
+    graph.constant("bias", &[16], &bias);
+    graph.node("Conv", &["input", "conv", "bias"], "result", &[("pads", &[1, 1, 1, 1])]);
+    graph.output("result", &[1, 16, 8, 8]);
+    let values = [("input", input.values), ("result", result.values)];
+    Model { numerics: Some(Numerics::Bfp9), ..graph.model("shared-exponents", values.into()) }
 }
 
 /// A graph that is being written.
@@ -161,7 +183,7 @@ impl Graph {
             ..ModelProto::default()
         };
         let values = values.into_iter().map(|(name, values)| (name.to_owned(), values)).collect();
-        Model { name, onnx: model.encode_to_vec(), values }
+        Model { name, onnx: model.encode_to_vec(), values, numerics: None }
     }
 }
 

@@ -21,6 +21,10 @@ const ALIGNMENT: usize = 64;
 pub(super) struct Builder<'a> {
     pub(super) graph: &'a Graph,
     pub(super) needs: Needs,
+    /// Whether what is multiplied is rounded to blocks that share an exponent.
+    pub(super) blocks: bool,
+    /// What was rounded so.
+    pub(super) rounded: HashMap<TensorId, Layout>,
     layouts: HashMap<TensorId, Layout>,
     buffers: Vec<Virtual>,
     constants: Vec<u8>,
@@ -72,10 +76,12 @@ impl Arguments {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(graph: &'a Graph, needs: Needs) -> Self {
+    pub(super) fn new(graph: &'a Graph, needs: Needs, blocks: bool) -> Self {
         Self {
             graph,
             needs,
+            blocks,
+            rounded: HashMap::new(),
             layouts: HashMap::new(),
             buffers: Vec::new(),
             constants: Vec::new(),
@@ -126,9 +132,15 @@ impl<'a> Builder<'a> {
         let [n, c, h, w] = map;
         let (halo, around) = self.needs.halo(id);
         let element = bytes_of(self.graph, id);
-        let mut layout = Layout { n, c, h, w, lanes, halo, element, buffer: 0 };
-        layout.buffer = self.buffer(element * layout.elements()?);
+        let layout = self.lay(Layout { n, c, h, w, lanes, halo, element, buffer: 0 }, around)?;
         self.layouts.insert(id, layout);
+        Ok(layout)
+    }
+
+    /// Memory for a feature map, surrounded by `around`.
+    pub(super) fn lay(&mut self, layout: Layout, around: i32) -> Result<Layout, LowerError> {
+        let Layout { n, h, w, lanes, element, .. } = layout;
+        let layout = Layout { buffer: self.buffer(element * layout.elements()?), ..layout };
         if !layout.halo.is_none() {
             let Halo { top, left, bottom, right } = layout.halo;
             let arguments = Arguments::default().buffers([layout.buffer]).sizes([

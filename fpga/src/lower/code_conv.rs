@@ -114,7 +114,8 @@ impl Builder<'_> {
         let own_inputs = input.c / conv.groups.max(1);
         let wrong = |expected| LowerError::Weights { node: self.label(op), found: conv.len(), expected };
         if conv.is_depthwise() {
-            return self.code_depthwise(op, conv, (input, output));
+            self.code_depthwise(op, conv, (input, output));
+            return Ok(());
         }
         let dense = matches!(conv.weights, CodeWeights::Dense { .. });
         let CodeConv { groups, outputs, window, .. } = *conv;
@@ -149,12 +150,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn code_depthwise(
-        &mut self,
-        op: &Op,
-        conv: &CodeConv,
-        (input, output): (Layout, Layout),
-    ) -> Result<(), LowerError> {
+    fn code_depthwise(&mut self, op: &Op, conv: &CodeConv, (input, output): (Layout, Layout)) {
         let window = conv.window;
         let taps = window.kernel[0] * window.kernel[1];
         let mut weights = vec![0_i32; output.blocks() * taps * LANES];
@@ -194,7 +190,6 @@ impl Builder<'_> {
             .result(codes, op.activation);
         let bytes = input.n * input.batch() + output.element * output.n * output.batch();
         self.launch(kernel, output.n * output.blocks() * cut.spans, arguments, &op.nodes, (op.flops, bytes));
-        Ok(())
     }
 }
 

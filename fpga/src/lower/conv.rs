@@ -1,6 +1,7 @@
 //! Lowers convolutions and products with constant matrices: the tile, the panels of weights, the steps through memory.
 
 use super::{
+    bfp,
     builder::{Arguments, Builder},
     error::LowerError,
     layout::{LANES, Layout},
@@ -159,6 +160,7 @@ impl Builder<'_> {
             self.depthwise(op, conv, weights, (input, output));
             return Ok(());
         }
+        let input = if self.blocks { self.rounded(op.inputs[0], input)? } else { input };
         let dense = matches!(conv.weights, Weights::Dense { .. });
         let Conv { groups, outputs, window, .. } = *conv;
         let walk = Walk::new(&Shape { input, output, residual, groups, outputs, window, dense }, &TILES)?;
@@ -170,7 +172,11 @@ impl Builder<'_> {
             tile: walk.tile,
             share: walk.share,
         };
-        let weights = self.constant(&panels.weights(op, self.label(op))?);
+        let mut weights = panels.weights(op, self.label(op))?;
+        if self.blocks {
+            panels.share_exponents(&mut weights);
+        }
+        let weights = self.constant(&weights);
         let bias = self.constant(&panels.bias());
         let arguments = Arguments::default().buffers([
             input.buffer,
@@ -352,6 +358,23 @@ impl Panels<'_> {
             }
         }
         Ok(panels)
+    }
+
+    /// Rounds the weights of each output and tap in blocks of input channels.
+    fn share_exponents(&self, panels: &mut [f32]) {
+        let width = self.tile.blocks * LANES;
+        let mut block = vec![0.0; self.lanes];
+        for rows in panels.chunks_exact_mut(self.lanes * width) {
+            for output in 0..width {
+                for (lane, value) in block.iter_mut().enumerate() {
+                    *value = rows[lane * width + output];
+                }
+                bfp::round(&mut block);
+                for (lane, value) in block.iter().enumerate() {
+                    rows[lane * width + output] = *value;
+                }
+            }
+        }
     }
 
     fn bias(&self) -> Vec<f32> {

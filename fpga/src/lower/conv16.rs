@@ -13,7 +13,7 @@ const POCL: &str = "Portable Computing Language";
 /// The parameters of the kernels in `kernels/`.
 pub fn architecture() -> Architecture {
     Architecture {
-        name: "v16t14_f32_u8w8a32".to_owned(),
+        name: "v16t14_f32_u8w8a32_bfp9".to_owned(),
         vec: LANES as u32,
         lane_tile: 14,
         acc: "i32".to_owned(),
@@ -26,7 +26,7 @@ pub fn architecture() -> Architecture {
 
 /// The contracts that the kernels keep.
 pub fn numerics() -> Vec<String> {
-    names(&[Numerics::F32Fma, Numerics::I8Rne])
+    names(&[Numerics::F32Fma, Numerics::I8Rne, Numerics::Bfp9])
 }
 
 fn names(numerics: &[Numerics]) -> Vec<String> {
@@ -43,30 +43,30 @@ pub fn ops() -> Vec<Op> {
         ])
     };
     let unbounded = BTreeMap::new;
-    let floats = || names(&[Numerics::F32Fma]);
+    let floats = || names(&[Numerics::F32Fma, Numerics::Bfp9]);
     let codes = || names(&[Numerics::I8Rne]);
-    let both = numerics;
+    let all = numerics;
     let ops = [
-        ("Conv", window(), both()),
-        ("MaxPool", window(), both()),
-        ("AveragePool", window(), both()),
-        ("GlobalAveragePool", unbounded(), both()),
-        ("GlobalMaxPool", unbounded(), both()),
-        ("Gemm", unbounded(), both()),
-        ("MatMul", unbounded(), both()),
+        ("Conv", window(), all()),
+        ("MaxPool", window(), all()),
+        ("AveragePool", window(), all()),
+        ("GlobalAveragePool", unbounded(), all()),
+        ("GlobalMaxPool", unbounded(), all()),
+        ("Gemm", unbounded(), all()),
+        ("MatMul", unbounded(), all()),
         ("BatchNormalization", unbounded(), floats()),
-        ("Add", unbounded(), both()),
+        ("Add", unbounded(), all()),
         ("Sub", unbounded(), floats()),
         ("Mul", unbounded(), floats()),
-        ("Relu", unbounded(), both()),
-        ("Clip", unbounded(), both()),
-        ("Concat", unbounded(), both()),
-        ("Identity", unbounded(), both()),
-        ("Dropout", unbounded(), both()),
-        ("Flatten", unbounded(), both()),
-        ("Reshape", unbounded(), both()),
-        ("Squeeze", unbounded(), both()),
-        ("Unsqueeze", unbounded(), both()),
+        ("Relu", unbounded(), all()),
+        ("Clip", unbounded(), all()),
+        ("Concat", unbounded(), all()),
+        ("Identity", unbounded(), all()),
+        ("Dropout", unbounded(), all()),
+        ("Flatten", unbounded(), all()),
+        ("Reshape", unbounded(), all()),
+        ("Squeeze", unbounded(), all()),
+        ("Unsqueeze", unbounded(), all()),
         ("QuantizeLinear", unbounded(), codes()),
         ("DequantizeLinear", unbounded(), codes()),
         ("QLinearConv", window(), codes()),

@@ -1,5 +1,6 @@
 //! Lowering: operations become launches of kernels, weights become panels, and tensors get their place in memory.
 
+mod bfp;
 mod builder;
 mod code_conv;
 mod codes;
@@ -24,7 +25,10 @@ pub use self::{
 use crate::{
     bitstream::Manifest,
     onnx::{Graph, TensorId},
-    plan::op::{CodeWeights, Kind, Op, Weights, feature_map},
+    plan::{
+        Numerics,
+        op::{CodeWeights, Kind, Op, Weights, feature_map},
+    },
     program::Program,
 };
 
@@ -43,6 +47,7 @@ pub(crate) fn lower(
     inputs: &[TensorId],
     outputs: &[TensorId],
     manifest: &Manifest,
+    floats: Numerics,
 ) -> Result<Lowered, LowerError> {
     let bitstream = || format!("{} {}", manifest.id, manifest.version);
     if manifest.arch.vec as usize != LANES {
@@ -50,7 +55,7 @@ pub(crate) fn lower(
         return Err(LowerError::Architecture { bitstream: bitstream(), vec, expected: LANES });
     }
     let needs = Needs::of(graph, ops)?;
-    let mut builder = Builder::new(graph, needs);
+    let mut builder = Builder::new(graph, needs, floats == Numerics::Bfp9);
     for &id in inputs {
         builder.input(id, is_image(graph, ops, outputs, id))?;
     }

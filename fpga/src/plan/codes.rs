@@ -186,7 +186,7 @@ impl Finder<'_> {
         let axis = usize::from(dense == Some(false));
         let held = self.held(producer, [0, 1, 2], (axis, conv.outputs))?;
         let units: Vec<f32> = held.scales.iter().map(|scale| input.scale * scale).collect();
-        let bias = self.bias(node, conv, &units)?;
+        let bias = self.bias(node, conv, &units);
         let weights = match dense {
             None => CodeWeights::Conv(held.weights),
             Some(transposed) => CodeWeights::Dense { matrix: held.weights, transposed },
@@ -205,8 +205,8 @@ impl Finder<'_> {
     }
 
     /// The bias in units of the sum: as the model holds it where it is held so, and else rounded.
-    fn bias(&self, node: &Node, conv: &Conv, units: &[f32]) -> Option<Vec<i32>> {
-        let Some(floats) = &conv.bias else { return Some(vec![0; conv.outputs]) };
+    fn bias(&self, node: &Node, conv: &Conv, units: &[f32]) -> Vec<i32> {
+        let Some(floats) = &conv.bias else { return vec![0; conv.outputs] };
         let graph = self.classifier.graph;
         let held = node.inputs.get(2).copied().flatten().and_then(|id| {
             let own = &graph.nodes[graph.tensor(id).producer?];
@@ -230,7 +230,7 @@ impl Finder<'_> {
             let steps = (f64::from(*value) / f64::from(*unit)).round_ties_even();
             steps.clamp(f64::from(i32::MIN), f64::from(i32::MAX)) as i32
         };
-        Some(held.unwrap_or_else(|| floats.iter().zip(units).map(rounded).collect()))
+        held.unwrap_or_else(|| floats.iter().zip(units).map(rounded).collect())
     }
 
     /// Weights, scales and zeros of a node by the places of its inputs; of `outputs` outputs, along `axis`.
@@ -250,7 +250,7 @@ impl Finder<'_> {
         let one = |count: usize| count == 1;
         let all = one(scales.len()) && zeros.is_none_or(|zeros| one(zeros.len()));
         let fits = |count: usize| count == outputs || one(count);
-        let stated = node.proto.int("axis", if inputs[0] == 0 { 1 } else { 0 });
+        let stated = node.proto.int("axis", i64::from(inputs[0] == 0));
         let stated = if stated < 0 { stated + shape.len() as i64 } else { stated };
         // An operator that is all in one has no such attribute: its outputs are where they always are.
         let along = inputs[0] != 0 || stated == axis as i64;

@@ -18,6 +18,14 @@ pub enum PlanError {
     )]
     Coverage { coverage: f64, least: f64 },
     #[error(
+        "the model says that it agrees with the model of floats for a share of {agreement} of its samples, and at least {least} is wanted: calibrate it with more or other samples (`moorline fpga quantize`), or lower `min_agreement`"
+    )]
+    Agreement { agreement: f64, least: f64 },
+    #[error(
+        "an agreement of at least {least} with the model of floats is wanted, and the model has no report of it: quantise it with `moorline fpga quantize`"
+    )]
+    NoAgreement { least: f64 },
+    #[error(
         "the model needs {needed} bytes of device memory, and the device has {available}: take a smaller batch or another device"
     )]
     Memory { needed: u64, available: u64 },

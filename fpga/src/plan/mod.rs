@@ -22,12 +22,13 @@ pub use self::{
     error::PlanError,
     numerics::{Numerics, UnknownNumerics},
     partition::Costs,
-    report::{IslandReport, MemoryReport, NodeReport, Place, Report},
+    report::{AccuracySummary, IslandReport, MemoryReport, NodeReport, Place, Report},
 };
 use crate::{
     bitstream::Manifest,
     lower::{Lowered, lower},
     onnx::{Batch, Graph, Model, TensorId, proto::element, submodel},
+    quantize::accuracy_of,
 };
 
 /// What a plan is made for.
@@ -42,11 +43,21 @@ pub struct PlanOptions {
     pub costs: Costs,
     /// What all of it must keep. Without it, what the model quantises keeps `i8-rne-v1`, and the rest `f32-fma-v1`.
     pub numerics: Option<Numerics>,
+    /// The least share of samples for which the quantised model must have chosen what the model of floats did, as its
+    /// own report says, from 0 to 1.
+    pub min_agreement: Option<f64>,
 }
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { batch: 1, min_coverage: 0.0, device_memory: None, costs: Costs::default(), numerics: None }
+        Self {
+            batch: 1,
+            min_coverage: 0.0,
+            device_memory: None,
+            costs: Costs::default(),
+            numerics: None,
+            min_agreement: None,
+        }
     }
 }
 
@@ -105,6 +116,17 @@ impl Plan {
         }
         let on_codes = kept(Numerics::I8Rne) && wanted.is_none_or(|wanted| wanted == Numerics::I8Rne);
         let model = Model::read(path)?;
+        let accuracy = accuracy_of(&model);
+        if let Some(least) = options.min_agreement {
+            let stated = accuracy.as_ref().and_then(|accuracy| accuracy.agreement);
+            match stated {
+                None => return Err(PlanError::NoAgreement { least }),
+                Some(agreement) if agreement < least => {
+                    return Err(PlanError::Agreement { agreement, least });
+                }
+                Some(_) => {}
+            }
+        }
         let graph = Graph::new(&model, options.batch)?;
         for &id in &graph.outputs {
             if graph.tensor(id).producer.is_none() || graph.is_constant(id) {
@@ -116,14 +138,14 @@ impl Plan {
             return Err(PlanError::NotQuantized { numerics: Numerics::I8Rne });
         }
         let (parts, small) = worthy_parts(&graph, &ops, &options.costs);
-        let report = Report::new(&graph, &ops, &parts, &small);
+        let report = Report::new(&graph, &ops, &parts, &small).accurate(accuracy.as_ref());
         if report.coverage < options.min_coverage {
             let (coverage, least) = (100.0 * report.coverage, 100.0 * options.min_coverage);
             return Err(PlanError::Coverage { coverage, least });
         }
         let islands: Vec<Island> = parts
             .iter()
-            .map(|part| island(&model, &graph, &ops, part, manifest))
+            .map(|part| island(&model, &graph, &ops, part, (manifest, floats.unwrap_or(Numerics::F32Fma))))
             .collect::<Result<_, _>>()?;
         let values = |ids: &[TensorId]| ids.iter().map(|&id| value(&graph, id)).collect::<Result<_, _>>();
         let mut plan = Self {
@@ -187,7 +209,7 @@ fn island(
     graph: &Graph,
     ops: &[Op],
     part: &Part,
-    manifest: &Manifest,
+    (manifest, floats): (&Manifest, Numerics),
 ) -> Result<Island, PlanError> {
     let members: Vec<&Op> = part.ops.iter().map(|&index| &ops[index]).collect();
     if part.device {
@@ -195,7 +217,7 @@ fn island(
             ids.iter().map(|&id| value(graph, id)).collect()
         };
         let (inputs, outputs) = (values(&part.inputs)?, values(&part.outputs)?);
-        let lowered = lower(graph, &members, &part.inputs, &part.outputs, manifest)?;
+        let lowered = lower(graph, &members, &part.inputs, &part.outputs, manifest, floats)?;
         return Ok(Island::Device { lowered, inputs, outputs });
     }
     let mut nodes: Vec<usize> = members.iter().flat_map(|op| &op.nodes).copied().collect();

@@ -128,9 +128,13 @@ pub fn quantize(
 
 /// What a model says of its own accuracy, if it was quantised by this.
 pub fn accuracy(path: &Path) -> Result<Option<Accuracy>, QuantizeError> {
-    let model = Model::read(path)?;
-    let entry = model.proto.metadata.iter().find(|entry| entry.key == ACCURACY_KEY);
-    Ok(entry.and_then(|entry| serde_json::from_str(&entry.value).ok()))
+    Ok(accuracy_of(&Model::read(path)?))
+}
+
+/// The same of a model that was read; what is no report is none.
+pub(crate) fn accuracy_of(model: &Model) -> Option<Accuracy> {
+    let entry = model.proto.metadata.iter().find(|entry| entry.key == ACCURACY_KEY)?;
+    serde_json::from_str(&entry.value).ok()
 }
 
 /// A model, and the file that its engine may read again.

@@ -37,6 +37,14 @@ fn our_kernels_compute_what_the_formulas_say() {
         assert!(parts.golden.len() >= 2 && parts.source.is_some());
         Executor::start(settings.clone(), sign(parts)).unwrap();
 
+        // The text that every device takes, without what this processor has an instruction for.
+        let portable = lower::source();
+        if portable != source {
+            let built = build(&portable);
+            assert_eq!(built.kernels, right.kernels);
+            Executor::start(settings.clone(), sign(conv16::parts(built, portable).unwrap())).unwrap();
+        }
+
         // The same with one kernel that clips at the wrong bound.
         let wrong = source.replace("r = r < low ? low : r", "r = r <= low ? low + 0.0625f : r");
         assert_ne!(wrong, source);

@@ -19,8 +19,14 @@ use crate::{
 };
 
 /// Everything on the device, however little it is.
-const ALL: PlanOptions =
-    PlanOptions { batch: 1, min_coverage: 0.0, device_memory: None, costs: Costs::NOTHING, numerics: None };
+const ALL: PlanOptions = PlanOptions {
+    batch: 1,
+    min_coverage: 0.0,
+    device_memory: None,
+    costs: Costs::NOTHING,
+    numerics: None,
+    min_agreement: None,
+};
 
 /// A model, its input, and the numbers that must come out to the bit.
 struct Case {

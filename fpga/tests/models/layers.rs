@@ -15,8 +15,14 @@ use crate::{
 };
 
 /// Everything on the device, however little it is.
-const ALL: PlanOptions =
-    PlanOptions { batch: 1, min_coverage: 1.0, device_memory: None, costs: Costs::NOTHING, numerics: None };
+const ALL: PlanOptions = PlanOptions {
+    batch: 1,
+    min_coverage: 1.0,
+    device_memory: None,
+    costs: Costs::NOTHING,
+    numerics: None,
+    min_agreement: None,
+};
 
 /// Runs `cases` models that `make` makes of random values; the model takes `x`, of the shape that comes with it.
 fn check<S: Strategy>(cases: u32, strategy: S, make: impl Fn(&S::Value) -> (Net, Vec<usize>))

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod bfp;
+#[cfg(test)]
 mod codes;
 #[cfg(test)]
 mod conformance;

@@ -41,6 +41,7 @@ fn check(name: &str, shape: &[usize], options: &QuantizeOptions, least: f64) {
     let report = Plan::new(&file, bench.executor.bitstream().manifest(), &plan);
     let report = report.unwrap();
     assert_eq!(report.report().device_islands, 1, "{:#?}", report.report().nodes);
+    assert_eq!(report.report().accuracy.as_ref().map(|told| told.samples), Some(told.samples));
     let input = || named(vec![("input", noise(shape, 11))]);
     let ours = load(&bench.engine(plan), &file).session().unwrap().run(input()).unwrap();
     let theirs = load(&*bench.ort, &file).session().unwrap().run(input()).unwrap();
@@ -74,6 +75,36 @@ fn an_mlp_and_its_percentiles() {
 fn resnet_with_one_scale_for_each_layer() {
     let one = QuantizeOptions { per_channel: false, ..OPTIONS };
     check("resnet_any_batch", &[4, 3, 64, 64], &one, 20.0);
+}
+
+#[test]
+fn a_model_that_says_too_little_of_itself_is_refused() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut net = Net::new(13);
+    net.input("x", &[1, 64]);
+    let weights: Vec<f32> = (0..64 * 8).map(|at| ((at * 37) % 101) as f32 / 100.0 - 0.5).collect();
+    net.floats("w", &[64, 8], &weights);
+    net.node("MatMul", &["x", "w"], "y", &[]);
+    net.output("y");
+    let path = net.save(folder.path());
+    let plan = |path: &std::path::Path, least: f64| {
+        let options = PlanOptions { min_agreement: Some(least), ..PlanOptions::default() };
+        Plan::new(path, bench.executor.bitstream().manifest(), &options)
+    };
+    let error = plan(&path, 0.5).unwrap_err().to_string();
+    assert!(error.contains("0.5") && error.contains("`moorline fpga quantize`"), "{error}");
+    let (file, told) = quantized(&*bench.ort, &path, &[40, 64], &OPTIONS, folder.path());
+    let stated = told.agreement.unwrap();
+    assert!(told.samples == 40 && stated > 0.5, "{told:?}");
+    plan(&file, stated).unwrap();
+    // What no model can state: it is refused with both numbers.
+    let error = plan(&file, 1.5).unwrap_err().to_string();
+    assert!(error.contains(&format!("{stated}")) && error.contains("1.5"), "{error}");
+    let options = PlanOptions { min_agreement: Some(1.5), ..PlanOptions::default() };
+    let engine = bench.engine(options);
+    let refused = moorline_core::Engine::load(&engine, &moorline_core::ModelFiles { path: file, threads: 1 });
+    assert!(refused.unwrap_err().to_string().contains("1.5"));
 }
 
 #[test]
