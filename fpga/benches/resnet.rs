@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use moorline_core::Session;
 use moorline_fpga::{
-    plan::{Plan, PlanOptions},
+    plan::{Numerics, Plan, PlanOptions},
+    quantize::{Method, QuantizeOptions},
     runtime::Profile,
 };
 
-use bench::{Bench, assert_close, bitstream, load, made, named, noise};
+use bench::{Bench, assert_close, bitstream, load, made, named, noise, quantized};
 
 const ROUNDS: usize = 60;
 const SHAPE: [usize; 4] = [1, 3, 224, 224];
@@ -32,7 +33,16 @@ fn main() {
     let ours = load(&engine, &path);
     let loaded = begin.elapsed();
     let theirs = load(&*bench.ort, &path);
+    // The same model on codes, calibrated with noise.
+    let folder = tempfile::tempdir().unwrap();
+    let options = QuantizeOptions { method: Method::MinMax, per_channel: true, threads: 2 };
+    let (held, _) = quantized(&*bench.ort, &path, &SHAPE, &options, folder.path());
+    let (codes, codes_there) = (load(&engine, &held), load(&*bench.ort, &held));
+    let in_blocks = PlanOptions { numerics: Some(Numerics::Bfp9), ..PlanOptions::default() };
+    let in_blocks = load(&bench.engine(in_blocks), &path);
     let (mut ours, mut theirs) = (ours.session().unwrap(), theirs.session().unwrap());
+    let mut in_blocks = in_blocks.session().unwrap();
+    let (mut codes, mut codes_there) = (codes.session().unwrap(), codes_there.session().unwrap());
 
     let input = || named(vec![("input", noise(&SHAPE, 1))]);
     assert_close(&ours.run(input()).unwrap(), &theirs.run(input()).unwrap(), "ResNet-50");
@@ -44,11 +54,16 @@ fn main() {
     };
     // In turns, so that what else the machine does falls on both.
     let (mut device, mut host) = (Vec::new(), Vec::new());
+    let (mut on_codes, mut host_codes, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         device.push(once(&mut *ours));
         host.push(once(&mut *theirs));
+        on_codes.push(once(&mut *codes));
+        host_codes.push(once(&mut *codes_there));
+        blocks.push(once(&mut *in_blocks));
     }
     let (device, host) = (middle(device), middle(host));
+    let (on_codes, host_codes) = (middle(on_codes), middle(host_codes));
 
     // The same program again, to see when its kernels ran.
     let manifest = bench.executor.bitstream().manifest();
@@ -93,6 +108,14 @@ fn main() {
             "5 %".to_owned(),
         ),
         ("two sessions, each request", format!("{:.1} ms", millis(both / ROUNDS as u32)), String::new()),
+        ("i8-rne-v1, one request", format!("{:.1} ms", millis(on_codes)), String::new()),
+        ("bfp9-v1, one request", format!("{:.1} ms", millis(middle(blocks))), String::new()),
+        ("ONNX Runtime on codes", format!("{:.1} ms", millis(host_codes)), String::new()),
+        (
+            "i8-rne-v1 to ONNX Runtime on floats",
+            format!("{:.2}", millis(on_codes) / millis(host)),
+            "1.0".to_owned(),
+        ),
         ("worker started and ready", format!("{:.2} s", start.as_secs_f64()), "1 s".to_owned()),
         ("model planned and loaded", format!("{:.2} s", loaded.as_secs_f64()), String::new()),
     ];

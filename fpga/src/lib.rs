@@ -15,6 +15,7 @@ pub mod onnx;
 pub mod plan;
 pub mod profile;
 pub mod program;
+pub mod quantize;
 pub mod runtime;
 pub mod target;
 pub mod worker;

@@ -26,7 +26,7 @@ pub(crate) fn built(workspace: &Workspace) -> (PathBuf, PathBuf) {
     let mut build = Command::new(binary("moorline-fpga"));
     build.args(["build", "Portable Computing Language"]).arg(&key).arg(&bitstream);
     let said = workspace.run(build).ok();
-    assert!(said.stdout.contains("golden tests passed: 2"), "{}", said.stdout);
+    assert!(said.stdout.contains("golden tests passed: 4"), "{}", said.stdout);
     (bitstream, key.with_extension("pub.pem"))
 }
 

@@ -33,6 +33,8 @@ mod differential;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
+mod edge_devices;
+#[cfg(test)]
 mod endpoints;
 #[cfg(test)]
 mod fpga;
@@ -64,6 +66,8 @@ mod onnx_score;
 mod open_inference;
 #[cfg(test)]
 mod platforms;
+#[cfg(test)]
+mod quantize;
 #[cfg(test)]
 mod rollout;
 #[cfg(test)]

@@ -1,8 +1,8 @@
 """Writes ONNX's own cases for single operators, with the results that the standard says.
 
 What our kernels take as constants (weights, bounds, axes) is a constant of the model; the rest stays an input. Beside
-each `NAME.onnx` lies `NAME.bin`: the inputs and then the outputs, one behind the other, as 32-bit floats. Cases of other
-types are left out.
+each `NAME.onnx` lies `NAME.bin`: the inputs and then the outputs, one behind the other, as 32-bit floats, or as the codes of 8
+bits that operators on codes take. Cases of other types are left out.
 
     python node_cases.py FOLDER all
 """
@@ -17,10 +17,11 @@ from onnx import numpy_helper
 from onnx.backend.test.case import node as cases
 
 MODULES = ["add", "averagepool", "batch_normalization", "clip", "concat", "conv", "dropout", "flatten", "gemm",
-           "globalaveragepool", "globalmaxpool", "identity", "matmul", "maxpool", "mul", "relu", "reshape", "squeeze",
-           "sub", "unsqueeze"]
+           "globalaveragepool", "globalmaxpool", "identity", "matmul", "maxpool", "mul", "qlinearconv", "qlinearmatmul",
+           "relu", "reshape", "squeeze", "sub", "unsqueeze"]
 # These take all their operands at run time.
 ALL_INPUTS = {"Add", "Concat", "Mul", "Sub"}
+ON_CODES = {"QLinearConv", "QLinearMatMul"}
 
 
 def main():
@@ -40,7 +41,10 @@ def main():
             continue
         inputs, outputs = [np.asarray(value) for value in inputs], [np.asarray(value) for value in outputs]
         kept = len(inputs) if graph.node[0].op_type in ALL_INPUTS else 1
-        if any(value.dtype != np.float32 for value in [*inputs[:kept], *outputs]) or inputs[0].size == 0:
+        types = [np.float32, np.uint8, np.int8] if graph.node[0].op_type in ON_CODES else [np.float32]
+        # Scales of half the size are none of ours.
+        halves = any(value.dtype == np.float16 for value in inputs)
+        if halves or any(value.dtype not in types for value in [*inputs[:kept], *outputs]) or inputs[0].size == 0:
             continue
         for info, value in list(zip(graph.input, inputs))[kept:]:
             graph.initializer.append(numpy_helper.from_array(value, info.name))

@@ -89,6 +89,9 @@ pub(crate) enum Command {
     /// What `moorline device` starts for itself: a process that a driver may end
     #[command(name = verbs::device::WORKER, hide = true, after_help = "Example:\n  moorline device-worker")]
     DeviceWorker,
+    /// Edge devices and their modules: who they are, what they are to be, and what they send
+    #[command(subcommand, after_help = "Example:\n  moorline edge device create -n line-3 --tag site=lyon")]
+    Edge(verbs::edge::Verb),
     /// Register computes: places where deployments run
     #[command(subcommand, after_help = "Example:\n  moorline compute create -n edge-box -t local")]
     Compute(verbs::compute::Verb),

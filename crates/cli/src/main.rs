@@ -19,6 +19,7 @@ mod output;
 mod release;
 mod screen;
 mod session;
+mod stream;
 mod up;
 mod upload;
 mod verbs;
@@ -58,6 +59,7 @@ fn run(session: &Session, command: Command) -> anyhow::Result<()> {
             Command::Fpga(verb) => verbs::fpga::run(session, verb),
             Command::Device(verb) => verbs::device::run(session, verb),
             Command::DeviceWorker => Ok(moorline_fpga::worker::main()?),
+            Command::Edge(verb) => verbs::edge::run(session, verb).await,
             Command::Compute(verb) => verbs::compute::run(session, verb).await,
             Command::OnlineEndpoint(verb) => verbs::online_endpoint::run(session, verb).await,
             Command::OnlineDeployment(verb) => verbs::online_deployment::run(session, verb).await,
@@ -107,6 +109,7 @@ fn log(session: &Session, server: bool) {
         "moorline_store",
         "moorline_gateway",
         "moorline_deploy",
+        "moorline_edge",
         "moorline_listen",
     ];
     let directives = ours.iter().fold(libraries.to_owned(), |all, target| format!("{all},{target}={level}"));

@@ -13,7 +13,9 @@ use anyhow::{Context, bail};
 use clap::Args;
 use moorline_core::Secret;
 use moorline_deploy::registry::{Platform, PlatformError};
-use moorline_server::{Announcement, Bounds, LeaderElection, Leadership, Server, ServerConfig, StartError};
+use moorline_server::{
+    Announcement, Bounds, HubSettings, LeaderElection, Leadership, Server, ServerConfig, StartError,
+};
 use moorline_store::{Blobs, Database, StoreConfig};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +28,7 @@ use crate::{
 };
 
 pub(crate) const EXAMPLE: &str = "Examples:\n  moorline up\n  \
+    moorline up --hub 0.0.0.0:8883 --hub-name hub.example.org\n  \
     moorline up --listen 0.0.0.0:7440 --database postgres://ml@db/moorline --blobs s3://models/moorline\n\n\
     An address that other machines can reach needs a token first: `moorline token create`.\n\
     A database's password belongs into MOORLINE_DATABASE or PGPASSWORD, not into a flag.\n\
@@ -103,6 +106,35 @@ pub(crate) struct Up {
         hide_env_values = true
     )]
     pod: Option<String>,
+    /// Listen here for devices: MQTT over TLS, as in 0.0.0.0:8883
+    #[arg(
+        long,
+        env = "MOORLINE_HUB",
+        value_name = "ADDRESS",
+        requires = "hub_name",
+        hide_env_values = true,
+        help_heading = "Devices"
+    )]
+    hub: Option<SocketAddr>,
+    /// The name by which devices reach it, which is in its certificate and in connection strings
+    #[arg(
+        long,
+        env = "MOORLINE_HUB_NAME",
+        value_name = "HOST",
+        hide_env_values = true,
+        help_heading = "Devices"
+    )]
+    hub_name: Option<String>,
+    /// Listen here for methods that modules call over HTTPS, as in 0.0.0.0:443
+    #[arg(
+        long,
+        env = "MOORLINE_HUB_HTTPS",
+        value_name = "ADDRESS",
+        requires = "hub",
+        hide_env_values = true,
+        help_heading = "Devices"
+    )]
+    hub_https: Option<SocketAddr>,
     /// Leave the terminal's session first: what a server that is started in the background does
     #[arg(long, hide = true)]
     detached: bool,
@@ -256,6 +288,7 @@ fn config(session: &Session, up: Up, home: PathBuf) -> anyhow::Result<ServerConf
             lease,
             pod,
         }),
+        hub: up.hub.zip(up.hub_name).map(|(mqtt, name)| HubSettings { mqtt, https: up.hub_https, name }),
         bounds: Bounds::default(),
     })
 }

@@ -16,14 +16,10 @@ pub(crate) fn engine(
     environment: &Environment,
     metrics: &moorline_serve::Metrics,
 ) -> anyhow::Result<Arc<dyn Engine>> {
-    use moorline_fpga::{engine::OpenClEngine, metrics::Metrics, plan::PlanOptions};
+    use moorline_fpga::{engine::OpenClEngine, metrics::Metrics};
 
     let options = &settings.fpga;
-    anyhow::ensure!(
-        (0.0..=1.0).contains(&options.min_coverage),
-        "--fpga-min-coverage is {}, and a share is between 0 and 1",
-        options.min_coverage
-    );
+    let plan = plan_options(options)?;
     let executor = executor(options, bitstream, release.to_string(), environment)?;
     let (registry, labels) = metrics.registry();
     let executor = executor.observed(Arc::new(Metrics::register(registry, &labels)?));
@@ -35,8 +31,34 @@ pub(crate) fn engine(
         version = %executor.bitstream().manifest().version,
         "a device is leased"
     );
-    let plan = PlanOptions { min_coverage: options.min_coverage, ..PlanOptions::default() };
     Ok(Arc::new(OpenClEngine::new(Arc::new(executor), host, plan)))
+}
+
+/// What plans are made for.
+#[cfg(feature = "fpga")]
+pub(crate) fn plan_options(
+    options: &crate::settings::FpgaOptions,
+) -> anyhow::Result<moorline_fpga::plan::PlanOptions> {
+    use anyhow::{Context, ensure};
+    use moorline_fpga::plan::PlanOptions;
+
+    let is_share = |share: &f64| (0.0..=1.0).contains(share);
+    ensure!(
+        is_share(&options.min_coverage),
+        "--fpga-min-coverage is {}, and a share is between 0 and 1",
+        options.min_coverage
+    );
+    ensure!(
+        options.min_agreement.as_ref().is_none_or(is_share),
+        "--fpga-min-agreement is {}, and a share is between 0 and 1",
+        options.min_agreement.unwrap_or_default()
+    );
+    Ok(PlanOptions {
+        min_coverage: options.min_coverage,
+        min_agreement: options.min_agreement,
+        numerics: options.numerics.as_deref().map(str::parse).transpose().context("--fpga-numerics")?,
+        ..PlanOptions::default()
+    })
 }
 
 /// A device that the options admit, leased and with the bitstream in it.

@@ -5,7 +5,7 @@ use std::{io::Write as _, num::NonZeroUsize, sync::Arc};
 
 use anyhow::Context as _;
 use moorline_core::ModelFiles;
-use moorline_fpga::{engine::OpenClEngine, plan::PlanOptions, profile};
+use moorline_fpga::{engine::OpenClEngine, profile};
 use serde_json::json;
 
 use crate::{
@@ -21,8 +21,8 @@ pub(crate) fn run(verb: &FpgaProfile, environment: &Environment) -> Result<(), F
         bitstream.context("no bitstream is named; say --fpga-bitstream").map_err(Failure::usage)?;
     let python = python(None, environment, std::path::Path::new("."));
     let host = engines::choose(verb.engine, environment, Some(python))?;
+    let options = fpga::plan_options(&verb.fpga)?;
     let executor = fpga::executor(&verb.fpga, bitstream, "moorline fpga profile".to_owned(), environment)?;
-    let options = PlanOptions { min_coverage: verb.fpga.min_coverage, ..PlanOptions::default() };
     let engine = OpenClEngine::new(Arc::new(executor), host, options);
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).get();
     let model = ModelFiles { path: verb.model.clone(), threads };

@@ -9,6 +9,8 @@ mod inspect;
 mod log_file;
 mod logging;
 mod probe;
+#[cfg(feature = "fpga")]
+mod quantize;
 mod release;
 mod script;
 mod serve;
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
         (Some(Command::FpgaWorker), _) => {
             moorline_fpga::worker::main().map_err(|error| anyhow::Error::from(error).into())
         }
+        #[cfg(feature = "fpga")]
+        (Some(Command::FpgaQuantize(request)), _) => quantize::run(&request, &environment),
         #[cfg(feature = "fpga")]
         (Some(Command::FpgaProfile(profile)), _) => fpga_profile::run(&profile, &environment),
         (None, None) => unreachable!("clap requires --release without a subcommand"),

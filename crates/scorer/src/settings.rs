@@ -97,10 +97,36 @@ pub(crate) enum Command {
     #[cfg(feature = "fpga")]
     #[command(hide = true)]
     FpgaWorker,
+    /// Quantise a model for `moorline fpga quantize`: lines of JSON with what was done, and at last the report
+    #[cfg(feature = "fpga")]
+    #[command(hide = true)]
+    FpgaQuantize(FpgaQuantize),
     /// Say where the time of a model goes on a device: what `moorline fpga profile` starts
     #[cfg(feature = "fpga")]
     #[command(hide = true)]
     FpgaProfile(FpgaProfile),
+}
+
+#[cfg(feature = "fpga")]
+#[derive(Debug, Args)]
+pub(crate) struct FpgaQuantize {
+    /// The ONNX file
+    pub(crate) model: PathBuf,
+    /// Samples: a file or a folder of them
+    #[arg(long)]
+    pub(crate) calibration: PathBuf,
+    /// The quantised ONNX file
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// How much of a tensor's values is within its range, in hundredths; all, where it is not given
+    #[arg(long)]
+    pub(crate) percentile: Option<f32>,
+    /// One scale for all of a layer's weights
+    #[arg(long)]
+    pub(crate) per_tensor: bool,
+    /// The engine that runs the model
+    #[arg(long, env = "MOORLINE_ENGINE", default_value = "auto")]
+    pub(crate) engine: EngineChoice,
 }
 
 #[derive(Debug, Args)]
@@ -260,6 +286,12 @@ pub(crate) struct FpgaOptions {
         value_name = "SHARE"
     )]
     pub(crate) min_coverage: f64,
+    /// How the device computes: `f32-fma-v1`, `i8-rne-v1` or `bfp9-v1` [default: on codes what the model quantises, the rest on floats]
+    #[arg(long = "fpga-numerics", env = "MOORLINE_FPGA_NUMERICS", value_name = "NAME")]
+    pub(crate) numerics: Option<String>,
+    /// The least agreement with the model of floats that a quantised model must report of itself, 0 to 1 [default: none is wanted]
+    #[arg(long = "fpga-min-agreement", env = "MOORLINE_FPGA_MIN_AGREEMENT", value_name = "SHARE")]
+    pub(crate) min_agreement: Option<f64>,
     /// Let an emulated device build the kernels from the bitstream's source, where it has no image for it
     #[arg(long = "fpga-rebuild", env = "MOORLINE_FPGA_REBUILD", value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
     pub(crate) rebuild: bool,

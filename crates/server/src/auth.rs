@@ -39,7 +39,7 @@ pub(crate) enum Action {
     Read,
     /// Registers, deploys, changes and deletes inside a workspace.
     Write,
-    /// Sees and changes the keys of endpoints, and has tokens for them made.
+    /// Sees and changes the keys of endpoints and devices, and has tokens for endpoints made.
     Keys,
     /// Sets, lists and deletes secrets.
     Secrets,
@@ -401,6 +401,18 @@ const ROUTES: &[(&str, &str, Action)] = &[
     ("GET", "/api/v1/workspaces/{workspace}/computes", Action::Read),
     ("GET", "/api/v1/workspaces/{workspace}/computes/{name}", Action::Read),
     ("PUT DELETE", "/api/v1/workspaces/{workspace}/computes/{name}", Action::Write),
+    ("GET", "/api/v1/workspaces/{workspace}/devices", Action::Read),
+    ("GET", "/api/v1/workspaces/{workspace}/devices/{name}", Action::Read),
+    ("PUT DELETE", "/api/v1/workspaces/{workspace}/devices/{name}", Action::Write),
+    ("POST", "/api/v1/workspaces/{workspace}/devices/{name}/keys", Action::Keys),
+    ("POST", "/api/v1/workspaces/{workspace}/devices/{name}/regenerate-keys", Action::Keys),
+    ("PUT DELETE", "/api/v1/workspaces/{workspace}/devices/{name}/modules/{module}", Action::Write),
+    ("POST", "/api/v1/workspaces/{workspace}/devices/{name}/modules/{module}/keys", Action::Keys),
+    ("GET", "/api/v1/workspaces/{workspace}/devices/{name}/twin", Action::Read),
+    ("PATCH", "/api/v1/workspaces/{workspace}/devices/{name}/twin", Action::Write),
+    ("POST", "/api/v1/workspaces/{workspace}/devices/{name}/methods", Action::Write),
+    ("POST", "/api/v1/workspaces/{workspace}/devices/{name}/messages", Action::Write),
+    ("GET", "/api/v1/workspaces/{workspace}/device-messages", Action::Read),
     ("GET", "/api/v1/workspaces/{workspace}/images", Action::Read),
     ("POST", "/api/v1/workspaces/{workspace}/images", Action::Write),
     ("POST", "/api/v1/workspaces/{workspace}/images/prune", Action::Write),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use moorline_core::{Name, Secret};
 use moorline_store::StoreConfig;
 
-use crate::leader::LeaderElection;
+use crate::{edge::HubSettings, leader::LeaderElection};
 
 /// The settings of a server.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub struct ServerConfig {
     pub owner_token: Option<Secret>,
     /// Where several servers have one store: the lease that the one holds which opens it.
     pub leader_election: Option<LeaderElection>,
+    /// The hub for devices; none where it is left out.
+    pub hub: Option<HubSettings>,
     pub bounds: Bounds,
 }
 

@@ -8,8 +8,8 @@ use prometheus::Registry;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    auth::Doorkeeper, config::ServerConfig, operations::Operations, reconcile::Reconciler, release::Releases,
-    targets::Targets,
+    auth::Doorkeeper, config::ServerConfig, edge::EdgeHub, operations::Operations, reconcile::Reconciler,
+    release::Releases, targets::Targets,
 };
 
 /// A running server's parts. Cheap to clone.
@@ -25,6 +25,8 @@ pub(crate) struct Control {
     pub(crate) releases: Releases,
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) doorkeeper: Arc<Doorkeeper>,
+    /// Where devices connect, if they do here.
+    pub(crate) edge: Option<EdgeHub>,
     pub(crate) metrics: Registry,
     /// Done when the server ends: streams that would go on for ever end with it.
     pub(crate) stopping: CancellationToken,

@@ -9,6 +9,7 @@ mod autoscale;
 mod clusters;
 mod config;
 mod control;
+mod edge;
 mod fpgas;
 mod front;
 mod home;
@@ -32,6 +33,7 @@ mod status;
 mod targets;
 
 pub use config::{Bounds, ServerConfig};
+pub use edge::HubSettings;
 pub use home::Announcement;
 pub use leader::{LeaderElection, Leadership};
 pub use namespace_gateway::{NamespaceGatewayConfig, serve_namespace};

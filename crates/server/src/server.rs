@@ -37,6 +37,7 @@ use crate::{
     clusters::{Clusters, Gateways},
     config::{Bounds, ServerConfig},
     control::Control,
+    edge::EdgeHub,
     fpgas::Fpgas,
     front,
     home::{Announcement, HomeLock, LockFailure},
@@ -246,6 +247,9 @@ impl Running {
         }
         control.reconciler.shutdown().await;
         control.targets.shutdown(keep).await;
+        if let Some(edge) = &control.edge {
+            edge.shutdown().await;
+        }
         // With it go the locks of the parts, which the next server of this home takes.
         drop(control);
         if let Err(error) = lock.withdraw() {
@@ -380,6 +384,13 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
     let fpgas = Fpgas::new(store.clone(), &config.home, &config.environment);
     let targets = Targets::new(local, hosts, clusters, fpgas, environments, images);
     let operations = Operations::open(store.clone()).await.map_err(|source| StartError::Store { source })?;
+    let edge = match &config.hub {
+        Some(settings) => {
+            let hub = Box::pin(EdgeHub::start(settings, &config.home, store.clone(), &metrics)).await;
+            Some(hub.map_err(|source| part("the hub for devices")(source.into()))?)
+        }
+        None => None,
+    };
 
     let parts = Parts {
         store: store.clone(),
@@ -399,6 +410,7 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
         releases,
         config: Arc::new(config),
         doorkeeper,
+        edge,
         metrics,
         stopping: CancellationToken::new(),
         changes: TaskTracker::new(),

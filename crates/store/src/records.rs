@@ -18,6 +18,8 @@ pub enum RecordKind {
     Endpoint,
     /// Named `endpoint/deployment`; exists only under an endpoint.
     Deployment,
+    /// Its name is unique over all workspaces.
+    Device,
 }
 
 impl RecordKind {
@@ -26,6 +28,7 @@ impl RecordKind {
             Self::Compute => "compute",
             Self::Endpoint => "endpoint",
             Self::Deployment => "deployment",
+            Self::Device => "device",
         }
     }
 
@@ -34,6 +37,7 @@ impl RecordKind {
             "compute" => Ok(Self::Compute),
             "endpoint" => Ok(Self::Endpoint),
             "deployment" => Ok(Self::Deployment),
+            "device" => Ok(Self::Device),
             other => Err(StoreError::unreadable(format!("a record of kind `{other}`"))),
         }
     }
@@ -67,8 +71,8 @@ macro_rules! select {
 }
 
 impl Store {
-    /// `Conflict` if it exists: of two callers at once exactly one wins. An endpoint's name must be free in every
-    /// workspace; a deployment's endpoint must exist (`NotFound`).
+    /// `Conflict` if it exists: of two callers at once exactly one wins. An endpoint's or a device's name must be free
+    /// in every workspace; a deployment's endpoint must exist (`NotFound`).
     pub async fn create_record(
         &self,
         workspace: &Name,
@@ -192,6 +196,12 @@ impl Store {
     pub async fn find_endpoint(&self, name: &str) -> Result<Option<Record>, StoreError> {
         let query =
             Query::new(select!("WHERE r.kind = 'endpoint' AND r.name_key = $1")).text(names::key(name));
+        self.database().row(query).await?.as_ref().map(read).transpose()
+    }
+
+    /// The device of this name, in whichever workspace it is.
+    pub async fn find_device(&self, name: &str) -> Result<Option<Record>, StoreError> {
+        let query = Query::new(select!("WHERE r.kind = 'device' AND r.name_key = $1")).text(names::key(name));
         self.database().row(query).await?.as_ref().map(read).transpose()
     }
 

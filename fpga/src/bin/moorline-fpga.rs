@@ -51,7 +51,7 @@ fn build(platform: &str, key: &Path, out: &Path) -> Result<()> {
     let device = filter(platform);
     let built = compile(&launcher, &device)?;
     let name = built.device.id();
-    let (manifest, files) = conv16::parts(built)?.assemble()?;
+    let (manifest, files) = conv16::parts(built, lower::source_on(platform))?.assemble()?;
     let mut bytes = Vec::new();
     pack(&manifest, &files, &key, &mut bytes)?;
     let bitstream = Bitstream::open(&bytes[..], &[key.public()], jiff::Timestamp::now())?;
@@ -115,7 +115,9 @@ fn filter(platform: &str) -> DeviceFilter {
 }
 
 fn compile(launcher: &Launcher, device: &DeviceFilter) -> Result<Built> {
-    worker::build(launcher, &limits(), device, &lower::source()).context("could not build the kernels")
+    let platform = device.platform.as_deref().unwrap_or_default();
+    worker::build(launcher, &limits(), device, &lower::source_on(platform))
+        .context("could not build the kernels")
 }
 
 /// Compilers are slower than devices.

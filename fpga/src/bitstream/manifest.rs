@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 /// The version of these types.
 pub const SCHEMA: u32 = 1;
 /// The version of what host and kernels agree on: names, arguments, layouts and the order of sums.
-pub const KERNEL_ABI: u32 = 1;
+pub const KERNEL_ABI: u32 = 2;
 
 /// A bitstream's description. Models are lowered for [`Manifest::fingerprint`], never for a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ pub struct Architecture {
     pub acc: String,
     /// The types that activations may have.
     pub act: Vec<String>,
-    /// Products of signed integers that are summed exactly before they are spilled.
+    /// Products of signed integers that are summed exactly before they are spilled; 0 where all are.
     pub k_block_i8: u32,
     /// The same where activations are unsigned.
     pub k_block_u8: u32,

@@ -2,6 +2,7 @@
 //! compute before it is trusted. Its golden tests are small models that go through the plan like any other; what must
 //! come out is computed here, by loops that know nothing of the kernels.
 
+mod codes;
 mod models;
 mod reference;
 
@@ -18,10 +19,10 @@ use self::models::Model;
 
 const ID: &str = "org.moorline.conv16";
 /// Grows with the kernels.
-const VERSION: &str = "1.0.0";
+const VERSION: &str = "1.1.0";
 
-/// Everything that goes into the bitstream: kernels that were built from [`lower::source`], for one device.
-pub fn parts(built: Built) -> Result<Parts, BitstreamError> {
+/// Everything that goes into the bitstream: kernels that were built from `source`, for one device.
+pub fn parts(built: Built, source: String) -> Result<Parts, BitstreamError> {
     let mut image = Compiled::for_device(&built.device, built.binary);
     // For PoCL: the code in the binary is used as it is. Other drivers do not know it.
     image.env = BTreeMap::from([("POCL_WORK_GROUP_SPECIALIZATION".to_owned(), "0".to_owned())]);
@@ -36,7 +37,7 @@ pub fn parts(built: Built) -> Result<Parts, BitstreamError> {
         kernels: built.kernels,
         images: vec![image],
         golden: Vec::new(),
-        source: Some(lower::source()),
+        source: Some(source),
         expires: None,
     };
     let (manifest, _) = parts.clone().lay_out()?;
@@ -52,7 +53,9 @@ fn golden(model: &Model, manifest: &Manifest) -> Result<GoldenCase, BitstreamErr
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("golden.onnx");
     fs_err::write(&path, &model.onnx)?;
-    let options = PlanOptions { costs: Costs::NOTHING, min_coverage: 1.0, ..PlanOptions::default() };
+    let numerics = model.numerics;
+    let options =
+        PlanOptions { costs: Costs::NOTHING, min_coverage: 1.0, numerics, ..PlanOptions::default() };
     let plan = Plan::new(&path, manifest, &options).map_err(|error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
         failed(format!("{error}: {cause}"))

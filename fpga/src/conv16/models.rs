@@ -2,22 +2,30 @@
 
 use prost::{Message as _, bytes::Bytes};
 
-use crate::onnx::proto::{
-    AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSet, TensorProto,
-    TensorShape, TensorType, TypeKind, TypeProto, ValueInfo, element,
+use crate::{
+    onnx::proto::{
+        AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSet,
+        TensorProto, TensorShape, TensorType, TypeKind, TypeProto, ValueInfo, element,
+    },
+    plan::Numerics,
 };
 
-use super::reference::{Map, Numbers, dense};
+use super::{
+    codes,
+    reference::{Map, Numbers, dense, weights_in_blocks},
+};
 
 /// A model, and the values of its inputs and outputs.
 pub(super) struct Model {
     pub(super) name: &'static str,
     pub(super) onnx: Vec<u8>,
     pub(super) values: Vec<(String, Vec<f32>)>,
+    /// The contract that it is planned for; nothing for what the model itself asks.
+    pub(super) numerics: Option<Numerics>,
 }
 
-pub(super) fn all() -> [Model; 2] {
-    [residual(), depthwise()]
+pub(super) fn all() -> [Model; 4] {
+    [residual(), depthwise(), codes::model(), shared_exponents()]
 }
 
 /// An image through convolutions with a residual between them, a pool, a mean and a dense layer.
@@ -82,34 +90,68 @@ fn depthwise() -> Model {
     graph.model("depthwise", [("input", input.values), ("joined", joined.values)].into())
 }
 
+/// A convolution of operands that share exponents.
+fn shared_exponents() -> Model {
+    let mut numbers = Numbers::new(4);
+    let input = Map { values: numbers.take(20 * 8 * 8), channels: 20, side: 8 };
+    let (conv, bias) = (numbers.take(16 * 20 * 9), numbers.take(16));
+    let result = input.in_blocks(64).conv(&weights_in_blocks(&conv, 20, 9), &bias, false);
+
+    let mut graph = Graph::default();
+    graph.input("input", &[1, 20, 8, 8]);
+    graph.constant("conv", &[16, 20, 3, 3], &conv);
+    graph.constant("bias", &[16], &bias);
+    graph.node("Conv", &["input", "conv", "bias"], "result", &[("pads", &[1, 1, 1, 1])]);
+    graph.output("result", &[1, 16, 8, 8]);
+    let values = [("input", input.values), ("result", result.values)];
+    Model { numerics: Some(Numerics::Bfp9), ..graph.model("shared-exponents", values.into()) }
+}
+
 /// A graph that is being written.
 #[derive(Default)]
-struct Graph(GraphProto);
+pub(super) struct Graph(GraphProto);
 
 /// Attributes that are one number in ONNX, and not a list of them.
 const SINGLE: [&str; 3] = ["axis", "group", "transB"];
 
 impl Graph {
-    fn input(&mut self, name: &str, shape: &[i64]) {
+    pub(super) fn input(&mut self, name: &str, shape: &[i64]) {
         self.0.input.push(value(name, shape));
     }
 
-    fn output(&mut self, name: &str, shape: &[i64]) {
+    pub(super) fn output(&mut self, name: &str, shape: &[i64]) {
         self.0.output.push(value(name, shape));
     }
 
-    fn constant(&mut self, name: &str, shape: &[i64], values: &[f32]) {
-        let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    pub(super) fn constant(&mut self, name: &str, shape: &[i64], values: &[f32]) {
+        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.raw(name, element::FLOAT, shape, raw);
+    }
+
+    pub(super) fn bytes(&mut self, name: &str, shape: &[i64], values: &[u8]) {
+        self.raw(name, element::U8, shape, values.to_vec());
+    }
+
+    pub(super) fn signed_bytes(&mut self, name: &str, shape: &[i64], values: &[i8]) {
+        self.raw(name, element::I8, shape, values.iter().map(|value| value.cast_unsigned()).collect());
+    }
+
+    pub(super) fn ints(&mut self, name: &str, values: &[i32]) {
+        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.raw(name, element::INT32, &[values.len() as i64], raw);
+    }
+
+    fn raw(&mut self, name: &str, data_type: i32, shape: &[i64], raw: Vec<u8>) {
         self.0.initializer.push(TensorProto {
             dims: shape.to_vec(),
-            data_type: Some(element::FLOAT),
+            data_type: Some(data_type),
             name: name.to_owned(),
             raw_data: Some(Bytes::from(raw)),
             ..TensorProto::default()
         });
     }
 
-    fn node(&mut self, op: &str, inputs: &[&str], output: &str, attributes: &[(&str, &[i64])]) {
+    pub(super) fn node(&mut self, op: &str, inputs: &[&str], output: &str, attributes: &[(&str, &[i64])]) {
         const INT: i32 = 2;
         const INTS: i32 = 7;
         let attribute = |(name, values): &(&str, &[i64])| {
@@ -132,7 +174,7 @@ impl Graph {
         });
     }
 
-    fn model(mut self, name: &'static str, values: Vec<(&str, Vec<f32>)>) -> Model {
+    pub(super) fn model(mut self, name: &'static str, values: Vec<(&str, Vec<f32>)>) -> Model {
         name.clone_into(&mut self.0.name);
         let model = ModelProto {
             ir_version: Some(8),
@@ -141,7 +183,7 @@ impl Graph {
             ..ModelProto::default()
         };
         let values = values.into_iter().map(|(name, values)| (name.to_owned(), values)).collect();
-        Model { name, onnx: model.encode_to_vec(), values }
+        Model { name, onnx: model.encode_to_vec(), values, numerics: None }
     }
 }
 

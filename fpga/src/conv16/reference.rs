@@ -55,6 +55,18 @@ impl Map {
         Self { values: pairs.map(|(a, b)| value(*a, *b)).collect(), ..*self }
     }
 
+    /// bfp9-v1: with blocks of channels that share the exponent of the greatest, and keep eight bits and a sign.
+    pub(super) fn in_blocks(&self, plane: usize) -> Self {
+        let mut values = self.values.clone();
+        for place in 0..plane {
+            for block in (0..self.channels).step_by(BLOCK) {
+                let channels = block..self.channels.min(block + BLOCK);
+                share(&mut values, channels.map(|channel| channel * plane + place));
+            }
+        }
+        Self { values, ..*self }
+    }
+
     /// 3x3, with a border of one zero; each input channel by itself where `depthwise`.
     pub(super) fn conv(&self, weights: &[f32], bias: &[f32], depthwise: bool) -> Self {
         let inputs = if depthwise { 1 } else { self.channels };
@@ -107,4 +119,33 @@ pub(super) fn dense(input: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f32> {
     let row = |o: usize| &weights[o * input.len()..(o + 1) * input.len()];
     let sum = |o: usize| input.iter().zip(row(o)).fold(bias[o], |sum, (x, w)| x.mul_add(*w, sum));
     (0..bias.len()).map(sum).collect()
+}
+
+/// The same of the weights of each output and place in the kernel.
+pub(super) fn weights_in_blocks(weights: &[f32], inputs: usize, taps: usize) -> Vec<f32> {
+    let mut values = weights.to_vec();
+    for first in (0..weights.len()).step_by(inputs * taps) {
+        for tap in 0..taps {
+            for block in (0..inputs).step_by(BLOCK) {
+                let channels = block..inputs.min(block + BLOCK);
+                share(&mut values, channels.map(|input| first + input * taps + tap));
+            }
+        }
+    }
+    values
+}
+
+fn share(values: &mut [f32], places: impl Iterator<Item = usize> + Clone) {
+    let most = places.clone().fold(0.0_f32, |most, place| most.max(values[place].abs()));
+    let mut step = 1.0_f32;
+    // The power of two of which the greatest is 128 to 255.
+    while most / step >= 256.0 {
+        step *= 2.0;
+    }
+    while most / step < 128.0 && step > f32::MIN_POSITIVE {
+        step /= 2.0;
+    }
+    for place in places {
+        values[place] = (values[place] / step).round_ties_even().clamp(-255.0, 255.0) * step;
+    }
 }

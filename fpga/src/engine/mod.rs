@@ -5,6 +5,8 @@ mod model;
 mod rows;
 mod session;
 
+pub(crate) use self::rows::rows;
+
 use std::{error::Error, path::Path, sync::Arc};
 
 use moorline_core::{Engine, EngineError, ErrorClass, LoadedModel, ModelFiles};
@@ -45,7 +47,7 @@ impl OpenClEngine {
                 Ok(Step::Device {
                     program,
                     inputs: inputs.iter().map(|value| value.id).collect(),
-                    outputs: outputs.iter().map(|value| (value.id, value.shape.clone())).collect(),
+                    outputs: outputs.clone(),
                 })
             }
             Island::Host { model, inputs, outputs } => {

@@ -18,7 +18,7 @@ pub(super) enum Step {
     Device {
         program: ProgramId,
         inputs: Vec<TensorId>,
-        outputs: Vec<(TensorId, Vec<usize>)>,
+        outputs: Vec<Value>,
     },
     Host {
         model: Arc<dyn LoadedModel>,

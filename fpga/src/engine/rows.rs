@@ -3,7 +3,7 @@
 use moorline_core::{Tensor, TensorData, with_elements};
 
 /// `count` rows of `tensor` from `first` on; where it has fewer, the last one is repeated, whose results nobody sees.
-pub(super) fn rows(tensor: &Tensor, first: usize, count: usize) -> Option<Tensor> {
+pub(crate) fn rows(tensor: &Tensor, first: usize, count: usize) -> Option<Tensor> {
     let mut shape = tensor.shape().to_vec();
     let there = std::mem::replace(shape.first_mut()?, count);
     let picked = |row: usize| (first + row).min(there.checked_sub(1)?).into();

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Instant};
 
 use bytemuck::{cast_slice, cast_slice_mut};
-use moorline_core::{EngineError, Session, Tensor, TensorData, Tensors, Value};
+use moorline_core::{DataType, EngineError, Session, Tensor, TensorData, Tensors, Value};
 
 use super::{
     NAME,
@@ -11,7 +11,7 @@ use super::{
     rows::{joined, rows},
     run_error,
 };
-use crate::{onnx::TensorId, program::Program, runtime::Profile};
+use crate::{onnx::TensorId, plan::Value as Edge, program::Program, runtime::Profile};
 
 pub(crate) struct PlannedSession {
     parts: Arc<Parts>,
@@ -59,6 +59,8 @@ impl PlannedSession {
                     for id in inputs {
                         match values.get(id).map(Tensor::data) {
                             Some(TensorData::F32(floats)) => given.push(cast_slice(floats)),
+                            Some(TensorData::U8(codes)) => given.push(codes),
+                            Some(TensorData::I8(codes)) => given.push(cast_slice(codes)),
                             _ => return Err(broken("an island's input is not there")),
                         }
                     }
@@ -76,14 +78,8 @@ impl PlannedSession {
                     } else {
                         executor.run(*program, &bytes).map_err(|error| run_error(&error))?
                     };
-                    for ((id, shape), bytes) in outputs.iter().zip(results) {
-                        let mut floats = vec![0.0_f32; shape.iter().product()];
-                        if 4 * floats.len() != bytes.len() {
-                            return Err(broken("the device gave too much or too little"));
-                        }
-                        cast_slice_mut(&mut floats).copy_from_slice(&bytes);
-                        let tensor = Tensor::new(shape.clone(), floats.into());
-                        values.insert(*id, tensor.map_err(|error| broken(&error.to_string()))?);
+                    for (value, bytes) in outputs.iter().zip(results) {
+                        values.insert(value.id, tensor_of(value, bytes)?);
                     }
                 }
                 Step::Host { model, inputs, outputs, .. } => {
@@ -173,4 +169,21 @@ impl Session for PlannedSession {
 /// What a plan excludes.
 fn broken(what: &str) -> EngineError {
     EngineError::Run { engine: NAME, reason: what.to_owned() }
+}
+
+/// What the device wrote for a value.
+fn tensor_of(value: &Edge, bytes: Vec<u8>) -> Result<Tensor, EngineError> {
+    let data: TensorData = match value.data_type {
+        DataType::U8 => bytes.into(),
+        DataType::I8 => cast_slice::<u8, i8>(&bytes).to_vec().into(),
+        _ => {
+            let mut floats = vec![0.0_f32; value.shape.iter().product()];
+            if 4 * floats.len() != bytes.len() {
+                return Err(broken("the device gave too much or too little"));
+            }
+            cast_slice_mut(&mut floats).copy_from_slice(&bytes);
+            floats.into()
+        }
+    };
+    Tensor::new(value.shape.clone(), data).map_err(|error| broken(&error.to_string()))
 }

@@ -10,8 +10,8 @@ use super::{
     tile::Cut,
 };
 use crate::{
-    onnx::{Graph, TensorId},
-    plan::op::{Activation, Op, feature_map},
+    onnx::{Graph, TensorId, proto::element},
+    plan::op::{Activation, Codes, Op, feature_map},
     program::{Argument, Launch, Port, Program, Range},
 };
 
@@ -21,6 +21,10 @@ const ALIGNMENT: usize = 64;
 pub(super) struct Builder<'a> {
     pub(super) graph: &'a Graph,
     pub(super) needs: Needs,
+    /// Whether what is multiplied is rounded to blocks that share an exponent.
+    pub(super) blocks: bool,
+    /// What was rounded so.
+    pub(super) rounded: HashMap<TensorId, Layout>,
     layouts: HashMap<TensorId, Layout>,
     buffers: Vec<Virtual>,
     constants: Vec<u8>,
@@ -39,10 +43,26 @@ impl Arguments {
         self
     }
 
-    /// Sizes, all of which are less than the floats of a feature map, which are counted in 32 bits.
+    /// Sizes, all of which are less than the elements of a feature map, which are counted in 32 bits.
     pub(super) fn sizes<const N: usize>(mut self, sizes: [usize; N]) -> Self {
         self.0.extend(sizes.map(|size| Argument::I32(size as i32)));
         self
+    }
+
+    pub(super) fn ints<const N: usize>(mut self, ints: [i32; N]) -> Self {
+        self.0.extend(ints.map(Argument::I32));
+        self
+    }
+
+    pub(super) fn floats<const N: usize>(mut self, floats: [f32; N]) -> Self {
+        self.0.extend(floats.map(Argument::F32));
+        self
+    }
+
+    /// The least and the greatest code, less the zero, and the zero.
+    pub(super) fn codes(self, codes: Codes, bounds: Activation) -> Self {
+        let [low, high] = codes.within(bounds).map(|bound| (bound - codes.zero) as f32);
+        self.floats([low, high, codes.zero as f32])
     }
 
     /// `flags`, `low` and `high`.
@@ -56,10 +76,12 @@ impl Arguments {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(graph: &'a Graph, needs: Needs) -> Self {
+    pub(super) fn new(graph: &'a Graph, needs: Needs, blocks: bool) -> Self {
         Self {
             graph,
             needs,
+            blocks,
+            rounded: HashMap::new(),
             layouts: HashMap::new(),
             buffers: Vec::new(),
             constants: Vec::new(),
@@ -77,11 +99,19 @@ impl<'a> Builder<'a> {
 
     /// Memory with contents of its own.
     pub(super) fn constant(&mut self, values: &[f32]) -> usize {
+        self.constant_bytes(4 * values.len(), values.iter().flat_map(|value| value.to_le_bytes()))
+    }
+
+    pub(super) fn constant_ints(&mut self, values: &[i32]) -> usize {
+        self.constant_bytes(4 * values.len(), values.iter().flat_map(|value| value.to_le_bytes()))
+    }
+
+    pub(super) fn constant_bytes(&mut self, count: usize, values: impl Iterator<Item = u8>) -> usize {
         let offset = self.constants.len().next_multiple_of(ALIGNMENT);
         self.constants.resize(offset, 0);
-        self.constants.reserve(4 * values.len());
-        self.constants.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-        let bytes = 4 * values.len() as u64;
+        self.constants.reserve(count);
+        self.constants.extend(values);
+        let bytes = count as u64;
         self.buffers.push(Virtual { bytes, constant: Some(Range { offset: offset as u64, bytes }) });
         self.buffers.len() - 1
     }
@@ -100,9 +130,17 @@ impl<'a> Builder<'a> {
         lanes: usize,
     ) -> Result<Layout, LowerError> {
         let [n, c, h, w] = map;
-        let mut layout = Layout { n, c, h, w, lanes, halo: self.needs.halo(id), buffer: 0 };
-        layout.buffer = self.buffer(4 * layout.floats()?);
+        let (halo, around) = self.needs.halo(id);
+        let element = bytes_of(self.graph, id);
+        let layout = self.lay(Layout { n, c, h, w, lanes, halo, element, buffer: 0 }, around)?;
         self.layouts.insert(id, layout);
+        Ok(layout)
+    }
+
+    /// Memory for a feature map, surrounded by `around`.
+    pub(super) fn lay(&mut self, layout: Layout, around: i32) -> Result<Layout, LowerError> {
+        let Layout { n, h, w, lanes, element, .. } = layout;
+        let layout = Layout { buffer: self.buffer(element * layout.elements()?), ..layout };
         if !layout.halo.is_none() {
             let Halo { top, left, bottom, right } = layout.halo;
             let arguments = Arguments::default().buffers([layout.buffer]).sizes([
@@ -114,8 +152,12 @@ impl<'a> Builder<'a> {
                 left * lanes,
                 right * lanes,
             ]);
-            let bytes = 4 * (layout.batch() - layout.blocks() * h * w * lanes) * n;
-            self.launch("surround", n * layout.blocks(), arguments, &[], (0, bytes));
+            let bytes = element * (layout.batch() - layout.blocks() * h * w * lanes) * n;
+            let (kernel, arguments) = match element {
+                1 => ("surround_codes", arguments.ints([around])),
+                _ => ("surround", arguments),
+            };
+            self.launch(kernel, n * layout.blocks(), arguments, &[], (0, bytes));
         }
         Ok(layout)
     }
@@ -149,7 +191,7 @@ impl<'a> Builder<'a> {
     /// Brings an input of the island into the device's layout.
     pub(super) fn input(&mut self, id: TensorId, image: bool) -> Result<(), LowerError> {
         let map = self.graph.shape(id).and_then(feature_map).unwrap_or([1; 4]);
-        let bytes = 4 * map.iter().product::<usize>();
+        let bytes = bytes_of(self.graph, id) * map.iter().product::<usize>();
         let host = self.buffer(bytes);
         self.inputs.push(Port {
             name: self.graph.tensor(id).name.clone(),
@@ -171,14 +213,18 @@ impl<'a> Builder<'a> {
             cut.per_item,
             cut.spans,
         ]);
-        self.launch("pack", layout.n * layout.blocks() * cut.spans, arguments, &[], (0, 2 * bytes));
+        let (kernel, arguments) = match layout.element {
+            1 => ("pack_codes", arguments.ints([flip(self.graph, id)])),
+            _ => ("pack", arguments),
+        };
+        self.launch(kernel, layout.n * layout.blocks() * cut.spans, arguments, &[], (0, 2 * bytes));
         Ok(())
     }
 
     /// Brings a result back into the order of the host.
     pub(super) fn output(&mut self, id: TensorId) -> Result<(), LowerError> {
         let layout = self.layout(id)?;
-        let bytes = 4 * layout.n * layout.c * layout.h * layout.w;
+        let bytes = layout.element * layout.n * layout.c * layout.h * layout.w;
         let host = self.buffer(bytes);
         self.outputs.push(Port {
             name: self.graph.tensor(id).name.clone(),
@@ -198,7 +244,11 @@ impl<'a> Builder<'a> {
             cut.per_item,
             cut.spans,
         ]);
-        self.launch("unpack", layout.n * layout.blocks() * cut.spans, arguments, &[], (0, 2 * bytes));
+        let (kernel, arguments) = match layout.element {
+            1 => ("unpack_codes", arguments.ints([flip(self.graph, id)])),
+            _ => ("unpack", arguments),
+        };
+        self.launch(kernel, layout.n * layout.blocks() * cut.spans, arguments, &[], (0, 2 * bytes));
         Ok(())
     }
 
@@ -225,4 +275,14 @@ impl<'a> Builder<'a> {
         };
         Lowered { program, constants: self.constants }
     }
+}
+
+/// Bytes of an element on the device, where there are floats and codes.
+fn bytes_of(graph: &Graph, id: TensorId) -> usize {
+    if matches!(graph.tensor(id).facts.element, Some(element::U8 | element::I8)) { 1 } else { 4 }
+}
+
+/// What tells the host's codes from the device's.
+fn flip(graph: &Graph, id: TensorId) -> i32 {
+    if graph.tensor(id).facts.element == Some(element::I8) { 0x80 } else { 0 }
 }

@@ -1,23 +1,24 @@
 //! Lowers convolutions and products with constant matrices: the tile, the panels of weights, the steps through memory.
 
 use super::{
+    bfp,
     builder::{Arguments, Builder},
     error::LowerError,
     layout::{LANES, Layout},
-    tile::{Cut, Tile, Work},
+    tile::{Cut, TILES, Tile, Work},
 };
-use crate::plan::op::{Conv, Op, Weights};
+use crate::plan::op::{Conv, Op, Spatial, Weights};
 
 /// Groups after joining: as few as give each whole blocks of channels.
 #[derive(Clone, Copy, Debug)]
-struct Groups {
-    count: usize,
+pub(super) struct Groups {
+    pub(super) count: usize,
     /// Channels of each.
-    inputs: usize,
-    outputs: usize,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
     /// The same of the model's own groups.
-    own_inputs: usize,
-    own_outputs: usize,
+    pub(super) own_inputs: usize,
+    pub(super) own_outputs: usize,
 }
 
 impl Groups {
@@ -39,21 +40,39 @@ impl Groups {
     }
 }
 
-impl Builder<'_> {
-    pub(super) fn conv(&mut self, op: &Op, conv: &Conv) -> Result<(), LowerError> {
-        let input = self.layout(op.inputs[0])?;
-        let residual = if conv.residual { Some(self.layout(op.inputs[1])?) } else { None };
-        let (_, output) = self.result(op)?;
-        if let (true, Weights::Conv(weights)) = (conv.is_depthwise(), &conv.weights) {
-            self.depthwise(op, conv, weights, (input, output));
-            return Ok(());
-        }
-        let dense = matches!(conv.weights, Weights::Dense { .. });
-        let mut window = conv.window;
+/// What is convolved, of floats or of codes.
+pub(super) struct Shape {
+    pub(super) input: Layout,
+    pub(super) output: Layout,
+    pub(super) residual: Option<Layout>,
+    pub(super) groups: usize,
+    pub(super) outputs: usize,
+    pub(super) window: Spatial,
+    /// Whether it is a product with a matrix.
+    pub(super) dense: bool,
+}
+
+/// How a kernel computes it.
+pub(super) struct Walk {
+    at: Steps,
+    input: Layout,
+    out_blocks: usize,
+    window: Spatial,
+    tiles: usize,
+    cut: Cut,
+    pub(super) groups: Groups,
+    pub(super) tile: Tile,
+    /// Tiles of output channels in a group.
+    pub(super) share: usize,
+}
+
+impl Walk {
+    pub(super) fn new(shape: &Shape, tiles: &[Tile]) -> Result<Self, LowerError> {
+        let Shape { input, output, residual, dense, mut window, .. } = *shape;
         if dense {
             window.kernel = [input.h, input.w];
         }
-        let groups = Groups::new(conv.groups, input.c, conv.outputs);
+        let groups = Groups::new(shape.groups, input.c, shape.outputs);
         let [stride_h, stride_w] = window.strides;
         let mut at = Steps {
             in_batch: input.batch(),
@@ -78,18 +97,31 @@ impl Builder<'_> {
             blocks,
             grouped: groups.count > 1,
         };
-        let tile =
-            Tile::choose(work).ok_or(LowerError::TooLarge { shape: [input.n, input.c, input.h, input.w] })?;
+        let tile = Tile::choose(tiles, work)
+            .ok_or(LowerError::TooLarge { shape: [input.n, input.c, input.h, input.w] })?;
         let share = blocks.div_ceil(tile.blocks);
-        let panels = Panels { conv, groups, kernel: window.kernel, lanes: input.lanes, tile, share };
-        let weights = self.constant(&panels.weights(op, self.label(op))?);
-        let bias = self.constant(&panels.bias());
         let tiles = at.columns.div_ceil(tile.columns);
-        let all_groups = share * groups.count;
-        let cut = Cut::new(at.rows * tiles, at.n * all_groups);
-        let [top, left] = window.before;
-        let arguments = Arguments::default()
-            .buffers([input.buffer, weights, bias, residual.unwrap_or(output).buffer, output.buffer])
+        let cut = Cut::new(at.rows * tiles, at.n * share * groups.count);
+        Ok(Self { at, input, out_blocks: output.blocks(), window, tiles, cut, groups, tile, share })
+    }
+
+    pub(super) fn kernel(&self) -> [usize; 2] {
+        self.window.kernel
+    }
+
+    pub(super) fn lanes(&self) -> usize {
+        self.input.lanes
+    }
+
+    pub(super) fn items(&self) -> usize {
+        self.at.n * self.share * self.groups.count * self.cut.spans
+    }
+
+    /// The arguments that say how the input is read.
+    pub(super) fn reading(&self, arguments: Arguments) -> Arguments {
+        let [top, left] = self.window.before;
+        let Self { at, input, .. } = self;
+        arguments
             .sizes([
                 input.origin() - top * input.row() - left * input.lanes,
                 at.in_batch,
@@ -97,16 +129,66 @@ impl Builder<'_> {
                 at.in_row,
                 at.in_column,
             ])
-            .sizes([groups.inputs.div_ceil(input.lanes)])
-            .sizes(window.kernel)
-            .sizes([window.dilations[0] * input.row(), window.dilations[1] * input.lanes])
-            .sizes(at.residual.sizes())
-            .sizes(at.out.sizes())
-            .sizes([output.blocks(), at.rows, at.columns, tiles, cut.per_item, cut.spans, all_groups, share])
-            .activation(op.activation, conv.residual);
+            .sizes([self.groups.inputs.div_ceil(input.lanes)])
+            .sizes(self.window.kernel)
+            .sizes([self.window.dilations[0] * input.row(), self.window.dilations[1] * input.lanes])
+    }
+
+    /// Those that say how the result is written, and how the work is cut.
+    pub(super) fn writing(&self, arguments: Arguments) -> Arguments {
+        let Self { at, cut, .. } = self;
+        let all_groups = self.share * self.groups.count;
+        arguments.sizes(at.residual.sizes()).sizes(at.out.sizes()).sizes([
+            self.out_blocks,
+            at.rows,
+            at.columns,
+            self.tiles,
+            cut.per_item,
+            cut.spans,
+            all_groups,
+            self.share,
+        ])
+    }
+}
+
+impl Builder<'_> {
+    pub(super) fn conv(&mut self, op: &Op, conv: &Conv) -> Result<(), LowerError> {
+        let input = self.layout(op.inputs[0])?;
+        let residual = if conv.residual { Some(self.layout(op.inputs[1])?) } else { None };
+        let (_, output) = self.result(op)?;
+        if let (true, Weights::Conv(weights)) = (conv.is_depthwise(), &conv.weights) {
+            self.depthwise(op, conv, weights, (input, output));
+            return Ok(());
+        }
+        let input = if self.blocks { self.rounded(op.inputs[0], input)? } else { input };
+        let dense = matches!(conv.weights, Weights::Dense { .. });
+        let Conv { groups, outputs, window, .. } = *conv;
+        let walk = Walk::new(&Shape { input, output, residual, groups, outputs, window, dense }, &TILES)?;
+        let panels = Panels {
+            conv,
+            groups: walk.groups,
+            kernel: walk.kernel(),
+            lanes: walk.lanes(),
+            tile: walk.tile,
+            share: walk.share,
+        };
+        let mut weights = panels.weights(op, self.label(op))?;
+        if self.blocks {
+            panels.share_exponents(&mut weights);
+        }
+        let weights = self.constant(&weights);
+        let bias = self.constant(&panels.bias());
+        let arguments = Arguments::default().buffers([
+            input.buffer,
+            weights,
+            bias,
+            residual.unwrap_or(output).buffer,
+            output.buffer,
+        ]);
+        let arguments = walk.writing(walk.reading(arguments)).activation(op.activation, conv.residual);
         let floats = input.n * input.batch() + output.n * output.batch();
-        let panels = 4 * (floats + panels.len());
-        self.launch(tile.kernel, at.n * all_groups * cut.spans, arguments, &op.nodes, (op.flops, panels));
+        let bytes = 4 * (floats + panels.len());
+        self.launch(walk.tile.kernel, walk.items(), arguments, &op.nodes, (op.flops, bytes));
         Ok(())
     }
 
@@ -147,12 +229,12 @@ impl Builder<'_> {
         self.launch(kernel, output.n * output.blocks() * cut.spans, arguments, &op.nodes, (op.flops, bytes));
     }
 
-    fn label(&self, op: &Op) -> String {
+    pub(super) fn label(&self, op: &Op) -> String {
         op.nodes.first().map_or_else(String::new, |&node| self.graph.nodes[node].proto.label().to_owned())
     }
 }
 
-/// Offset and steps of a feature map, in floats.
+/// Offset and steps of a feature map, in elements.
 #[derive(Clone, Copy)]
 struct Way {
     at: usize,
@@ -276,6 +358,23 @@ impl Panels<'_> {
             }
         }
         Ok(panels)
+    }
+
+    /// Rounds the weights of each output and tap in blocks of input channels.
+    fn share_exponents(&self, panels: &mut [f32]) {
+        let width = self.tile.blocks * LANES;
+        let mut block = vec![0.0; self.lanes];
+        for rows in panels.chunks_exact_mut(self.lanes * width) {
+            for output in 0..width {
+                for (lane, value) in block.iter_mut().enumerate() {
+                    *value = rows[lane * width + output];
+                }
+                bfp::round(&mut block);
+                for (lane, value) in block.iter().enumerate() {
+                    rows[lane * width + output] = *value;
+                }
+            }
+        }
     }
 
     fn bias(&self) -> Vec<f32> {

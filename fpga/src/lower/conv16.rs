@@ -5,25 +5,32 @@ use std::collections::BTreeMap;
 use super::layout::LANES;
 use crate::{
     bitstream::{Architecture, Limit, Op},
-    plan::F32,
+    plan::Numerics,
 };
+
+const POCL: &str = "Portable Computing Language";
 
 /// The parameters of the kernels in `kernels/`.
 pub fn architecture() -> Architecture {
     Architecture {
-        name: "v16t14_f32".to_owned(),
+        name: "v16t14_f32_u8w8a32_bfp9".to_owned(),
         vec: LANES as u32,
         lane_tile: 14,
         acc: "i32".to_owned(),
-        act: vec!["f32".to_owned()],
-        k_block_i8: 1024,
-        k_block_u8: 512,
+        act: vec!["f32".to_owned(), "u8".to_owned()],
+        // Sums are integers of 32 bits from the first product on.
+        k_block_i8: 0,
+        k_block_u8: 0,
     }
 }
 
 /// The contracts that the kernels keep.
 pub fn numerics() -> Vec<String> {
-    vec![F32.to_owned()]
+    names(&[Numerics::F32Fma, Numerics::I8Rne, Numerics::Bfp9])
+}
+
+fn names(numerics: &[Numerics]) -> Vec<String> {
+    numerics.iter().map(|numerics| numerics.as_str().to_owned()).collect()
 }
 
 /// The operators that the kernels execute.
@@ -36,29 +43,36 @@ pub fn ops() -> Vec<Op> {
         ])
     };
     let unbounded = BTreeMap::new;
+    let floats = || names(&[Numerics::F32Fma, Numerics::Bfp9]);
+    let codes = || names(&[Numerics::I8Rne]);
+    let all = numerics;
     let ops = [
-        ("Conv", window()),
-        ("MaxPool", window()),
-        ("AveragePool", window()),
-        ("GlobalAveragePool", unbounded()),
-        ("GlobalMaxPool", unbounded()),
-        ("Gemm", unbounded()),
-        ("MatMul", unbounded()),
-        ("BatchNormalization", unbounded()),
-        ("Add", unbounded()),
-        ("Sub", unbounded()),
-        ("Mul", unbounded()),
-        ("Relu", unbounded()),
-        ("Clip", unbounded()),
-        ("Concat", unbounded()),
-        ("Identity", unbounded()),
-        ("Dropout", unbounded()),
-        ("Flatten", unbounded()),
-        ("Reshape", unbounded()),
-        ("Squeeze", unbounded()),
-        ("Unsqueeze", unbounded()),
+        ("Conv", window(), all()),
+        ("MaxPool", window(), all()),
+        ("AveragePool", window(), all()),
+        ("GlobalAveragePool", unbounded(), all()),
+        ("GlobalMaxPool", unbounded(), all()),
+        ("Gemm", unbounded(), all()),
+        ("MatMul", unbounded(), all()),
+        ("BatchNormalization", unbounded(), floats()),
+        ("Add", unbounded(), all()),
+        ("Sub", unbounded(), floats()),
+        ("Mul", unbounded(), floats()),
+        ("Relu", unbounded(), all()),
+        ("Clip", unbounded(), all()),
+        ("Concat", unbounded(), all()),
+        ("Identity", unbounded(), all()),
+        ("Dropout", unbounded(), all()),
+        ("Flatten", unbounded(), all()),
+        ("Reshape", unbounded(), all()),
+        ("Squeeze", unbounded(), all()),
+        ("Unsqueeze", unbounded(), all()),
+        ("QuantizeLinear", unbounded(), codes()),
+        ("DequantizeLinear", unbounded(), codes()),
+        ("QLinearConv", window(), codes()),
+        ("QLinearMatMul", unbounded(), codes()),
     ];
-    ops.map(|(op, limits)| Op { op: op.to_owned(), numerics: numerics(), limits }).into()
+    ops.map(|(op, limits, numerics)| Op { op: op.to_owned(), numerics, limits }).into()
 }
 
 fn at_most(most: i64) -> Limit {
@@ -72,8 +86,29 @@ pub fn source() -> String {
         include_str!("../../kernels/channels.cl"),
         include_str!("../../kernels/conv.cl"),
         include_str!("../../kernels/elementwise.cl"),
+        include_str!("../../kernels/integer.cl"),
         include_str!("../../kernels/layout.cl"),
         include_str!("../../kernels/pool.cl"),
     ]
     .join("\n")
+}
+
+/// The same for a device of that platform. PoCL's is this processor: where it has an instruction for four products of
+/// codes, that is used.
+pub fn source_on(platform: &str) -> String {
+    let mut text = source();
+    if platform == POCL && has_dot_instruction() {
+        text.insert_str(0, "#define DOT_IS_AN_INSTRUCTION\n");
+    }
+    text
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_dot_instruction() -> bool {
+    std::arch::is_x86_feature_detected!("avx512vnni")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_dot_instruction() -> bool {
+    false
 }

@@ -16,6 +16,10 @@ pub enum LowerError {
     )]
     Architecture { bitstream: String, vec: u32, expected: usize },
     #[error(
+        "`{tensor}` holds codes that are read with two different zeros: quantise the model again with one for each tensor"
+    )]
+    Zeros { tensor: String },
+    #[error(
         "node `{node}` has weights of {found} numbers, and {expected} are wanted: check the model with `onnx.checker`"
     )]
     Weights { node: String, found: usize, expected: usize },

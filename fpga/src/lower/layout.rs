@@ -32,7 +32,7 @@ impl Halo {
     }
 }
 
-/// A feature map in a buffer. All distances are in floats.
+/// A feature map in a buffer. All distances are in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) n: usize,
@@ -41,6 +41,8 @@ pub(crate) struct Layout {
     pub(crate) w: usize,
     pub(crate) lanes: usize,
     pub(crate) halo: Halo,
+    /// Bytes of an element: 4 of a float, 1 of a code.
+    pub(crate) element: usize,
     /// Its buffer, by its place among those that are not yet given memory.
     pub(crate) buffer: usize,
 }
@@ -72,12 +74,12 @@ impl Layout {
     }
 
     /// Kernels count in 32 bits.
-    pub(crate) fn floats(&self) -> Result<usize, LowerError> {
+    pub(crate) fn elements(&self) -> Result<usize, LowerError> {
         let sizes = [self.n, self.blocks(), self.height(), self.row()];
         sizes
             .into_iter()
             .try_fold(1_usize, usize::checked_mul)
-            .filter(|&floats| i32::try_from(floats).is_ok())
+            .filter(|&elements| i32::try_from(elements).is_ok())
             .ok_or(LowerError::TooLarge { shape: [self.n, self.c, self.h, self.w] })
     }
 }

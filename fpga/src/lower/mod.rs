@@ -1,6 +1,9 @@
 //! Lowering: operations become launches of kernels, weights become panels, and tensors get their place in memory.
 
+mod bfp;
 mod builder;
+mod code_conv;
+mod codes;
 mod conv;
 mod conv16;
 mod error;
@@ -16,13 +19,16 @@ use self::{
     layout::{Halo, IMAGE_LANES, LANES},
 };
 pub use self::{
-    conv16::{architecture, numerics, ops, source},
+    conv16::{architecture, numerics, ops, source, source_on},
     error::LowerError,
 };
 use crate::{
     bitstream::Manifest,
     onnx::{Graph, TensorId},
-    plan::op::{Kind, Op, Weights, feature_map},
+    plan::{
+        Numerics,
+        op::{CodeWeights, Kind, Op, Weights, feature_map},
+    },
     program::Program,
 };
 
@@ -41,14 +47,15 @@ pub(crate) fn lower(
     inputs: &[TensorId],
     outputs: &[TensorId],
     manifest: &Manifest,
+    floats: Numerics,
 ) -> Result<Lowered, LowerError> {
     let bitstream = || format!("{} {}", manifest.id, manifest.version);
     if manifest.arch.vec as usize != LANES {
         let vec = manifest.arch.vec;
         return Err(LowerError::Architecture { bitstream: bitstream(), vec, expected: LANES });
     }
-    let needs = Needs::of(ops);
-    let mut builder = Builder::new(graph, needs);
+    let needs = Needs::of(graph, ops)?;
+    let mut builder = Builder::new(graph, needs, floats == Numerics::Bfp9);
     for &id in inputs {
         builder.input(id, is_image(graph, ops, outputs, id))?;
     }
@@ -61,6 +68,13 @@ pub(crate) fn lower(
             Kind::Multiply => builder.binary(op, "multiply")?,
             Kind::Activate => builder.activate(op)?,
             Kind::Concat => builder.concat(op)?,
+            Kind::Quantize(codes) => builder.quantize(op, *codes)?,
+            Kind::Dequantize(codes) => builder.dequantize(op, *codes)?,
+            Kind::CodeConv(conv) => builder.code_conv(op, conv)?,
+            Kind::CodePool(pool, from, to) => builder.code_pool(op, pool, *from, *to)?,
+            Kind::CodeAdd(from, to) => builder.code_add(op, *from, *to)?,
+            Kind::CodeConcat(from, to) => builder.code_concat(op, from, *to)?,
+            Kind::Recode(from, to) => builder.recode(op, *from, *to)?,
             // The same data, or nothing of ours.
             Kind::View | Kind::Host { .. } => {}
         }
@@ -85,6 +99,14 @@ fn is_image(graph: &Graph, ops: &[&Op], outputs: &[TensorId], id: TensorId) -> b
                 && op.inputs.first() == Some(&id)
                 && op.inputs.get(1) != Some(&id)
         }
+        Kind::CodeConv(conv) => {
+            conv.groups == 1
+                && matches!(conv.weights, CodeWeights::Conv(_))
+                && op.inputs.first() == Some(&id)
+                && op.inputs.get(1) != Some(&id)
+        }
+        // What it gives lies in the same way.
+        Kind::Quantize(_) => op.outputs.iter().all(|&output| is_image(graph, ops, outputs, output)),
         _ => false,
     });
     few && only_convolved && !outputs.contains(&id)
@@ -94,34 +116,43 @@ fn is_image(graph: &Graph, ops: &[&Op], outputs: &[TensorId], id: TensorId) -> b
 pub(crate) struct Needs {
     /// The tensor whose memory a view shares.
     roots: HashMap<TensorId, TensorId>,
-    halos: HashMap<TensorId, Halo>,
+    /// With the code that adds nothing, where there are codes.
+    halos: HashMap<TensorId, (Halo, i32)>,
 }
 
 impl Needs {
-    fn of(ops: &[&Op]) -> Self {
+    fn of(graph: &Graph, ops: &[&Op]) -> Result<Self, LowerError> {
         let mut needs = Self { roots: HashMap::new(), halos: HashMap::new() };
         for op in ops {
-            match (&op.kind, op.inputs.first()) {
+            let (input, window, zero) = match (&op.kind, op.inputs.first()) {
                 (Kind::View, Some(&input)) => {
                     let root = needs.root(input);
                     needs.roots.extend(op.outputs.iter().map(|&output| (output, root)));
+                    continue;
                 }
-                (Kind::Conv(conv), Some(&input)) => {
-                    let ([top, left], [bottom, right]) = (conv.window.before, conv.window.after);
-                    let halo = needs.halos.entry(needs.root(input)).or_default();
-                    *halo = halo.around(Halo { top, left, bottom, right });
-                }
-                _ => {}
+                (Kind::Conv(conv), Some(&input)) => (input, conv.window, 0),
+                (Kind::CodeConv(conv), Some(&input)) => (input, conv.window, conv.input.zero),
+                _ => continue,
+            };
+            let ([top, left], [bottom, right]) = (window.before, window.after);
+            let own = Halo { top, left, bottom, right };
+            if own.is_none() {
+                continue;
             }
+            let (halo, around) = needs.halos.entry(needs.root(input)).or_insert((Halo::default(), zero));
+            if *around != zero {
+                return Err(LowerError::Zeros { tensor: graph.tensor(input).name.clone() });
+            }
+            *halo = halo.around(own);
         }
-        needs
+        Ok(needs)
     }
 
     fn root(&self, id: TensorId) -> TensorId {
         self.roots.get(&id).copied().unwrap_or(id)
     }
 
-    fn halo(&self, id: TensorId) -> Halo {
+    fn halo(&self, id: TensorId) -> (Halo, i32) {
         self.halos.get(&self.root(id)).copied().unwrap_or_default()
     }
 }

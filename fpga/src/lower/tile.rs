@@ -47,6 +47,21 @@ pub(crate) const TILES: [Tile; 16] = [
     tile("conv_l4_any_p1_o8", IMAGE_LANES, 0, (1, 8), 250),
 ];
 
+/// The same for codes; an instruction does four products, so that what is around them weighs more.
+pub(crate) const CODE_TILES: [Tile; 11] = [
+    tile("code_conv_l16_s1_p14_o2", LANES, 1, (14, 2), 100),
+    tile("code_conv_l16_s1_p7_o4", LANES, 1, (7, 4), 100),
+    tile("code_conv_l16_any_p14_o2", LANES, 0, (14, 2), 115),
+    tile("code_conv_l16_any_p7_o2", LANES, 0, (7, 2), 150),
+    tile("code_conv_l16_any_p4_o4", LANES, 0, (4, 4), 130),
+    tile("code_conv_l16_any_p1_o8", LANES, 0, (1, 8), 250),
+    tile("code_conv_l16_any_p7_o1", LANES, 0, (7, 1), 200),
+    tile("code_conv_l16_any_p1_o1", LANES, 0, (1, 1), 600),
+    tile("code_conv_l4_any_p14_o2", IMAGE_LANES, 0, (14, 2), 115),
+    tile("code_conv_l4_any_p4_o4", IMAGE_LANES, 0, (4, 4), 130),
+    tile("code_conv_l4_any_p1_o8", IMAGE_LANES, 0, (1, 8), 250),
+];
+
 /// What is to be computed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Work {
@@ -62,7 +77,7 @@ pub(crate) struct Work {
 
 impl Tile {
     /// The kernel that does the least in vain.
-    pub(crate) fn choose(work: Work) -> Option<Self> {
+    pub(crate) fn choose(tiles: &[Self], work: Work) -> Option<Self> {
         let fits = |tile: &&Self| {
             tile.lanes == work.lanes
                 && (tile.step == 0 || tile.step == work.step)
@@ -74,7 +89,7 @@ impl Tile {
             let blocks = work.blocks.div_ceil(tile.blocks) * tile.blocks;
             tile.cost * columns * blocks
         };
-        TILES.iter().filter(fits).min_by_key(cost).copied()
+        tiles.iter().filter(fits).min_by_key(cost).copied()
     }
 }
 
@@ -101,7 +116,7 @@ mod tests {
     fn tiles_fit_the_feature_maps_of_known_models() {
         let choose = |columns, blocks| {
             let work = Work { lanes: LANES, step: 1, columns, blocks, grouped: false };
-            Tile::choose(work).map(|tile| tile.kernel)
+            Tile::choose(&TILES, work).map(|tile| tile.kernel)
         };
         assert_eq!(choose(56, 4), Some("conv_l16_s1_p14_o2"));
         assert_eq!(choose(7, 32), Some("conv_l16_s1_p7_o4"));

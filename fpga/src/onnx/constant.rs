@@ -15,6 +15,8 @@ pub(crate) enum Constant {
     Floats(Arc<[f32]>),
     /// Shapes, axes and indices; kept as `i64` whether the model has them as that or as `i32`.
     Ints(Arc<[i64]>),
+    /// Integers of 8 bits, signed or not: what quantised numbers are held as.
+    Codes(Arc<[i16]>),
     /// Of a type that nothing is computed with: passed on as it is.
     Other,
 }
@@ -23,14 +25,21 @@ impl Constant {
     pub(crate) fn floats(&self) -> Option<&Arc<[f32]>> {
         match self {
             Self::Floats(floats) => Some(floats),
-            Self::Ints(_) | Self::Other => None,
+            Self::Ints(_) | Self::Codes(_) | Self::Other => None,
         }
     }
 
     pub(crate) fn ints(&self) -> Option<&Arc<[i64]>> {
         match self {
             Self::Ints(ints) => Some(ints),
-            Self::Floats(_) | Self::Other => None,
+            Self::Floats(_) | Self::Codes(_) | Self::Other => None,
+        }
+    }
+
+    pub(crate) fn codes(&self) -> Option<&Arc<[i16]>> {
+        match self {
+            Self::Codes(codes) => Some(codes),
+            Self::Floats(_) | Self::Ints(_) | Self::Other => None,
         }
     }
 
@@ -57,11 +66,20 @@ impl Constant {
                 Some(raw) => numbers(raw, |bytes| i64::from(i32::from_le_bytes(bytes))),
                 None => tensor.int32_data.iter().map(|&number| i64::from(number)).collect(),
             }),
+            element::U8 => Self::Codes(match raw {
+                Some(raw) => raw.iter().map(|&byte| i16::from(byte)).collect(),
+                None => tensor.int32_data.iter().map(|&number| number as i16).collect(),
+            }),
+            element::I8 => Self::Codes(match raw {
+                Some(raw) => raw.iter().map(|&byte| i16::from(byte.cast_signed())).collect(),
+                None => tensor.int32_data.iter().map(|&number| number as i16).collect(),
+            }),
             _ => Self::Other,
         };
         let held = match &value {
             Self::Floats(floats) => floats.len(),
             Self::Ints(ints) => ints.len(),
+            Self::Codes(codes) => codes.len(),
             Self::Other => count,
         };
         if held == count {
@@ -84,6 +102,10 @@ impl Constant {
                 let narrow: Option<Vec<i32>> =
                     ints.iter().map(|&number| i32::try_from(number).ok()).collect();
                 narrow?.iter().flat_map(|number| number.to_le_bytes()).collect()
+            }
+            // The low byte of either kind.
+            (Self::Codes(codes), element::U8 | element::I8) => {
+                codes.iter().map(|code| code.to_le_bytes()[0]).collect()
             }
             _ => return None,
         };

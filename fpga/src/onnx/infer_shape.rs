@@ -18,7 +18,6 @@ pub(crate) struct Facts {
 }
 
 const BOOL: i32 = 9;
-const U8: i32 = 2;
 
 /// Facts of a node's outputs, possibly fewer than it has.
 pub(crate) fn infer(node: &NodeProto, inputs: &[Option<&Facts>], opset: i64) -> Vec<Facts> {
@@ -160,10 +159,17 @@ impl Rule<'_> {
             "Identity" => vec![self.input(0)?.clone()],
             "Dropout" => vec![Facts { constant: None, ..self.input(0)?.clone() }],
             "Cast" => self.cast()?,
-            "QuantizeLinear" => {
-                facts(self.input(2).map_or(Some(U8), |zero| zero.element), self.shape(0)?.to_vec())
+            "QuantizeLinear" => self.quantize()?,
+            "DequantizeLinear" => self.dequantize()?,
+            "QLinearConv" => {
+                let mut out = self.window_of(3)?;
+                out[0].element = self.input(7)?.element;
+                out
             }
-            "DequantizeLinear" => facts(Some(element::FLOAT), self.shape(0)?.to_vec()),
+            "QLinearMatMul" => {
+                let (a, b) = (self.shape(0)?, self.shape(3)?);
+                facts(self.input(7)?.element, product(a, b)?)
+            }
             "Add" | "Sub" | "Mul" | "Div" => self.arithmetic()?,
             "Pow" | "Max" | "Min" | "Sum" | "Mean" => facts(self.element(), self.broadcast()?),
             "Equal" | "Less" | "Greater" | "And" | "Or" => facts(Some(BOOL), self.broadcast()?),
@@ -259,7 +265,12 @@ impl Rule<'_> {
     }
 
     fn conv(&self) -> Option<Vec<Facts>> {
-        let (input, weights) = (self.shape(0)?, self.shape(1)?);
+        self.window_of(1)
+    }
+
+    /// A convolution whose weights are input `weights`.
+    fn window_of(&self, weights: usize) -> Option<Vec<Facts>> {
+        let (input, weights) = (self.shape(0)?, self.shape(weights)?);
         if input.len() < 3 || weights.len() != input.len() {
             return None;
         }
@@ -283,14 +294,66 @@ impl Rule<'_> {
     }
 
     fn matmul(&self) -> Option<Vec<Facts>> {
-        let (a, b) = (self.shape(0)?, self.shape(1)?);
-        let ([outer @ .., rows, inner], [others @ .., depth, columns]) = (a, b) else { return None };
-        if inner != depth {
-            return None;
+        Some(facts(self.element(), product(self.shape(0)?, self.shape(1)?)?))
+    }
+
+    /// Of constants at once: models hold weights so.
+    fn quantize(&self) -> Option<Vec<Facts>> {
+        let element = self.input(2).map_or(Some(element::U8), |zero| zero.element);
+        let mut out = facts(element, self.shape(0)?.to_vec());
+        let values = self.input(0)?.constant.as_ref().and_then(Constant::floats);
+        if let (Some(values), Some((low, high))) = (values, code_range(element)) {
+            let params = self.parameters()?;
+            let code = |(index, &value): (usize, &f32)| {
+                let (scale, zero) = params.of(index);
+                ((value / scale).round_ties_even() + f32::from(zero)).clamp(low, high) as i16
+            };
+            out[0].constant = Some(Constant::Codes(values.iter().enumerate().map(code).collect()));
         }
-        let mut shape = broadcast(outer, others)?;
-        shape.extend([*rows, *columns]);
-        Some(facts(self.element(), shape))
+        Some(out)
+    }
+
+    fn dequantize(&self) -> Option<Vec<Facts>> {
+        let mut out = facts(Some(element::FLOAT), self.shape(0)?.to_vec());
+        let Some(constant) = self.input(0)?.constant.as_ref() else { return Some(out) };
+        let params = self.parameters()?;
+        let value = |index: usize, code: f32| {
+            let (scale, zero) = params.of(index);
+            (code - f32::from(zero)) * scale
+        };
+        let values: Arc<[f32]> = if let Some(codes) = constant.codes() {
+            codes.iter().enumerate().map(|(index, &code)| value(index, f32::from(code))).collect()
+        } else {
+            // Biases, whose zero is 0 always.
+            let ints = constant.ints()?;
+            ints.iter().enumerate().map(|(index, &int)| value(index, int as f32)).collect()
+        };
+        out[0].constant = Some(Constant::Floats(values));
+        Some(out)
+    }
+
+    /// The scales and zeros of a node that quantises or undoes it; nothing where they are not constants.
+    fn parameters(&self) -> Option<Parameters<'_>> {
+        let shape = self.shape(0)?;
+        let scales = self.input(1)?.constant.as_ref()?.floats()?;
+        let zeros = match self.input(2) {
+            None => None,
+            Some(zeros) => match zeros.constant.as_ref()? {
+                Constant::Codes(codes) => Some(codes),
+                Constant::Ints(ints) if ints.iter().all(|&zero| zero == 0) => None,
+                _ => return None,
+            },
+        };
+        let fits = |count: usize, size: usize| count == 1 || count == size;
+        let (mut size, mut inner) = (1, 1);
+        if scales.len() != 1 {
+            let axis = position(self.node.int("axis", 1), shape.len())?;
+            (size, inner) = (shape[axis], shape[axis + 1..].iter().product());
+        }
+        let whole = self.node.int("block_size", 0) == 0
+            && fits(scales.len(), size)
+            && zeros.is_none_or(|zeros| fits(zeros.len(), size));
+        whole.then_some(Parameters { scales, zeros: zeros.map(|zeros| &zeros[..]), size, inner })
     }
 
     fn concat(&self) -> Option<Vec<Facts>> {
@@ -451,6 +514,42 @@ impl Rule<'_> {
         let sizes = shape.iter().enumerate().filter_map(left);
         Some(facts(self.element(), sizes.collect()))
     }
+}
+
+/// Scales and zeros, one or one for each place on an axis.
+struct Parameters<'a> {
+    scales: &'a [f32],
+    zeros: Option<&'a [i16]>,
+    /// Places on the axis.
+    size: usize,
+    /// Elements for each of them.
+    inner: usize,
+}
+
+impl Parameters<'_> {
+    fn of(&self, index: usize) -> (f32, i16) {
+        let place = index / self.inner.max(1) % self.size.max(1);
+        let zeros = self.zeros.unwrap_or(&[0]);
+        (self.scales[place % self.scales.len()], zeros[place % zeros.len()])
+    }
+}
+
+fn code_range(element: Option<i32>) -> Option<(f32, f32)> {
+    match element? {
+        element::U8 => Some((0.0, 255.0)),
+        element::I8 => Some((-128.0, 127.0)),
+        _ => None,
+    }
+}
+
+fn product(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+    let ([outer @ .., rows, inner], [others @ .., depth, columns]) = (a, b) else { return None };
+    if inner != depth {
+        return None;
+    }
+    let mut shape = broadcast(outer, others)?;
+    shape.extend([*rows, *columns]);
+    Some(shape)
 }
 
 /// An axis or index that may count from the end.

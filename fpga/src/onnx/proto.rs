@@ -13,12 +13,30 @@ pub(crate) struct ModelProto {
     pub(crate) ir_version: Option<i64>,
     #[prost(string, tag = "2")]
     pub(crate) producer_name: String,
+    #[prost(string, tag = "3")]
+    pub(crate) producer_version: String,
+    #[prost(string, tag = "4")]
+    pub(crate) domain: String,
+    #[prost(int64, optional, tag = "5")]
+    pub(crate) model_version: Option<i64>,
+    #[prost(string, tag = "6")]
+    pub(crate) doc_string: String,
     #[prost(message, optional, tag = "7")]
     pub(crate) graph: Option<GraphProto>,
     #[prost(message, repeated, tag = "8")]
     pub(crate) opset_import: Vec<OperatorSet>,
+    #[prost(message, repeated, tag = "14")]
+    pub(crate) metadata: Vec<StringEntry>,
     #[prost(message, repeated, tag = "25")]
     pub(crate) functions: Vec<FunctionProto>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct StringEntry {
+    #[prost(string, tag = "1")]
+    pub(crate) key: String,
+    #[prost(string, tag = "2")]
+    pub(crate) value: String,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -238,6 +256,8 @@ pub(crate) mod element {
     use moorline_core::DataType;
 
     pub(crate) const FLOAT: i32 = 1;
+    pub(crate) const U8: i32 = 2;
+    pub(crate) const I8: i32 = 3;
     pub(crate) const INT32: i32 = 6;
     pub(crate) const INT64: i32 = 7;
 
@@ -245,8 +265,8 @@ pub(crate) mod element {
     pub(crate) const fn data_type(number: i32) -> Option<DataType> {
         Some(match number {
             FLOAT => DataType::F32,
-            2 => DataType::U8,
-            3 => DataType::I8,
+            U8 => DataType::U8,
+            I8 => DataType::I8,
             4 => DataType::U16,
             5 => DataType::I16,
             INT32 => DataType::I32,

@@ -57,6 +57,7 @@ pub(crate) fn submodel(
         graph: Some(part),
         opset_import: model.proto.opset_import.clone(),
         functions: model.proto.functions.clone(),
+        ..ModelProto::default()
     };
     Ok(part.encode_to_vec())
 }

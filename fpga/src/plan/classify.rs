@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::op::{Activation, Affine, Conv, Kind, Op, Pool, Spatial, Weights, feature_map};
+use super::{
+    numerics::Numerics,
+    op::{Activation, Affine, Conv, Kind, Op, Pool, Spatial, Weights, feature_map},
+};
 use crate::{
-    bitstream::Manifest,
+    bitstream::{Manifest, Op as ManifestOp},
     onnx::{Constant, Graph, Node, TensorId, Window, proto::element},
 };
-
-/// The numerics that models of floats are lowered for.
-pub(crate) const F32: &str = "f32-fma-v1";
 
 /// What is measured of a node and held against the manifest's limits.
 type Measures = Vec<(&'static str, i64)>;
@@ -20,6 +20,10 @@ type Obstacle = String;
 pub(crate) struct Classifier<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) manifest: &'a Manifest,
+    /// How floats are computed with; nothing leaves them to the CPU.
+    pub(crate) floats: Option<Numerics>,
+    /// Whether what is quantised is computed on codes.
+    pub(crate) on_codes: bool,
 }
 
 impl Classifier<'_> {
@@ -28,25 +32,45 @@ impl Classifier<'_> {
         let node = &self.graph.nodes[index];
         let dynamic: Vec<TensorId> = node.needs().filter(|&id| !self.graph.is_constant(id)).collect();
         let flops = self.flops(node);
-        let (kind, activation, inputs) = match self.kind(node) {
+        let kind = match self.floats {
+            _ if matches!(node.proto.op_type.as_str(), "QuantizeLinear" | "DequantizeLinear") => {
+                self.between(node).map(|kind| (kind, Activation::default()))
+            }
+            Some(numerics) => self.kind(node, numerics),
+            None => Err(format!("it computes with floats, and only {} is wanted", Numerics::I8Rne)),
+        };
+        let (kind, activation, inputs) = match kind {
             Ok((kind, activation)) => (kind, activation, dynamic),
             Err(reason) => (Kind::Host { reason }, Activation::default(), dedup(dynamic)),
         };
         Op { nodes: vec![index], inputs, outputs: node.gives().collect(), kind, activation, flops }
     }
 
-    fn kind(&self, node: &Node) -> Result<(Kind, Activation), Obstacle> {
+    /// What quantises or undoes it.
+    fn between(&self, node: &Node) -> Result<Kind, Obstacle> {
+        self.check(node, Numerics::I8Rne)?;
+        let (from, to) = (self.input(node, 0)?, output(node).ok_or("it has no output")?);
+        if node.proto.op_type == "QuantizeLinear" {
+            self.is_float_map(from)?;
+            self.map_of(to)?;
+            Ok(Kind::Quantize(self.codes(node, to)?))
+        } else {
+            self.map_of(from)?;
+            self.is_float_map(to)?;
+            Ok(Kind::Dequantize(self.codes(node, from)?))
+        }
+    }
+
+    /// Whether the bitstream has the operator, and the node one output that follows from its inputs.
+    fn check(&self, node: &Node, numerics: Numerics) -> Result<&ManifestOp, Obstacle> {
         let name = node.proto.op_type.as_str();
         if !node.proto.is_standard() {
             return Err(format!("operators of `{}` are not executed by any bitstream", node.proto.domain));
         }
         let op = self
             .manifest
-            .op(name, F32)
-            .ok_or_else(|| format!("the bitstream does not execute {name} with {F32}"))?;
-        for id in node.inputs.iter().flatten().filter(|&&id| !self.graph.is_constant(id)) {
-            self.is_float_map(*id)?;
-        }
+            .op(name, numerics.as_str())
+            .ok_or_else(|| format!("the bitstream does not execute {name} with {numerics}"))?;
         if !node.fits {
             return Err("its inputs do not fit together, or its attributes".to_owned());
         }
@@ -56,12 +80,34 @@ impl Classifier<'_> {
         {
             return Err("it has more than one output".to_owned());
         }
-        self.is_float_map(output(node).ok_or("it has no output")?)?;
+        Ok(op)
+    }
+
+    /// The operation of a node, and the bounds that it sets.
+    pub(crate) fn kind(&self, node: &Node, numerics: Numerics) -> Result<(Kind, Activation), Obstacle> {
+        let name = node.proto.op_type.as_str();
+        let op = self.check(node, numerics)?;
+        let on_codes = name.starts_with("QLinear");
+        for id in node.inputs.iter().flatten().filter(|&&id| !self.graph.is_constant(id)) {
+            if on_codes {
+                self.map_of(*id)?
+            } else {
+                self.is_float_map(*id)?
+            };
+        }
+        let result = output(node).ok_or("it has no output")?;
+        if on_codes {
+            self.map_of(result)?
+        } else {
+            self.is_float_map(result)?
+        };
         let mut measures = Measures::new();
         let none = Activation::default();
         let kind = match name {
             "Conv" => (self.conv(node, &mut measures)?, none),
             "Gemm" | "MatMul" => (self.dense(node)?, none),
+            "QLinearConv" => (self.conv_of(node, 3, (Arc::from([]), None), &mut measures)?, none),
+            "QLinearMatMul" => (self.dense_of(node, 3, Arc::from([]))?, none),
             "MaxPool" | "AveragePool" => (self.pool(node, &mut measures)?, none),
             "GlobalAveragePool" | "GlobalMaxPool" => (self.global_pool(node)?, none),
             "BatchNormalization" => (self.normalisation(node)?, none),
@@ -97,6 +143,11 @@ impl Classifier<'_> {
             Some(other) => return Err(format!("`{}` has element type {other} and not float", tensor.name)),
             None => return Err(format!("the element type of `{}` is not known", tensor.name)),
         }
+        self.map_of(id)
+    }
+
+    fn map_of(&self, id: TensorId) -> Result<[usize; 4], Obstacle> {
+        let tensor = self.graph.tensor(id);
         let shape = tensor.facts.shape.as_deref();
         let shape = shape.ok_or_else(|| format!("the shape of `{}` is not known", tensor.name))?;
         feature_map(shape)
@@ -129,9 +180,23 @@ impl Classifier<'_> {
     }
 
     fn conv(&self, node: &Node, measures: &mut Measures) -> Result<Kind, Obstacle> {
+        let given = (self.needed(node, 1)?, self.floats(node, 2)?);
+        self.conv_of(node, 1, given, measures)
+    }
+
+    /// A convolution whose weights have the shape of input `at`.
+    fn conv_of(
+        &self,
+        node: &Node,
+        at: usize,
+        (weights, bias): (Arc<[f32]>, Option<Arc<[f32]>>),
+        measures: &mut Measures,
+    ) -> Result<Kind, Obstacle> {
         self.input(node, 0)?;
-        let (weights, bias) = (self.needed(node, 1)?, self.floats(node, 2)?);
-        let (input, kernel) = (self.shape(node, 0)?, self.shape(node, 1)?);
+        let (input, kernel) = (self.shape(node, 0)?, self.shape(node, at)?);
+        if kernel.len() != input.len() {
+            return Err("its weights have another rank than its input".to_owned());
+        }
         let window = self.window(node, &kernel[2..], measures)?;
         let groups = usize::try_from(node.proto.int("group", 1)).unwrap_or(0);
         let outputs = kernel[0];
@@ -147,9 +212,14 @@ impl Classifier<'_> {
     }
 
     fn dense(&self, node: &Node) -> Result<Kind, Obstacle> {
-        self.input(node, 0)?;
         let matrix = self.needed(node, 1)?;
-        let (input, shape) = (self.shape(node, 0)?, self.shape(node, 1)?);
+        self.dense_of(node, 1, matrix)
+    }
+
+    /// A product with a matrix of the shape of input `at`.
+    fn dense_of(&self, node: &Node, at: usize, matrix: Arc<[f32]>) -> Result<Kind, Obstacle> {
+        self.input(node, 0)?;
+        let (input, shape) = (self.shape(node, 0)?, self.shape(node, at)?);
         let ([_, depth], &[rows, columns]) = (input, shape) else {
             return Err("only products of two matrices are executed".to_owned());
         };
@@ -327,14 +397,9 @@ impl Classifier<'_> {
         if axis != 1 && axis + rank != 1 {
             return Err("it joins along another axis than the channels".to_owned());
         }
-        let lanes = i64::from(self.manifest.arch.vec);
         for index in 0..node.inputs.len() {
             self.input(node, index)?;
-            let channels = self.shape(node, index)?[1] as i64;
-            measures.push(("channels", channels));
-            if channels % lanes != 0 && index + 1 < node.inputs.len() {
-                return Err(format!("it joins {channels} channels, which is no multiple of {lanes}"));
-            }
+            measures.push(("channels", self.shape(node, index)?[1] as i64));
         }
         Ok(Kind::Concat)
     }
@@ -351,20 +416,31 @@ impl Classifier<'_> {
     }
 
     /// Multiplications and additions; of most nodes one for each element of the result.
-    fn flops(&self, node: &Node) -> u64 {
+    pub(crate) fn flops(&self, node: &Node) -> u64 {
         let size = |id: Option<TensorId>| {
             id.and_then(|id| self.graph.shape(id)).map_or(0, |shape| shape.iter().product::<usize>() as u64)
         };
         let result = size(node.outputs.first().copied().flatten());
-        let weights = || node.inputs.get(1).copied().flatten().and_then(|id| self.graph.shape(id));
+        let on_codes = node.proto.op_type.starts_with("QLinear");
+        let weights = || {
+            node.inputs
+                .get(if on_codes { 3 } else { 1 })
+                .copied()
+                .flatten()
+                .and_then(|id| self.graph.shape(id))
+        };
         let input = || node.inputs.first().copied().flatten().and_then(|id| self.graph.shape(id));
         let depth = match node.proto.op_type.as_str() {
-            "Conv" => 2 * weights().map_or(0, |shape| shape.iter().skip(1).product::<usize>()) as u64,
+            "Conv" | "QLinearConv" => {
+                2 * weights().map_or(0, |shape| shape.iter().skip(1).product::<usize>()) as u64
+            }
             "Gemm" => {
                 let rows = usize::from(node.proto.int("transA", 0) == 0);
                 2 * input().and_then(|shape| shape.get(rows)).copied().unwrap_or(0) as u64
             }
-            "MatMul" => 2 * input().and_then(|shape| shape.last().copied()).unwrap_or(0) as u64,
+            "MatMul" | "QLinearMatMul" => {
+                2 * input().and_then(|shape| shape.last().copied()).unwrap_or(0) as u64
+            }
             "MaxPool" | "AveragePool" => {
                 node.proto.ints("kernel_shape").map_or(1, |kernel| kernel.iter().product::<i64>().max(1))
                     as u64
@@ -372,8 +448,9 @@ impl Classifier<'_> {
             "GlobalAveragePool" | "GlobalMaxPool" => {
                 return size(node.inputs.first().copied().flatten());
             }
-            "Identity" | "Dropout" | "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" | "Transpose"
-            | "Concat" | "Shape" | "Gather" | "Slice" | "Constant" | "Cast" => 0,
+            "QuantizeLinear" | "DequantizeLinear" | "Identity" | "Dropout" | "Flatten" | "Reshape"
+            | "Squeeze" | "Unsqueeze" | "Transpose" | "Concat" | "Shape" | "Gather" | "Slice"
+            | "Constant" | "Cast" => 0,
             _ => 1,
         };
         result.saturating_mul(depth)

@@ -3,6 +3,7 @@
 use moorline_core::ErrorClass;
 use thiserror::Error;
 
+use super::Numerics;
 use crate::{lower::LowerError, onnx::OnnxError};
 
 /// A model that cannot be planned. The source is never part of the text.
@@ -17,6 +18,14 @@ pub enum PlanError {
     )]
     Coverage { coverage: f64, least: f64 },
     #[error(
+        "the model says that it agrees with the model of floats for a share of {agreement} of its samples, and at least {least} is wanted: calibrate it with more or other samples (`moorline fpga quantize`), or lower `min_agreement`"
+    )]
+    Agreement { agreement: f64, least: f64 },
+    #[error(
+        "an agreement of at least {least} with the model of floats is wanted, and the model has no report of it: quantise it with `moorline fpga quantize`"
+    )]
+    NoAgreement { least: f64 },
+    #[error(
         "the model needs {needed} bytes of device memory, and the device has {available}: take a smaller batch or another device"
     )]
     Memory { needed: u64, available: u64 },
@@ -29,7 +38,11 @@ pub enum PlanError {
     #[error(
         "the bitstream does not keep the numerics `{numerics}`: take one that does (`moorline bitstream show` tells)"
     )]
-    Numerics { numerics: &'static str },
+    Numerics { numerics: Numerics },
+    #[error(
+        "`{numerics}` is wanted, and the model is not quantised: quantise it with `moorline fpga quantize`, or choose other numerics"
+    )]
+    NotQuantized { numerics: Numerics },
 }
 
 impl PlanError {

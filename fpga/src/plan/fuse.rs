@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     classify::Classifier,
-    op::{Activation, Affine, Conv, Kind, Op, Weights, feature_map},
+    codes::{CodeOps, code_ops},
+    op::{Activation, Affine, CodeWeights, Conv, Kind, Op, Weights, feature_map},
 };
 use crate::onnx::{Graph, TensorId};
 
@@ -13,10 +14,11 @@ use crate::onnx::{Graph, TensorId};
 pub(crate) fn operations(classifier: &Classifier<'_>) -> Vec<Op> {
     let graph = classifier.graph;
     let uses = uses(graph);
+    let on_codes = if classifier.on_codes { code_ops(classifier) } else { CodeOps::default() };
     let mut ops: Vec<Op> = Vec::new();
     let mut by_output: HashMap<TensorId, usize> = HashMap::new();
     for (index, node) in graph.nodes.iter().enumerate() {
-        if node.gives().all(|id| graph.is_constant(id)) {
+        if on_codes.nodes.contains(&index) || node.gives().all(|id| graph.is_constant(id)) {
             continue;
         }
         let op = classifier.classify(index);
@@ -33,6 +35,7 @@ pub(crate) fn operations(classifier: &Classifier<'_>) -> Vec<Op> {
             by_output.insert(id, place);
         }
     }
+    ops.extend(on_codes.ops);
     // A residual may have been computed after the convolution that now adds it.
     ops.sort_by_key(Op::position);
     keep_flat_maps_apart(graph, &mut ops);
@@ -49,9 +52,13 @@ fn keep_flat_maps_apart(graph: &Graph, ops: &mut [Op]) {
             Kind::View if takes || op.inputs.iter().map(map).ne(op.outputs.iter().map(map)) => {
                 flat.extend(&op.outputs);
             }
-            Kind::Activate => flat.extend(op.outputs.iter().filter(|_| takes)),
+            Kind::Activate | Kind::Quantize(_) | Kind::Dequantize(_) | Kind::Recode(..) => {
+                flat.extend(op.outputs.iter().filter(|_| takes));
+            }
             Kind::Host { .. } => {}
             Kind::Conv(Conv { weights: Weights::Dense { .. }, residual: false, .. }) => {}
+            Kind::CodeConv(conv)
+                if matches!(conv.weights, CodeWeights::Dense { .. }) && conv.residual.is_none() => {}
             _ if takes => {
                 op.kind = Kind::Host { reason: "it takes a feature map that was flattened".to_owned() };
                 op.activation = Activation::default();
@@ -86,7 +93,10 @@ fn absorb(first: &mut Op, then: &Op, operand: usize) -> bool {
             conv.residual = true;
             first.inputs.push(then.inputs[1 - operand]);
         }
-        (_, Kind::Activate) => match within(first.activation, then.activation) {
+        (
+            Kind::Conv(_) | Kind::Pool(_) | Kind::Affine(_) | Kind::Add | Kind::Multiply | Kind::Activate,
+            Kind::Activate,
+        ) => match first.activation.then(then.activation) {
             Some(both) => first.activation = both,
             None => return false,
         },
@@ -105,22 +115,6 @@ fn joined(first: &Affine, then: &Affine) -> Affine {
     Affine { shift: shift.collect(), scale: scale.collect() }
 }
 
-/// Bounds that do the same as two pairs one after the other; nothing where a kernel cannot do that at once.
-fn within(first: Activation, then: Activation) -> Option<Activation> {
-    let both = Activation {
-        low: merged(first.low, then.low, f32::max),
-        high: merged(first.high, then.high, f32::min),
-    };
-    both.low.zip(both.high).is_none_or(|(low, high)| low <= high).then_some(both)
-}
-
-fn merged(first: Option<f32>, then: Option<f32>, pick: impl Fn(f32, f32) -> f32) -> Option<f32> {
-    match (first, then) {
-        (Some(first), Some(then)) => Some(pick(first, then)),
-        (one, other) => one.or(other),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,8 +123,8 @@ mod tests {
     fn bounds_after_bounds_are_the_narrower_ones() {
         let relu = Activation { low: Some(0.0), high: None };
         let six = Activation { low: Some(-1.0), high: Some(6.0) };
-        assert_eq!(within(relu, six), Some(Activation { low: Some(0.0), high: Some(6.0) }));
-        assert_eq!(within(Activation { low: Some(7.0), high: None }, six), None);
+        assert_eq!(relu.then(six), Some(Activation { low: Some(0.0), high: Some(6.0) }));
+        assert_eq!(Activation { low: Some(7.0), high: None }.then(six), None);
     }
 
     #[test]

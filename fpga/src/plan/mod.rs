@@ -1,8 +1,10 @@
 //! The plan: which parts of a model run on a device, which on the CPU, and why.
 
 mod classify;
+mod codes;
 mod error;
 mod fuse;
+mod numerics;
 pub(crate) mod op;
 mod partition;
 mod report;
@@ -11,21 +13,22 @@ use std::path::Path;
 
 use moorline_core::DataType;
 
-pub(crate) use self::classify::F32;
 use self::{
     classify::Classifier,
-    op::Op,
+    op::{Kind, Op},
     partition::{Part, is_worth, moved, parts},
 };
 pub use self::{
     error::PlanError,
+    numerics::{Numerics, UnknownNumerics},
     partition::Costs,
-    report::{IslandReport, MemoryReport, NodeReport, Place, Report},
+    report::{AccuracySummary, IslandReport, MemoryReport, NodeReport, Place, Report},
 };
 use crate::{
     bitstream::Manifest,
     lower::{Lowered, lower},
     onnx::{Batch, Graph, Model, TensorId, proto::element, submodel},
+    quantize::accuracy_of,
 };
 
 /// What a plan is made for.
@@ -38,11 +41,23 @@ pub struct PlanOptions {
     /// Bytes of device memory that there are.
     pub device_memory: Option<u64>,
     pub costs: Costs,
+    /// What all of it must keep. Without it, what the model quantises keeps `i8-rne-v1`, and the rest `f32-fma-v1`.
+    pub numerics: Option<Numerics>,
+    /// The least share of samples for which the quantised model must have chosen what the model of floats did, as its
+    /// own report says, from 0 to 1.
+    pub min_agreement: Option<f64>,
 }
 
 impl Default for PlanOptions {
     fn default() -> Self {
-        Self { batch: 1, min_coverage: 0.0, device_memory: None, costs: Costs::default() }
+        Self {
+            batch: 1,
+            min_coverage: 0.0,
+            device_memory: None,
+            costs: Costs::default(),
+            numerics: None,
+            min_agreement: None,
+        }
     }
 }
 
@@ -89,26 +104,48 @@ impl Island {
 impl Plan {
     /// Plans the model at `path` for a bitstream.
     pub fn new(path: &Path, manifest: &Manifest, options: &PlanOptions) -> Result<Self, PlanError> {
-        if !manifest.numerics.iter().any(|numerics| numerics == F32) {
-            return Err(PlanError::Numerics { numerics: F32 });
+        let wanted = options.numerics;
+        let kept = |numerics: Numerics| manifest.numerics.iter().any(|own| own == numerics.as_str());
+        let floats = match wanted.unwrap_or(Numerics::F32Fma) {
+            Numerics::I8Rne => None,
+            floats => Some(floats),
+        };
+        let needed = wanted.unwrap_or(Numerics::F32Fma);
+        if !kept(needed) {
+            return Err(PlanError::Numerics { numerics: needed });
         }
+        let on_codes = kept(Numerics::I8Rne) && wanted.is_none_or(|wanted| wanted == Numerics::I8Rne);
         let model = Model::read(path)?;
+        let accuracy = accuracy_of(&model);
+        if let Some(least) = options.min_agreement {
+            let stated = accuracy.as_ref().and_then(|accuracy| accuracy.agreement);
+            match stated {
+                None => return Err(PlanError::NoAgreement { least }),
+                Some(agreement) if agreement < least => {
+                    return Err(PlanError::Agreement { agreement, least });
+                }
+                Some(_) => {}
+            }
+        }
         let graph = Graph::new(&model, options.batch)?;
         for &id in &graph.outputs {
             if graph.tensor(id).producer.is_none() || graph.is_constant(id) {
                 return Err(PlanError::Output { tensor: graph.tensor(id).name.clone() });
             }
         }
-        let ops = fuse::operations(&Classifier { graph: &graph, manifest });
+        let ops = fuse::operations(&Classifier { graph: &graph, manifest, floats, on_codes });
+        if wanted == Some(Numerics::I8Rne) && !ops.iter().any(|op| matches!(op.kind, Kind::CodeConv(_))) {
+            return Err(PlanError::NotQuantized { numerics: Numerics::I8Rne });
+        }
         let (parts, small) = worthy_parts(&graph, &ops, &options.costs);
-        let report = Report::new(&graph, &ops, &parts, &small);
+        let report = Report::new(&graph, &ops, &parts, &small).accurate(accuracy.as_ref());
         if report.coverage < options.min_coverage {
             let (coverage, least) = (100.0 * report.coverage, 100.0 * options.min_coverage);
             return Err(PlanError::Coverage { coverage, least });
         }
         let islands: Vec<Island> = parts
             .iter()
-            .map(|part| island(&model, &graph, &ops, part, manifest))
+            .map(|part| island(&model, &graph, &ops, part, (manifest, floats.unwrap_or(Numerics::F32Fma))))
             .collect::<Result<_, _>>()?;
         let values = |ids: &[TensorId]| ids.iter().map(|&id| value(&graph, id)).collect::<Result<_, _>>();
         let mut plan = Self {
@@ -172,7 +209,7 @@ fn island(
     graph: &Graph,
     ops: &[Op],
     part: &Part,
-    manifest: &Manifest,
+    (manifest, floats): (&Manifest, Numerics),
 ) -> Result<Island, PlanError> {
     let members: Vec<&Op> = part.ops.iter().map(|&index| &ops[index]).collect();
     if part.device {
@@ -180,11 +217,14 @@ fn island(
             ids.iter().map(|&id| value(graph, id)).collect()
         };
         let (inputs, outputs) = (values(&part.inputs)?, values(&part.outputs)?);
-        let lowered = lower(graph, &members, &part.inputs, &part.outputs, manifest)?;
+        let lowered = lower(graph, &members, &part.inputs, &part.outputs, manifest, floats)?;
         return Ok(Island::Device { lowered, inputs, outputs });
     }
     let mut nodes: Vec<usize> = members.iter().flat_map(|op| &op.nodes).copied().collect();
     nodes.sort_unstable();
+    nodes.dedup();
+    // Operations that share what undoes a quantisation each name it; where it comes from outside it is not there twice.
+    nodes.retain(|&node| !graph.nodes[node].gives().all(|id| part.inputs.contains(&id)));
     let model = submodel(model, graph, &nodes, &part.inputs, &part.outputs)
         .map_err(|tensor| PlanError::Unknown { tensor })?;
     let outputs = part.outputs.iter().map(|&id| (id, graph.tensor(id).name.clone())).collect();

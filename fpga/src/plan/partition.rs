@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::op::Op;
-use crate::onnx::{Graph, TensorId};
+use crate::onnx::{Graph, TensorId, proto::element};
 
 /// What moving to the device and back costs, and what the CPU would take: an island must be worth it.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +85,12 @@ fn part(graph: &Graph, ops: &[Op], device: bool, members: Vec<usize>) -> Part {
 /// Bytes that a part takes in and gives out.
 pub(crate) fn moved(graph: &Graph, part: &Part) -> u64 {
     let tensors = part.inputs.iter().chain(&part.outputs);
-    tensors.map(|&id| 4 * graph.shape(id).map_or(0, |shape| shape.iter().product::<usize>()) as u64).sum()
+    let bytes = |id| match graph.tensor(id).facts.element {
+        Some(element::U8 | element::I8) => 1,
+        _ => 4,
+    };
+    let size = |id| graph.shape(id).map_or(0, |shape| shape.iter().product::<usize>());
+    tensors.map(|&id| bytes(id) * size(id) as u64).sum()
 }
 
 /// Whether a part of the device does enough for what moving there and back costs.

@@ -1,5 +1,7 @@
 //! What a plan says of itself: per node where it runs and why not on the device, and the sums.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use super::{
@@ -7,7 +9,7 @@ use super::{
     op::Op,
     partition::{Part, moved},
 };
-use crate::{lower::Lowered, onnx::Graph};
+use crate::{lower::Lowered, onnx::Graph, quantize::Accuracy};
 
 /// Where the nodes of a model run.
 #[derive(Clone, Debug, Serialize)]
@@ -27,6 +29,20 @@ pub struct Report {
     pub host_islands: usize,
     /// Bytes of device memory, with the weights.
     pub device_memory: u64,
+    /// What a quantised model says of itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<AccuracySummary>,
+}
+
+/// A quantised model beside the model of floats that it was made of.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AccuracySummary {
+    pub samples: usize,
+    /// The share of rows whose greatest output is the same.
+    pub agreement: Option<f64>,
+    pub max_error: f32,
+    /// Of the noisiest tensor, in decibels.
+    pub least_snr_db: Option<f64>,
 }
 
 /// Where a node runs.
@@ -92,6 +108,11 @@ pub enum Place {
     Folded,
 }
 
+/// How many nodes a part has; operations may share one.
+fn nodes_of(ops: &[Op], part: &Part) -> usize {
+    part.ops.iter().flat_map(|&index| &ops[index].nodes).collect::<HashSet<_>>().len()
+}
+
 impl Report {
     pub(super) fn new(graph: &Graph, ops: &[Op], parts: &[Part], small: &[usize]) -> Self {
         let mut nodes: Vec<NodeReport> = graph
@@ -132,7 +153,7 @@ impl Report {
             let names = |ids: &[usize]| ids.iter().map(|&id| graph.tensor(id).name.clone()).collect();
             IslandReport {
                 place: if part.device { Place::Device } else { Place::Host },
-                nodes: part.ops.iter().map(|&index| ops[index].nodes.len()).sum(),
+                nodes: nodes_of(ops, part),
                 flops: part.ops.iter().map(|&index| ops[index].flops).sum(),
                 inputs: names(&part.inputs),
                 outputs: names(&part.outputs),
@@ -149,7 +170,19 @@ impl Report {
             device_islands: parts.iter().filter(|part| part.device).count(),
             host_islands: parts.iter().filter(|part| !part.device).count(),
             device_memory: 0,
+            accuracy: None,
         }
+    }
+
+    /// With what the model says of itself.
+    pub(super) fn accurate(self, accuracy: Option<&Accuracy>) -> Self {
+        let summary = |accuracy: &Accuracy| AccuracySummary {
+            samples: accuracy.samples,
+            agreement: accuracy.agreement,
+            max_error: accuracy.max_error,
+            least_snr_db: accuracy.layers.iter().filter_map(|layer| layer.snr_db).min_by(f64::total_cmp),
+        };
+        Self { accuracy: accuracy.map(summary), ..self }
     }
 
     /// Adds what is known once the parts for the device are lowered, in their order.

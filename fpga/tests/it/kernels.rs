@@ -31,17 +31,26 @@ fn our_kernels_compute_what_the_formulas_say() {
             class: None,
         };
         let build = |source: &str| build(&launcher, &bench.limits, &settings.device, source).unwrap();
-        let right = build(&lower::source());
-        let parts = conv16::parts(right.clone()).unwrap();
+        let source = lower::source_on(&device.platform);
+        let right = build(&source);
+        let parts = conv16::parts(right.clone(), source.clone()).unwrap();
         assert!(parts.golden.len() >= 2 && parts.source.is_some());
         Executor::start(settings.clone(), sign(parts)).unwrap();
 
+        // The text that every device takes, without what this processor has an instruction for.
+        let portable = lower::source();
+        if portable != source {
+            let built = build(&portable);
+            assert_eq!(built.kernels, right.kernels);
+            Executor::start(settings.clone(), sign(conv16::parts(built, portable).unwrap())).unwrap();
+        }
+
         // The same with one kernel that clips at the wrong bound.
-        let wrong = lower::source().replace("r = r < low ? low : r", "r = r <= low ? low + 0.0625f : r");
-        assert_ne!(wrong, lower::source());
+        let wrong = source.replace("r = r < low ? low : r", "r = r <= low ? low + 0.0625f : r");
+        assert_ne!(wrong, source);
         let wrong = build(&wrong);
         assert_eq!(wrong.kernels, right.kernels);
-        let error = Executor::start(settings, sign(conv16::parts(wrong).unwrap())).unwrap_err();
+        let error = Executor::start(settings, sign(conv16::parts(wrong, source).unwrap())).unwrap_err();
         assert!(matches!(error, WorkerError::Refused(RuntimeError::Golden { .. })), "{error}");
     }
 }

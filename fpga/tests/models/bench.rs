@@ -20,6 +20,7 @@ use moorline_fpga::{
     lease::{Leases, Quarantine},
     lower,
     plan::PlanOptions,
+    quantize::{Accuracy, QuantizeOptions, quantize},
     runtime::RuntimeError,
     worker::{Executor, ExecutorSettings, Launcher, Limits, WorkerError, build},
 };
@@ -57,12 +58,13 @@ pub(crate) fn bitstream() -> Option<Arc<Bitstream>> {
     let bitstream = BITSTREAM.get_or_init(|| {
         let scratch = tempfile::tempdir().unwrap();
         let launcher = launcher(scratch.path().to_owned());
-        let built = match build(&launcher, &limits(), &pocl(), &lower::source()) {
+        let source = lower::source_on("Portable Computing Language");
+        let built = match build(&launcher, &limits(), &pocl(), &source) {
             Ok(built) => built,
             Err(WorkerError::NoDevice { .. } | WorkerError::Refused(RuntimeError::NoOpenCl)) => return None,
             Err(error) => panic!("the kernels could not be built: {error:?}"),
         };
-        let parts = conv16::parts(built).unwrap();
+        let parts = conv16::parts(built, source).unwrap();
         let key = SigningKey::generate().unwrap();
         let (manifest, files) = parts.assemble().unwrap();
         let mut bytes = Vec::new();
@@ -150,6 +152,35 @@ pub(crate) fn load(engine: &dyn Engine, path: &Path) -> Arc<dyn LoadedModel> {
     engine
         .load(&ModelFiles { path: path.to_owned(), threads: 2 })
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Samples as `numpy.save` writes them.
+pub(crate) fn npy(tensor: &Tensor) -> Vec<u8> {
+    let TensorData::F32(floats) = tensor.data() else { panic!("floats") };
+    let sizes: Vec<String> = tensor.shape().iter().map(|size| format!("{size},")).collect();
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", sizes.concat());
+    let length = (10 + header.len() + 1).next_multiple_of(64) - 10;
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((length as u16).to_le_bytes());
+    bytes.extend(format!("{header:width$}\n", width = length - 1).bytes());
+    bytes.extend(floats.iter().flat_map(|float| float.to_le_bytes()));
+    bytes
+}
+
+/// A model of floats as codes, calibrated with noise of that shape.
+pub(crate) fn quantized(
+    engine: &dyn Engine,
+    path: &Path,
+    shape: &[usize],
+    options: &QuantizeOptions,
+    folder: &Path,
+) -> (PathBuf, Accuracy) {
+    let samples = folder.join("samples.npy");
+    fs_err::write(&samples, npy(&noise(shape, 3))).unwrap();
+    let quantized = quantize(path, &samples, engine, options, &mut |_| ()).unwrap();
+    let file = folder.join("quantized.onnx");
+    fs_err::write(&file, &quantized.model).unwrap();
+    (file, quantized.accuracy)
 }
 
 /// Numbers that look like noise and are the same everywhere.

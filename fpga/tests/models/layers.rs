@@ -15,8 +15,14 @@ use crate::{
 };
 
 /// Everything on the device, however little it is.
-const ALL: PlanOptions =
-    PlanOptions { batch: 1, min_coverage: 1.0, device_memory: None, costs: Costs::NOTHING };
+const ALL: PlanOptions = PlanOptions {
+    batch: 1,
+    min_coverage: 1.0,
+    device_memory: None,
+    costs: Costs::NOTHING,
+    numerics: None,
+    min_agreement: None,
+};
 
 /// Runs `cases` models that `make` makes of random values; the model takes `x`, of the shape that comes with it.
 fn check<S: Strategy>(cases: u32, strategy: S, make: impl Fn(&S::Value) -> (Net, Vec<usize>))
@@ -45,7 +51,7 @@ where
     }
 }
 
-fn floats(shape: &[usize], seed: u32) -> Vec<f32> {
+pub(crate) fn floats(shape: &[usize], seed: u32) -> Vec<f32> {
     match noise(shape, seed).into_parts().1 {
         moorline_core::TensorData::F32(floats) => floats,
         other => panic!("{other:?}"),
@@ -59,24 +65,24 @@ impl Net {
 }
 
 #[derive(Clone, Debug)]
-struct Conv {
-    n: usize,
-    groups: usize,
-    inputs: usize,
-    outputs: usize,
-    size: [usize; 2],
-    kernel: [usize; 2],
-    stride: usize,
-    dilation: usize,
-    pads: [usize; 4],
-    bias: bool,
+pub(crate) struct Conv {
+    pub(crate) n: usize,
+    pub(crate) groups: usize,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) size: [usize; 2],
+    pub(crate) kernel: [usize; 2],
+    pub(crate) stride: usize,
+    pub(crate) dilation: usize,
+    pub(crate) pads: [usize; 4],
+    pub(crate) bias: bool,
 }
 
-fn pads() -> impl Strategy<Value = [usize; 4]> {
+pub(crate) fn pads() -> impl Strategy<Value = [usize; 4]> {
     prop_oneof![Just([0; 4]), Just([1; 4]), [0..3_usize, 0..3, 0..3, 0..3]]
 }
 
-fn conv(groups: impl Strategy<Value = usize>, channels: usize) -> impl Strategy<Value = Conv> {
+pub(crate) fn conv(groups: impl Strategy<Value = usize>, channels: usize) -> impl Strategy<Value = Conv> {
     let sizes = ([1..34_usize, 1..34], [1..5_usize, 1..5], 1..4_usize, 1..3_usize, pads());
     (1..3_usize, groups, 1..channels, 1..channels, sizes, any::<bool>()).prop_filter_map(
         "the window is inside of the data",
@@ -308,15 +314,19 @@ fn element_by_element() {
 
 #[test]
 fn channels_joined() {
-    let cases = (1..3_usize, 1..3_usize, 1..40_usize, [1..12_usize, 1..12]);
-    check(30, cases, |&(n, blocks, c, size)| {
+    let cases = (1..3_usize, 1..50_usize, 1..40_usize, [1..12_usize, 1..12]);
+    check(60, cases, |&(n, outputs, c, size)| {
         let shape = vec![n, c, size[0], size[1]];
         let mut net = Net::new(13);
         net.input("x", &shape);
-        net.weights("w", &[16 * blocks, c, 1, 1], 1);
+        net.weights("w", &[outputs, c, 1, 1], 1);
+        net.weights("v", &[20, 2 * outputs + c, 1, 1], 2);
         net.node("Conv", &["x", "w"], "a", &[]);
         net.node("Relu", &["a"], "b", &[]);
-        net.node("Concat", &["a", "b", "x"], "y", &[("axis", Int(1))]);
+        net.node("Concat", &["a", "b", "x"], "joined", &[("axis", Int(1))]);
+        net.output("joined");
+        // What is behind the last channel must add nothing.
+        net.node("Conv", &["joined", "v"], "y", &[]);
         net.output("y");
         (net, shape)
     });

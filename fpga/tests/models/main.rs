@@ -4,7 +4,13 @@
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod bfp;
+#[cfg(test)]
+mod codes;
+#[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod formula;
 #[cfg(test)]
 mod layers;
 #[cfg(test)]
@@ -13,6 +19,8 @@ mod node_cases;
 mod onnx;
 #[cfg(test)]
 mod profile;
+#[cfg(test)]
+mod quantized;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

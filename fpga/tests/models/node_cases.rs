@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use moorline_core::{Dim, Tensor, TensorData, Value};
+use moorline_core::{DataType, Dim, Tensor, TensorData, TensorSpec, Value};
 use moorline_fpga::{
     lower,
     plan::{Costs, Place, Plan, PlanOptions},
@@ -41,29 +41,41 @@ fn what_the_standard_says_of_each_operator() {
         let device = plan.report().nodes.iter().filter(|node| node.place == Place::Device);
         on_device.extend(device.map(|node| node.op.clone()));
         let bytes = fs_err::read(&data).unwrap();
-        let mut floats = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        let mut left = &bytes[..];
         let model = load(&engine, &path);
-        let mut take = |dims: &[Dim]| {
+        let mut take = |spec: &TensorSpec| {
             let size = |dim: &Dim| match dim {
                 Dim::Fixed(size) => *size,
                 Dim::Dynamic(_) => panic!("the cases have fixed sizes"),
             };
-            let shape: Vec<usize> = dims.iter().map(size).collect();
-            let taken: Vec<f32> = floats.by_ref().take(shape.iter().product()).collect();
-            Tensor::new(shape, taken.into()).unwrap()
+            let shape: Vec<usize> = spec.shape.iter().flatten().map(size).collect();
+            let each = if spec.data_type == DataType::F32 { 4 } else { 1 };
+            let (taken, rest) = left.split_at(each * shape.iter().product::<usize>());
+            left = rest;
+            let data: TensorData = match spec.data_type {
+                DataType::F32 => {
+                    let floats = taken.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+                    floats.collect::<Vec<f32>>().into()
+                }
+                DataType::U8 => taken.to_vec().into(),
+                DataType::I8 => taken.iter().map(|byte| byte.cast_signed()).collect::<Vec<i8>>().into(),
+                other => panic!("{other}"),
+            };
+            Tensor::new(shape, data).unwrap()
         };
         let signature = model.signature();
-        let inputs = signature.inputs.iter().map(|spec| (&*spec.name, take(spec.shape.as_ref().unwrap())));
+        let inputs = signature.inputs.iter().map(|spec| (&*spec.name, take(spec)));
         let inputs = named(inputs.collect());
-        let wanted = signature.outputs.iter().map(|spec| (&*spec.name, take(spec.shape.as_ref().unwrap())));
+        let wanted = signature.outputs.iter().map(|spec| (&*spec.name, take(spec)));
         let wanted = named(wanted.collect());
         let found = model.session().unwrap().run(inputs).unwrap();
         assert_close(&found, &wanted, &path.display().to_string());
         cases += 1;
     }
     assert!(cases > 80, "{cases} cases");
-    // ONNX has no case of these with one value a channel, or with whole blocks of channels; the layer tests have.
-    let elsewhere = ["Concat", "Sub"];
+    // ONNX has no case of these with one value a channel, with whole blocks of channels, or with one scale for a feature
+    // map; the layer tests have.
+    let elsewhere = ["Concat", "Sub", "QuantizeLinear", "DequantizeLinear"];
     for op in lower::ops() {
         assert!(
             on_device.contains(&op.op) || elsewhere.contains(&&*op.op),

@@ -172,6 +172,22 @@ impl Net {
         self.constant(name, INT64, &[ints.len()], raw);
     }
 
+    /// Codes of 8 bits.
+    pub(crate) fn codes(&mut self, name: &str, shape: &[usize], codes: &[i32], signed: bool) {
+        let raw = codes.iter().map(|code| code.to_le_bytes()[0]).collect();
+        self.constant(name, if signed { 3 } else { 2 }, shape, raw);
+    }
+
+    pub(crate) fn int32s(&mut self, name: &str, ints: &[i32]) {
+        let raw = ints.iter().flat_map(|int| int.to_le_bytes()).collect();
+        self.constant(name, 6, &[ints.len()], raw);
+    }
+
+    /// An output of codes of 8 bits.
+    pub(crate) fn code_output(&mut self, name: &str, signed: bool) {
+        self.graph.output.push(Self::value(name, if signed { 3 } else { 2 }, None));
+    }
+
     fn constant(&mut self, name: &str, data_type: i32, shape: &[usize], raw_data: Vec<u8>) {
         let dims = shape.iter().map(|&size| size as i64).collect();
         self.graph.initializer.push(TensorProto { dims, data_type, name: name.to_owned(), raw_data });

@@ -262,8 +262,23 @@ fn sample(folder: &Path) -> Vec<u8> {
     net.node("MatMul", &["k", "m"], "l", &[]);
     net.node("Transpose", &["g"], "n", &[("perm", Ints(&[0, 2, 3, 1]))]);
     net.node("Reshape", &["n", "shape"], "o", &[]);
+    net.floats("scale_1", &[], &[0.0625]);
+    net.codes("zero_1", &[], &[7], false);
+    net.codes("v_codes", &[16, 3, 3, 3], &[5; 16 * 27], true);
+    net.floats("v_scale", &[16], &[0.1; 16]);
+    net.node("QuantizeLinear", &["x", "scale_1", "zero_1"], "x_codes", &[]);
+    net.node("DequantizeLinear", &["x_codes", "scale_1", "zero_1"], "x_held", &[]);
+    net.node("DequantizeLinear", &["v_codes", "v_scale"], "v", &[("axis", Int(0))]);
+    net.node("Conv", &["x_held", "v"], "p", &[("pads", Ints(&[1; 4]))]);
+    net.node("Relu", &["p"], "q", &[]);
+    net.node("QuantizeLinear", &["q", "scale_1", "zero_1"], "q_codes", &[]);
+    net.node("DequantizeLinear", &["q_codes", "scale_1", "zero_1"], "r", &[]);
+    net.node("Add", &["r", "r"], "s", &[]);
+    net.node("QuantizeLinear", &["s", "scale_1", "zero_1"], "s_codes", &[]);
+    net.node("DequantizeLinear", &["s_codes", "scale_1", "zero_1"], "t", &[]);
     net.output("l");
     net.output("o");
+    net.output("t");
     fs_err::read(net.save(folder)).unwrap()
 }
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use moorline_fpga::{
     bitstream::Unverified,
-    plan::{Costs, Plan, PlanOptions},
+    plan::{Costs, Numerics, Plan, PlanOptions},
 };
 use serde_json::{Value, json};
 
@@ -32,6 +32,8 @@ const SUMS: Columns = Columns(&[
     ("Islands on the device", "device_islands"),
     ("on the CPU", "host_islands"),
     ("Device memory", "device_memory"),
+    ("Agreement", "accuracy.agreement"),
+    ("Least SNR (dB)", "accuracy.least_snr_db"),
 ]);
 
 #[derive(Debug, Subcommand)]
@@ -42,6 +44,9 @@ pub(crate) enum Verb {
         moorline fpga plan ssd.onnx --bitstream pocl.fbit --query \"nodes[].[name,place,reason]\" -o table\n\n\
         No device is needed, and the bitstream's signature is not looked at.")]
     Plan(Request),
+    /// Make a model of 8-bit integers of a model of floats, with samples of what it will be asked
+    #[command(after_help = super::quantize::EXAMPLES)]
+    Quantize(super::quantize::Request),
     /// Run an ONNX model on a device of this machine, and show what each kernel takes and how much the device could do
     #[command(after_help = "Examples:\n  \
         moorline fpga profile resnet.onnx --bitstream pocl.fbit --trusted-key key.pub.pem\n  \
@@ -65,6 +70,12 @@ pub(crate) struct Request {
     /// Fail unless at least this part of the operations is on the device, from 0 to 1
     #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = part)]
     min_coverage: f64,
+    /// How the device computes: f32-fma-v1, i8-rne-v1 or bfp9-v1 [default: on codes what the model quantises, the rest on floats]
+    #[arg(long, value_name = "NAME")]
+    numerics: Option<Numerics>,
+    /// Fail unless the model reports of itself that it agrees with the model of floats for this part of its samples
+    #[arg(long, value_name = "PART", value_parser = part)]
+    min_agreement: Option<f64>,
     /// Fail if the device needs more memory than this many bytes
     #[arg(long, value_name = "BYTES")]
     device_memory: Option<u64>,
@@ -85,6 +96,7 @@ fn part(text: &str) -> Result<f64, String> {
 pub(crate) fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Plan(request) => plan(request),
+        Verb::Quantize(request) => super::quantize::run(session, request),
         Verb::Profile(request) => fpga_profile::run(session, request),
     }
 }
@@ -98,6 +110,8 @@ fn plan(request: Request) -> anyhow::Result<()> {
         min_coverage: request.min_coverage,
         device_memory: request.device_memory,
         costs: if request.eager { Costs::NOTHING } else { Costs::default() },
+        numerics: request.numerics,
+        min_agreement: request.min_agreement,
     };
     let plan = Plan::new(&request.model, bitstream.manifest(), &options)
         .with_context(|| format!("`{}`", request.model.display()))?;

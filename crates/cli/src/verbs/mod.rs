@@ -3,6 +3,7 @@
 pub(crate) mod bitstream;
 pub(crate) mod compute;
 pub(crate) mod device;
+pub(crate) mod edge;
 pub(crate) mod environment;
 pub(crate) mod fpga;
 pub(crate) mod fpga_profile;
@@ -12,6 +13,7 @@ pub(crate) mod kubernetes;
 pub(crate) mod model;
 pub(crate) mod online_deployment;
 pub(crate) mod online_endpoint;
+pub(crate) mod quantize;
 mod rollout;
 pub(crate) mod secret;
 pub(crate) mod token;

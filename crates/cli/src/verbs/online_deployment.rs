@@ -1,13 +1,8 @@
 //! `moorline online-deployment`: a model or a scoring script that runs under an endpoint.
 
-use std::{
-    io::{IsTerminal, Write},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
-use futures_util::StreamExt;
 use moorline_core::Name;
 use moorline_spec::OnlineDeployment;
 use reqwest::{Method, Url};
@@ -24,6 +19,7 @@ use crate::{
     operation::{self, Waiting},
     output::{Columns, Printing},
     session::Session,
+    stream,
 };
 
 const COLUMNS: Columns = Columns(&[
@@ -390,25 +386,5 @@ async fn get_logs(session: &Session, logs: GetLogs) -> anyhow::Result<()> {
     if let Some(instance) = &logs.instance {
         url.query_pairs_mut().append_pair("replica", instance);
     }
-    let response = client.send(client.request(Method::GET, url)).await?;
-    let mut pieces = response.bytes_stream();
-    let mut out = std::io::stdout();
-    // What a script wrote into its log must not move the cursor of the person who reads it.
-    let clean = out.is_terminal();
-    loop {
-        let piece = tokio::select! {
-            piece = pieces.next() => piece,
-            // Following ends when the person has seen enough.
-            interrupted = tokio::signal::ctrl_c() => return interrupted.context("could not listen for Ctrl-C"),
-        };
-        let Some(piece) = piece else { return Ok(()) };
-        let mut piece = piece.context("the log broke off")?.to_vec();
-        if clean {
-            piece.retain(|byte| !byte.is_ascii_control() || matches!(byte, b'\n' | b'\t'));
-        }
-        match out.write_all(&piece).and_then(|()| out.flush()) {
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-            result => result.context("could not write to standard output")?,
-        }
-    }
+    stream::print(client.send(client.request(Method::GET, url)).await?, "the log").await
 }

@@ -8,6 +8,7 @@ mod bodies;
 mod codes;
 mod computes;
 mod deployments;
+mod devices;
 mod endpoint_keys;
 mod endpoints;
 mod environments;
@@ -52,6 +53,7 @@ fn routes() -> OpenApiRouter<Control> {
         .merge(codes::routes())
         .merge(bitstreams::routes())
         .merge(computes::routes())
+        .merge(devices::routes())
         .merge(images::routes())
         .merge(secrets::routes())
         .merge(endpoints::routes())

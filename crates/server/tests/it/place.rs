@@ -86,6 +86,7 @@ pub(crate) fn config(home: &Path) -> ServerConfig {
         public_url: None,
         owner_token: None,
         leader_election: None,
+        hub: None,
         bounds: Bounds::default(),
     }
 }

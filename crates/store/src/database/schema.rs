@@ -12,8 +12,10 @@ use sqlx::{
 use crate::StoreError;
 
 /// Number, name and text of every version.
-const VERSIONS: &[(i64, &str, &str)] =
-    &[(1, "workspace", include_str!("../../migrations/0001_workspace.sql"))];
+const VERSIONS: &[(i64, &str, &str)] = &[
+    (1, "workspace", include_str!("../../migrations/0001_workspace.sql")),
+    (2, "devices", include_str!("../../migrations/0002_devices.sql")),
+];
 
 /// What the databases write differently: a text that sorts by its bytes, and a number that every new row gets.
 struct Dialect {

@@ -1,0 +1,474 @@
+//! `moorline edge`: devices and their modules, what they are to be, and what they say.
+
+use clap::{Args, Subcommand, ValueEnum};
+use moorline_core::Name;
+use reqwest::{Method, Url};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    arguments::Yes,
+    client::{Client, Precondition},
+    confirm,
+    exit::Explained,
+    output::{Columns, Printing},
+    session::Session,
+    stream,
+};
+
+const COLUMNS: Columns = Columns(&[
+    ("Name", "name"),
+    ("Connected", "connected"),
+    ("Disabled", "disabled"),
+    ("Authentication", "authentication.type"),
+    ("Last seen", "last_disconnect"),
+]);
+const CONNECTION: Columns = Columns(&[("Connection string", "primary_connection_string")]);
+const TWIN: Columns = Columns(&[("Tags", "tags"), ("Properties", "properties")]);
+const ANSWER: Columns = Columns(&[("Status", "status"), ("Payload", "payload")]);
+const KIND: &str = "devices";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Devices: edge machines that connect to the server's hub
+    #[command(subcommand, after_help = "Example:\n  moorline edge device create -n line-3 --tag site=lyon")]
+    Device(DeviceVerb),
+    /// Modules of a device: what connects beside it, under its name and their own
+    #[command(subcommand, after_help = "Example:\n  moorline edge module create -d line-3 -n camera")]
+    Module(ModuleVerb),
+    /// Twins: what a device or module is to be, and what it says that it is
+    #[command(subcommand, after_help = "Example:\n  moorline edge twin show -d line-3")]
+    Twin(TwinVerb),
+    /// Call a method of a device or module, and print its answer
+    #[command(after_help = "Examples:\n  moorline edge call -d line-3 reboot\n  \
+                      moorline edge call -d line-3 -m camera focus --payload {\"distance\":3}")]
+    Call(Call),
+    /// Leave a message for a device, which gets it when it is connected
+    #[command(
+        after_help = "Example:\n  moorline edge send -d line-3 --payload {\"mode\":\"night\"} -p urgent=yes"
+    )]
+    Send(Send),
+    /// Print what the workspace's devices send, as it comes
+    #[command(after_help = "Example:\n  moorline edge monitor")]
+    Monitor,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceVerb {
+    /// Make a device
+    #[command(
+        after_help = "Examples:\n  moorline edge device create -n line-3 --tag site=lyon --tag gpu=true\n  \
+                      moorline edge device create -n line-4 --auth certificate-authority"
+    )]
+    Create(Create),
+    /// Show a device
+    #[command(after_help = "Example:\n  moorline edge device show -n line-3")]
+    Show {
+        #[command(flatten)]
+        device: Named,
+        #[command(flatten)]
+        printing: Printing,
+    },
+    /// List the devices
+    #[command(after_help = "Example:\n  moorline edge device list --query \"[?connected].name\" -o tsv")]
+    List {
+        #[command(flatten)]
+        printing: Printing,
+    },
+    /// Change a device
+    #[command(
+        after_help = "Examples:\n  moorline edge device update -n line-3 --tag site=nice --tag gpu=null\n  \
+                      moorline edge device update -n line-3 --disabled true"
+    )]
+    Update(Update),
+    /// Delete a device, its modules, its twin and what waits for it
+    #[command(after_help = "Example:\n  moorline edge device delete -n line-3 -y")]
+    Delete {
+        #[command(flatten)]
+        device: Named,
+        #[command(flatten)]
+        yes: Yes,
+    },
+    /// Show the connection strings of a device, for whoever installs it
+    #[command(after_help = "Example:\n  moorline edge device connection-string -n line-3 -o tsv")]
+    ConnectionString {
+        #[command(flatten)]
+        device: Named,
+        #[command(flatten)]
+        printing: Printing,
+    },
+    /// Make one of the two keys of a device anew
+    #[command(after_help = "Example:\n  moorline edge device regenerate-key -n line-3 --key primary")]
+    RegenerateKey {
+        #[command(flatten)]
+        device: Named,
+        /// Which of the two
+        #[arg(long, value_name = "KEY")]
+        key: Key,
+        #[command(flatten)]
+        printing: Printing,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModuleVerb {
+    /// Make a module of a device
+    #[command(after_help = "Example:\n  moorline edge module create -d line-3 -n camera")]
+    Create {
+        #[command(flatten)]
+        module: OfDevice,
+        #[command(flatten)]
+        proof: Proof,
+        #[command(flatten)]
+        printing: Printing,
+    },
+    /// Delete a module, with its twin and its keys
+    #[command(after_help = "Example:\n  moorline edge module delete -d line-3 -n camera -y")]
+    Delete {
+        #[command(flatten)]
+        module: OfDevice,
+        #[command(flatten)]
+        yes: Yes,
+    },
+    /// Show the connection strings of a module
+    #[command(after_help = "Example:\n  moorline edge module connection-string -d line-3 -n camera -o tsv")]
+    ConnectionString {
+        #[command(flatten)]
+        module: OfDevice,
+        #[command(flatten)]
+        printing: Printing,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TwinVerb {
+    /// Show a twin
+    #[command(after_help = "Example:\n  moorline edge twin show -d line-3 -m camera")]
+    Show {
+        #[command(flatten)]
+        client: DeviceOrModule,
+        #[command(flatten)]
+        printing: Printing,
+    },
+    /// Change desired properties and tags; what is null goes
+    #[command(after_help = "Example:\n  moorline edge twin update -d line-3 --desired {\"interval\":5}")]
+    Update {
+        #[command(flatten)]
+        client: DeviceOrModule,
+        /// Changes of the desired properties, a JSON object
+        #[arg(long, value_name = "JSON", value_parser = object)]
+        desired: Option<Value>,
+        /// Changes of the tags, a JSON object
+        #[arg(long, value_name = "JSON", value_parser = object)]
+        tags: Option<Value>,
+        #[command(flatten)]
+        printing: Printing,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// The device's name
+    #[arg(short, long, value_name = "NAME")]
+    name: Name,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OfDevice {
+    /// The device's name
+    #[arg(short, long, value_name = "NAME")]
+    device: Name,
+    /// The module's name
+    #[arg(short, long, value_name = "NAME")]
+    name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeviceOrModule {
+    /// The device's name
+    #[arg(short, long, value_name = "NAME")]
+    device: Name,
+    /// A module of it
+    #[arg(short, long, value_name = "NAME")]
+    module: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    #[command(flatten)]
+    device: Named,
+    #[command(flatten)]
+    proof: Proof,
+    /// A tag; values are JSON where they can be read as it, else text. May be repeated
+    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag)]
+    tags: Vec<(String, Value)>,
+    #[command(flatten)]
+    printing: Printing,
+}
+
+/// How it proves itself.
+#[derive(Debug, Args)]
+pub(crate) struct Proof {
+    /// How it proves itself: by a key, by a certificate that is known, or by one that this server issued [default: sas]
+    #[arg(long, value_name = "KIND")]
+    auth: Option<Auth>,
+    /// The sha256 of its certificate in hexadecimal digits, with --auth self-signed
+    #[arg(long, value_name = "SHA256", required_if_eq("auth", "self-signed"))]
+    primary_thumbprint: Option<String>,
+    /// That of its next certificate
+    #[arg(long, value_name = "SHA256", requires = "primary_thumbprint")]
+    secondary_thumbprint: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Auth {
+    Sas,
+    SelfSigned,
+    CertificateAuthority,
+}
+
+impl Proof {
+    fn wish(&self) -> Option<Value> {
+        match (self.auth, &self.primary_thumbprint) {
+            (None, None) => None,
+            (Some(Auth::Sas), _) => Some(json!({ "type": "sas" })),
+            (Some(Auth::CertificateAuthority), _) => Some(json!({ "type": "certificateAuthority" })),
+            (Some(Auth::SelfSigned) | None, primary) => {
+                let mut wish = json!({ "type": "selfSigned", "primaryThumbprint": primary });
+                if let Some(secondary) = &self.secondary_thumbprint {
+                    wish["secondaryThumbprint"] = secondary.as_str().into();
+                }
+                Some(wish)
+            }
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Update {
+    #[command(flatten)]
+    device: Named,
+    #[command(flatten)]
+    proof: Proof,
+    /// Whether it may not connect
+    #[arg(long, value_name = "BOOL")]
+    disabled: Option<bool>,
+    /// Set a tag, or take it away with `null`; may be repeated
+    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag)]
+    tags: Vec<(String, Value)>,
+    #[command(flatten)]
+    printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Call {
+    #[command(flatten)]
+    client: DeviceOrModule,
+    /// The method's name
+    #[arg(value_name = "METHOD")]
+    method: String,
+    /// What it is given: JSON where it can be read as it, else text
+    #[arg(long, value_name = "JSON", default_value = "null")]
+    payload: String,
+    /// Seconds for the answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=300))]
+    timeout: u64,
+    /// Seconds for the device to connect, if it is not connected
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=300))]
+    connect_timeout: u64,
+    #[command(flatten)]
+    printing: Printing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Send {
+    /// The device's name
+    #[arg(short, long, value_name = "NAME")]
+    device: Name,
+    /// The message: JSON where it can be read as it, else text
+    #[arg(long, value_name = "JSON")]
+    payload: String,
+    /// A property of the message; may be repeated
+    #[arg(short, long = "property", value_name = "NAME=VALUE", value_parser = property)]
+    properties: Vec<(String, String)>,
+    /// By which the device knows one that comes twice
+    #[arg(long, value_name = "ID")]
+    message_id: Option<String>,
+    /// Seconds for which it waits for the device
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    time_to_live: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Key {
+    Primary,
+    Secondary,
+}
+
+/// JSON where it can be read as it, else text.
+fn any(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
+}
+
+fn object(text: &str) -> Result<Value, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(Value::Object(object)),
+        Ok(_) => Err("it is JSON, and no object".to_owned()),
+        Err(error) => Err(format!("it is not JSON: {error}")),
+    }
+}
+
+fn tag(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = property(text)?;
+    Ok((name, any(&value)))
+}
+
+fn property(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("it is written NAME=VALUE".to_owned()),
+    }
+}
+
+pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
+    let client = session.client().await?;
+    match verb {
+        Verb::Device(verb) => device(&client, verb).await,
+        Verb::Module(verb) => module(&client, verb).await,
+        Verb::Twin(verb) => twin(&client, verb).await,
+        Verb::Call(call) => self::call(&client, call).await,
+        Verb::Send(send) => self::send(&client, send).await,
+        Verb::Monitor => {
+            let url = client.at(&["device-messages"]);
+            stream::print(client.send(client.request(Method::GET, url)).await?, "the stream of messages")
+                .await
+        }
+    }
+}
+
+async fn device(client: &Client, verb: DeviceVerb) -> anyhow::Result<()> {
+    let at = |device: &Named| client.at(&[KIND, device.name.as_str()]);
+    match verb {
+        DeviceVerb::Create(create) => {
+            let wish = wish(create.proof.wish(), None, create.tags);
+            let made =
+                client.call(Method::PUT, at(&create.device), Some(&wish), Precondition::Absent).await?;
+            create.printing.print(made.body, COLUMNS)
+        }
+        DeviceVerb::Show { device, printing } => printing.print(client.get(at(&device)).await?, COLUMNS),
+        DeviceVerb::List { printing } => {
+            let found = client.list(client.at(&[KIND]), None).await?;
+            printing.print(Value::Array(found), COLUMNS)
+        }
+        DeviceVerb::Update(update) => {
+            let url = at(&update.device);
+            // A name that is mistyped must not make a device.
+            client.get(url.clone()).await?;
+            let wish = wish(update.proof.wish(), update.disabled, update.tags);
+            let made = client.call(Method::PUT, url, Some(&wish), Precondition::Any).await?;
+            update.printing.print(made.body, COLUMNS)
+        }
+        DeviceVerb::Delete { device, yes } => {
+            confirm::ask(&format!("Delete the device `{}` and what waits for it?", device.name), yes.yes)?;
+            client.call(Method::DELETE, at(&device), None, Precondition::Any).await.map(drop)
+        }
+        DeviceVerb::ConnectionString { device, printing } => {
+            let url = client.at(&[KIND, device.name.as_str(), "keys"]);
+            let keys = client.call(Method::POST, url, None, Precondition::Any).await?;
+            printing.print(keys.body, CONNECTION)
+        }
+        DeviceVerb::RegenerateKey { device, key, printing } => {
+            let url = client.at(&[KIND, device.name.as_str(), "regenerate-keys"]);
+            let which = match key {
+                Key::Primary => "primary",
+                Key::Secondary => "secondary",
+            };
+            let body = json!({ "key": which });
+            let keys = client.call(Method::POST, url, Some(&body), Precondition::Any).await?;
+            printing.print(keys.body, CONNECTION)
+        }
+    }
+}
+
+fn wish(authentication: Option<Value>, disabled: Option<bool>, tags: Vec<(String, Value)>) -> Value {
+    let mut wish = Map::new();
+    wish.extend(authentication.map(|value| ("authentication".to_owned(), value)));
+    wish.extend(disabled.map(|value| ("disabled".to_owned(), value.into())));
+    if !tags.is_empty() {
+        wish.insert("tags".to_owned(), Value::Object(tags.into_iter().collect()));
+    }
+    Value::Object(wish)
+}
+
+async fn module(client: &Client, verb: ModuleVerb) -> anyhow::Result<()> {
+    let at = |module: &OfDevice, more: &[&str]| {
+        let path = [&[KIND, module.device.as_str(), "modules", &module.name], more].concat();
+        client.at(&path)
+    };
+    match verb {
+        ModuleVerb::Create { module, proof, printing } => {
+            let mut wish = Map::new();
+            wish.extend(proof.wish().map(|value| ("authentication".to_owned(), value)));
+            let (url, wish) = (at(&module, &[]), Value::Object(wish));
+            printing.print(client.call(Method::PUT, url, Some(&wish), Precondition::Any).await?.body, COLUMNS)
+        }
+        ModuleVerb::Delete { module, yes } => {
+            confirm::ask(&format!("Delete the module `{}` of `{}`?", module.name, module.device), yes.yes)?;
+            client.call(Method::DELETE, at(&module, &[]), None, Precondition::Any).await.map(drop)
+        }
+        ModuleVerb::ConnectionString { module, printing } => {
+            let keys = client.call(Method::POST, at(&module, &["keys"]), None, Precondition::Any).await?;
+            printing.print(keys.body, CONNECTION)
+        }
+    }
+}
+
+/// A part of a device's resource, of the device itself or of one of its modules.
+fn part(client: &Client, of: &DeviceOrModule, part: &str) -> Url {
+    let mut url = client.at(&[KIND, of.device.as_str(), part]);
+    if let Some(module) = &of.module {
+        url.query_pairs_mut().append_pair("module", module);
+    }
+    url
+}
+
+async fn twin(client: &Client, verb: TwinVerb) -> anyhow::Result<()> {
+    match verb {
+        TwinVerb::Show { client: of, printing } => {
+            printing.print(client.get(part(client, &of, "twin")).await?, TWIN)
+        }
+        TwinVerb::Update { client: of, desired, tags, printing } => {
+            if desired.is_none() && tags.is_none() {
+                return Err(Explained::usage("nothing is changed: give --desired or --tags").into());
+            }
+            let mut patch = Map::new();
+            patch.extend(tags.map(|tags| ("tags".to_owned(), tags)));
+            patch.extend(desired.map(|desired| ("properties".to_owned(), json!({ "desired": desired }))));
+            let (url, patch) = (part(client, &of, "twin"), Value::Object(patch));
+            printing.print(client.call(Method::PATCH, url, Some(&patch), Precondition::Any).await?.body, TWIN)
+        }
+    }
+}
+
+async fn call(client: &Client, call: Call) -> anyhow::Result<()> {
+    let body = json!({
+        "methodName": call.method,
+        "payload": any(&call.payload),
+        "responseTimeoutInSeconds": call.timeout,
+        "connectTimeoutInSeconds": call.connect_timeout,
+    });
+    let url = part(client, &call.client, "methods");
+    call.printing.print(client.call(Method::POST, url, Some(&body), Precondition::Any).await?.body, ANSWER)
+}
+
+async fn send(client: &Client, send: Send) -> anyhow::Result<()> {
+    let properties: Map<String, Value> =
+        send.properties.into_iter().map(|(name, value)| (name, value.into())).collect();
+    let body = json!({
+        "payload": any(&send.payload),
+        "properties": properties,
+        "message_id": send.message_id,
+        "time_to_live": send.time_to_live,
+    });
+    let url = client.at(&[KIND, send.device.as_str(), "messages"]);
+    client.call(Method::POST, url, Some(&body), Precondition::Any).await.map(drop)
+}
