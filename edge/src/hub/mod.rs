@@ -29,7 +29,11 @@ mod topic;
 mod twin;
 mod twins;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -91,7 +95,7 @@ pub(crate) struct Inner {
     mqtt: SocketAddr,
     https: Option<SocketAddr>,
     /// Held for as long as the hub's folder is in use.
-    _lock: std::fs::File,
+    lock: Mutex<Option<std::fs::File>>,
 }
 
 /// A message of a device or module that a route led upstream.
@@ -177,7 +181,7 @@ impl Hub {
             tasks: TaskTracker::new(),
             mqtt,
             https,
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         });
         inner.tasks.spawn(listen::mqtt(Arc::clone(&inner), mqtt_listener));
         if let Some(listener) = https_listener {
@@ -336,6 +340,7 @@ impl Hub {
         if let Err(error) = self.0.clock.save() {
             tracing::warn!(error = &error as &dyn std::error::Error, "could not write the hub's clock down");
         }
+        *self.0.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
