@@ -32,6 +32,8 @@ pub struct FpgaConfig {
     pub min_coverage: f64,
     /// Whether an emulated device may build the kernels from source.
     pub rebuild: bool,
+    /// Whether there is a device to spare, which the next revision takes while the former one serves.
+    pub rolling_updates: bool,
     /// Where devices are leased: the same folder for everything on a machine; where there is none, whoever starts the
     /// scorers sees to it that no two have one device.
     pub leases: Option<PathBuf>,
@@ -141,15 +143,17 @@ impl Target for FpgaTarget {
     }
 
     /// A device runs one bitstream for one deployment at a time, so another revision takes the place of the former one only
-    /// after it has gone: until the new one is ready nothing serves.
+    /// after it has gone, where no device is to spare: until the new one is ready nothing serves.
     async fn apply(&self, placement: &Placement) -> Result<(), TargetError> {
         let own = placement.revision();
         let placement = self.with_device(placement);
         let revision = placement.revision();
-        let seen = self.below.observe(&placement.id).await?;
-        if seen.replicas.iter().any(|replica| replica.revision != revision) {
-            tracing::info!(deployment = %placement.id, "the device is given up by the former revision first");
-            self.below.remove(&placement.id).await?;
+        if !self.config.rolling_updates {
+            let seen = self.below.observe(&placement.id).await?;
+            if seen.replicas.iter().any(|replica| replica.revision != revision) {
+                tracing::info!(deployment = %placement.id, "the device is given up by the former revision first");
+                self.below.remove(&placement.id).await?;
+            }
         }
         self.below.apply(&placement).await?;
         self.applied().insert(placement.id.clone(), (own, revision));

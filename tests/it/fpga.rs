@@ -1,7 +1,12 @@
 //! Models on devices through the front door: a registered bitstream, a compute that names it, and answers that are those
 //! of the CPU.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use moorline_tests::{
     ReleaseDir, Request, Scorer, Workspace,
@@ -118,6 +123,43 @@ fn a_model_on_a_device_answers_as_on_the_cpu() {
     workspace.moorline(&["online-endpoint", "delete", "-n", "too-late", "-y"]).ok();
     deploy(&workspace, "in-time", "device").ok();
     assert_eq!(features(&workspace, "in-time"), device);
+}
+
+#[test]
+fn an_update_that_has_a_device_to_spare_loses_no_request() {
+    let mut workspace = Workspace::down();
+    // PoCL offers as many as it is told to.
+    workspace.set_variable("POCL_DEVICES", "pthread pthread");
+    workspace.start();
+    if pocl(&workspace).is_none() {
+        return;
+    }
+    let (file, key) = built(&workspace);
+    let key = json!(fs_err::read_to_string(key).unwrap()).to_string();
+    workspace.write("model.onnx", model());
+    workspace.moorline(&["bitstream", "create", "-n", "conv16", "-p", file.to_str().unwrap()]).ok();
+    compute(&workspace, "device", &key, "rolling_updates: true\n");
+    deploy(&workspace, "goes-on", "device").ok();
+    let before = features(&workspace, "goes-on");
+    let done = AtomicBool::new(false);
+    let scored = thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut scored = 0;
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(features(&workspace, "goes-on"), before);
+                scored += 1;
+            }
+            scored
+        });
+        for round in ["1", "2"] {
+            let change = format!("environment_variables.ROUND=\"{round}\"");
+            let update = ["online-deployment", "update", "-n", "blue", "-e", "goes-on", "--set", &change];
+            workspace.moorline(&update).ok();
+        }
+        done.store(true, Ordering::Relaxed);
+        client.join().expect("every request is answered")
+    });
+    assert!(scored > 0);
 }
 
 #[test]

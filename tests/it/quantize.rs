@@ -59,7 +59,7 @@ fn a_model_is_quantised_planned_and_held_to_its_report() {
     let (Some(_), Some(tools)) = (pocl(&workspace), venv("tools")) else { return };
     let python = |script: &str| {
         let mut command = Command::new(tools.python());
-        command.args(["-c", script]);
+        command.args(["-c", script]).current_dir(workspace.work());
         workspace.run(command).ok().stdout
     };
     workspace.write("model.onnx", model());

@@ -249,9 +249,16 @@ mod tests {
     #[test]
     fn requirements_are_pinned() {
         let workspace = Workspace::find().unwrap();
-        for file in
-            ["oracle.txt", "tools.txt", "models.txt", "mlflow.txt", "azure-ml.txt", "s3.txt", "helm.txt"]
-        {
+        for file in [
+            "oracle.txt",
+            "tools.txt",
+            "models.txt",
+            "mlflow.txt",
+            "azure-ml.txt",
+            "s3.txt",
+            "helm.txt",
+            "edge.txt",
+        ] {
             let text =
                 fs_err::read_to_string(workspace.root().join("tests/requirements").join(file)).unwrap();
             for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {

@@ -35,6 +35,10 @@ pub enum Tool {
     AzureMl,
     /// Python environment: an S3-compatible server, for the blob store.
     S3,
+    /// Python environment: Azure's client of devices and modules, which the hub is tested with.
+    Edge,
+    /// mosquitto's command-line clients, for the hub.
+    Mosquitto,
     /// A PostgreSQL server, for the metadata database.
     Postgres,
     /// OpenCL on the CPU, in place of an FPGA.
@@ -56,12 +60,14 @@ pub enum Tool {
 }
 
 impl Tool {
-    pub const FOR_TESTS: [Self; 12] = [
+    pub const FOR_TESTS: [Self; 14] = [
         Self::Oracle,
         Self::Tools,
         Self::Mlflow,
         Self::AzureMl,
         Self::S3,
+        Self::Edge,
+        Self::Mosquitto,
         Self::Postgres,
         Self::Pocl,
         Self::IntelEmulator,
@@ -90,6 +96,8 @@ pub fn install(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
             Tool::Mlflow => python::install(workspace, "mlflow", &[Requirements::all("mlflow.txt")])?,
             Tool::AzureMl => python::install(workspace, "azure-ml", &[Requirements::all("azure-ml.txt")])?,
             Tool::S3 => python::install(workspace, "s3", &[Requirements::all("s3.txt")])?,
+            Tool::Edge => python::install(workspace, "edge", &[Requirements::all("edge.txt")])?,
+            Tool::Mosquitto => mosquitto()?,
             Tool::Postgres => postgres()?,
             Tool::Pocl => pocl()?,
             Tool::IntelEmulator => intel_emulator(workspace),
@@ -191,6 +199,20 @@ fn postgres() -> Result<()> {
         return Ok(());
     }
     apt(&["postgresql"])
+}
+
+fn mosquitto() -> Result<()> {
+    if shell::find("mosquitto_pub").is_some() {
+        return Ok(());
+    }
+    if !can_install()? {
+        // Not a failure: the tests that want it say that they are skipped.
+        shell::say(
+            "no mosquitto: the hub is not tested with plain MQTT clients (Debian: `apt-get install mosquitto-clients`)",
+        );
+        return Ok(());
+    }
+    apt(&["mosquitto-clients"])
 }
 
 /// A driver by which this machine's processor is an OpenCL device, and the loader that finds it.

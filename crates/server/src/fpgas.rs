@@ -135,6 +135,7 @@ impl Fpgas {
             device: filter(&settings.device),
             min_coverage: settings.min_coverage.unwrap_or_default(),
             rebuild: settings.rebuild,
+            rolling_updates: settings.rolling_updates,
             leases: None,
             machine_devices: None,
             extended_resources: BTreeMap::new(),

@@ -18,12 +18,13 @@ const DISCONNECT: u8 = 14;
 
 /// The codec takes no notice of what it does not need: bits that must be 0, and bytes behind an acknowledgement.
 fn well_formed(first: u8, length: Option<&u8>) -> bool {
-    match first >> 4 {
+    let (kind, flags) = (first >> 4, first & 0xf);
+    match kind {
         PUBLISH => true,
-        PUBACK => first & 0xf == 0 && length.is_none_or(|length| *length == 2),
-        PUBREL | SUBSCRIBE | UNSUBSCRIBE => first & 0xf == 2,
-        PINGREQ | DISCONNECT => first & 0xf == 0 && length.is_none_or(|length| *length == 0),
-        _ => first & 0xf == 0,
+        PUBACK => flags == 0 && length.is_none_or(|length| *length == 2),
+        PUBREL | SUBSCRIBE | UNSUBSCRIBE => flags == 2,
+        PINGREQ | DISCONNECT => flags == 0 && length.is_none_or(|length| *length == 0),
+        _ => flags == 0,
     }
 }
 

@@ -13,7 +13,7 @@ pub(super) struct Listing {
     pub(super) document: &'static str,
 }
 
-pub(super) const LISTINGS: [Listing; 4] = [
+pub(super) const LISTINGS: [Listing; 5] = [
     Listing {
         source: "crates/scorer/src/settings.rs",
         opening: "env = \"",
@@ -34,6 +34,12 @@ pub(super) const LISTINGS: [Listing; 4] = [
     },
     Listing {
         source: "fpga/src/metrics.rs",
+        opening: "\"moorline_",
+        prefix: "moorline_",
+        document: "docs/metrics.md",
+    },
+    Listing {
+        source: "edge/src/hub/metrics.rs",
         opening: "\"moorline_",
         prefix: "moorline_",
         document: "docs/metrics.md",

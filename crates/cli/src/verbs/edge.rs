@@ -30,13 +30,13 @@ const KIND: &str = "devices";
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Devices: edge machines that connect to the server's hub
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  moorline edge device create -n line-3 --tag site=lyon")]
     Device(DeviceVerb),
     /// Modules of a device: what connects beside it, under its name and their own
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  moorline edge module create -d line-3 -n camera")]
     Module(ModuleVerb),
     /// Twins: what a device or module is to be, and what it says that it is
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  moorline edge twin show -d line-3")]
     Twin(TwinVerb),
     /// Call a method of a device or module, and print its answer
     #[command(after_help = "Examples:\n  moorline edge call -d line-3 reboot\n  \

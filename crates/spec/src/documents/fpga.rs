@@ -37,6 +37,9 @@ pub struct FpgaDevices {
     /// Whether an emulated device may build the kernels from the bitstream's source.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub rebuild: bool,
+    /// Whether there is a device to spare: an update takes that one, and the former revision serves until it is ready.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rolling_updates: bool,
     /// An image with the OpenCL loader and the device's driver, on which those of deployments are built that name none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
@@ -96,6 +99,7 @@ impl FpgaDevices {
             numerics: fields.optional(reader, "numerics", scalars::choice(&numerics)).map(str::to_owned),
             min_agreement: fields.optional(reader, "min_agreement", scalars::fraction),
             rebuild: fields.optional(reader, "rebuild", scalars::boolean).unwrap_or_default(),
+            rolling_updates: fields.optional(reader, "rolling_updates", scalars::boolean).unwrap_or_default(),
             image: fields.optional(reader, "image", scalars::filled),
             device_nodes: fields
                 .optional(reader, "device_nodes", |reader, node| scalars::list(reader, node, device_node))
