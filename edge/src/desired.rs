@@ -5,7 +5,7 @@
 //! who stands between hub and device makes a device run anything, and an older document, signed though it is, is not taken
 //! again.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use moorline_core::Digest;
@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use crate::manifest::{RestartPolicy, Status, is_module_name};
+use crate::{
+    hub::{NamedRoute, Route, RouteError},
+    manifest::{RestartPolicy, Status, is_module_name},
+};
 
 const SCHEMA: &str = "1.1";
 const INTEGRITY: &str = "integrity";
@@ -41,6 +44,8 @@ pub enum DesiredError {
     Name(String),
     #[error("the document has {0} modules; {MOST_MODULES} is the most")]
     TooMany(usize),
+    #[error("the route `{name}` of the document cannot be read")]
+    Route { name: String, source: RouteError },
     #[error("a document is an object")]
     NotAnObject,
 }
@@ -61,6 +66,18 @@ pub struct Desired {
     /// Counts the states of this device.
     pub serial: u64,
     pub modules: BTreeMap<String, DesiredModule>,
+    /// Of the device's own hub.
+    pub routes: BTreeMap<String, DesiredRoute>,
+}
+
+/// A route of a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DesiredRoute {
+    pub route: String,
+    /// How long a message may wait at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_live_secs: Option<u32>,
 }
 
 /// A release that a module serves.
@@ -113,6 +130,17 @@ pub struct ReleaseSettings {
     pub size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub golden: Option<Golden>,
+    /// Messages of an input are scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messaging: Option<Messaging>,
+}
+
+/// From which input messages are taken, and to which output their answers go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Messaging {
+    pub input: String,
+    pub output: String,
 }
 
 /// A request whose answer is known.
@@ -163,6 +191,8 @@ fn alike(expected: &Value, found: &Value, tolerance: f64) -> bool {
 struct Document {
     schema_version: String,
     modules: BTreeMap<String, DesiredModule>,
+    #[serde(default)]
+    routes: BTreeMap<String, DesiredRoute>,
     integrity: Integrity,
 }
 
@@ -213,6 +243,9 @@ impl Signer {
             "modules": desired.modules,
             INTEGRITY: { "device": device, "serial": desired.serial },
         });
+        if !desired.routes.is_empty() {
+            document["routes"] = json!(desired.routes);
+        }
         let signature = self.0.sign(canonical(&document).as_bytes());
         document[INTEGRITY][SIGNATURE] = STANDARD.encode(signature).into();
         document
@@ -248,7 +281,7 @@ impl Desired {
         if !trusted.iter().any(by) {
             return Err(DesiredError::Signature);
         }
-        let Document { schema_version, modules, integrity } =
+        let Document { schema_version, modules, routes, integrity } =
             serde_json::from_value(document.clone()).map_err(DesiredError::Shape)?;
         if schema_version != SCHEMA {
             return Err(DesiredError::Schema(schema_version));
@@ -265,7 +298,21 @@ impl Desired {
         if let Some(name) = modules.keys().find(|name| !is_module_name(name)) {
             return Err(DesiredError::Name(name.clone()));
         }
-        Ok(Self { serial: integrity.serial, modules })
+        for (name, route) in &routes {
+            if let Err(source) = route.route.parse::<Route>() {
+                return Err(DesiredError::Route { name: name.clone(), source });
+            }
+        }
+        Ok(Self { serial: integrity.serial, modules, routes })
+    }
+
+    /// The routes as a hub takes them.
+    pub fn named_routes(&self) -> Vec<NamedRoute> {
+        let named = |(name, route): (&String, &DesiredRoute)| {
+            let time_to_live = route.time_to_live_secs.map(|seconds| Duration::from_secs(seconds.into()));
+            Some(NamedRoute { name: name.clone(), route: route.route.parse().ok()?, time_to_live })
+        };
+        self.routes.iter().filter_map(named).collect()
     }
 }
 
@@ -301,12 +348,20 @@ mod tests {
                 release: Digest::of(release),
                 size: 10,
                 golden: Some(Golden { request: json!([1.5]), answer: json!({"y": [0.5]}), tolerance: 0.001 }),
+                messaging: None,
             },
         }
     }
 
     fn desired(serial: u64) -> Desired {
-        Desired { serial, modules: BTreeMap::from([("detector".to_owned(), module(b"1"))]) }
+        Desired {
+            serial,
+            modules: BTreeMap::from([("detector".to_owned(), module(b"1"))]),
+            routes: BTreeMap::from([(
+                "up".to_owned(),
+                DesiredRoute { route: "FROM /* INTO $upstream".to_owned(), time_to_live_secs: Some(9) },
+            )]),
+        }
     }
 
     #[test]
@@ -356,6 +411,11 @@ mod tests {
         many.modules = (0..65).map(|n| (format!("m{n}"), module(b"2"))).collect();
         let error = Desired::read(&signer.document("d", &many), "d", &trusted, 0).unwrap_err();
         assert!(matches!(error, DesiredError::TooMany(65)));
+        let mut lost = desired(1);
+        lost.routes
+            .insert("x".to_owned(), DesiredRoute { route: "INTO".to_owned(), time_to_live_secs: None });
+        let error = Desired::read(&signer.document("d", &lost), "d", &trusted, 0).unwrap_err();
+        assert!(matches!(error, DesiredError::Route { .. }));
         assert!(Signer::open(b"x").is_err());
     }
 

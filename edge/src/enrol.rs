@@ -32,8 +32,8 @@ use crate::{
     hub::ClientId,
 };
 
-/// The module that speaks for a device.
-pub const AGENT: &str = "$edgeAgent";
+pub use crate::hub::AGENT;
+
 const ENROL: &str = "/edge/v1/enrol";
 const RENEW: &str = "/edge/v1/renew";
 const MAX_BODY: usize = 64 * 1024;

@@ -76,7 +76,7 @@ impl Releases {
         for folder in [releases.blobs(), releases.partial(), releases.folders()] {
             fs_err::create_dir_all(&folder).map_err(io_error(&folder))?;
         }
-        // Put together in part when the power went.
+        // Put together, or deleted, in part when the power went.
         for entry in entries(&releases.folders())? {
             if entry.extension().is_some_and(|extension| extension == "new") {
                 fs_err::remove_dir_all(&entry).map_err(io_error(&entry))?;
@@ -148,10 +148,10 @@ impl Releases {
             let kept =
                 folder.file_name().and_then(|name| name.to_str()).is_some_and(|name| wanted.contains(name));
             if !kept {
-                // Its name first: what is deleted in part is no release any more.
-                let path = folder.join(Release::FILE);
-                fs_err::remove_file(&path).map_err(io_error(&path))?;
-                fs_err::remove_dir_all(&folder).map_err(io_error(&folder))?;
+                // Its name first: what is deleted in part is no release any more, and is deleted when they are opened.
+                let going = folder.with_extension("new");
+                fs_err::rename(&folder, &going).map_err(io_error(&folder))?;
+                fs_err::remove_dir_all(&going).map_err(io_error(&going))?;
             }
         }
         for digest in keep {
@@ -345,7 +345,9 @@ impl Releases {
         if let Ok(release) = Release::parse(&text) {
             blobs.extend(files(&release).map(|(_, file)| file.sha256.hex()));
         }
-        fs_err::remove_dir_all(&folder).map_err(io_error(&folder))?;
+        let going = folder.with_extension("new");
+        fs_err::rename(&folder, &going).map_err(io_error(&folder))?;
+        fs_err::remove_dir_all(&going).map_err(io_error(&going))?;
         for blob in blobs.into_iter().map(|name| self.blobs().join(name)) {
             let Ok(file) = fs_err::File::open(&blob) else { continue };
             let (found, _) = Digest::of_reader(file).map_err(io_error(&blob))?;

@@ -1,11 +1,15 @@
 //! The connection to the hub: made again and again, with the newest certificate. Nothing is kept in it that a broken
 //! connection could lose or reorder: the twin is read anew each time, and what is reported is told as a difference to it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use moorline_core::Backoff;
 use rumqttc::{
-    AsyncClient, ClientError, Event, EventLoop, LastWill, MqttOptions, Packet, Publish, QoS,
+    AsyncClient, ClientError, Event, EventLoop, LastWill, MqttOptions, Outgoing, Packet, Publish, QoS,
     TlsConfiguration, Transport,
 };
 use rustls::{
@@ -18,11 +22,16 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    gateway::{Gateway, forwarded},
     identity::Identity,
     reconcile::Document,
     report::{self, Status},
 };
-use crate::modules::Modules;
+use crate::{
+    enrol::AGENT,
+    hub::{HubError, Upstream, UpstreamMessage},
+    modules::Modules,
+};
 
 const FILTERS: [&str; 3] =
     ["$iothub/twin/res/#", "$iothub/twin/PATCH/properties/desired/#", "$iothub/methods/POST/#"];
@@ -31,6 +40,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_mins(1);
 const PACKET: usize = 512 * 1024;
 /// What is reported waits so long for more of it.
+/// Messages that the hub has not acknowledged.
+const IN_FLIGHT: usize = 32;
 const GATHER: Duration = Duration::from_millis(200);
 
 /// Why a connection ended.
@@ -44,6 +55,14 @@ enum LinkError {
     Ask(#[source] Box<ClientError>),
     #[error("the hub did not answer in time")]
     Silent,
+    #[error("what waits for the hub could not be read")]
+    Waiting(#[source] Box<HubError>),
+}
+
+impl From<HubError> for LinkError {
+    fn from(error: HubError) -> Self {
+        Self::Waiting(Box::new(error))
+    }
 }
 
 impl From<ClientError> for LinkError {
@@ -56,14 +75,15 @@ impl From<ClientError> for LinkError {
 pub(super) async fn keep(
     identity: watch::Receiver<Identity>,
     documents: watch::Sender<Document>,
-    modules: Arc<Modules>,
-    status: Arc<Status>,
+    modules: &Modules,
+    gateway: Option<&Gateway>,
+    status: &Status,
     renewed: &Notify,
 ) {
     let mut backoff = Backoff::default();
     loop {
         let current = identity.borrow().clone();
-        let link = Link { documents: &documents, modules: &modules, status: &status };
+        let link = Link { documents: &documents, modules, gateway, status };
         let mut connected = false;
         tokio::select! {
             ended = link.run(&current, &mut connected) => {
@@ -80,9 +100,36 @@ pub(super) async fn keep(
     }
 }
 
+/// What is published, in its order: the numbers of those messages that wait in the device's own hub until they are
+/// acknowledged.
+struct Sender {
+    client: AsyncClient,
+    /// Published, and not sent yet.
+    order: VecDeque<Option<u64>>,
+    sent: HashMap<u16, u64>,
+}
+
+impl Sender {
+    fn publish(
+        &mut self,
+        topic: String,
+        payload: impl Into<Vec<u8>>,
+        number: Option<u64>,
+    ) -> Result<(), LinkError> {
+        self.client.try_publish(topic, QoS::AtLeastOnce, false, payload)?;
+        self.order.push_back(number);
+        Ok(())
+    }
+
+    fn open(&self) -> usize {
+        self.order.len() + self.sent.len()
+    }
+}
+
 struct Link<'a> {
     documents: &'a watch::Sender<Document>,
     modules: &'a Modules,
+    gateway: Option<&'a Gateway>,
     status: &'a Status,
 }
 
@@ -92,6 +139,9 @@ impl Link<'_> {
         let (sender, mut heard) = mpsc::channel(64);
         // By itself: connecting must not begin anew whenever something else happens.
         let _polling = AbortOnDropHandle::new(tokio::spawn(poll(events, sender)));
+        let mut client = Sender { client, order: VecDeque::new(), sent: HashMap::new() };
+        let mut upstream = self.gateway.map(|gateway| gateway.hub().upstream());
+        let events_topic = format!("devices/{}/modules/{AGENT}/messages/events/", identity.id.device_name());
         // What the hub knows of what was reported; nothing before it has said so.
         let mut known: Option<Value> = None;
         // A report that is under way: what the hub knows once it has taken it.
@@ -107,14 +157,14 @@ impl Link<'_> {
                     Event::Incoming(Packet::ConnAck(_)) => {
                         *connected = true;
                         tracing::info!("connected to the hub");
-                        client.try_subscribe_many(
+                        client.client.try_subscribe_many(
                             FILTERS.map(|filter| rumqttc::SubscribeFilter::new(filter.to_owned(), QoS::AtLeastOnce)),
                         )?;
                     }
                     Event::Incoming(Packet::SubAck(_)) => {
                         request += 1;
                         (asked, waiting) = (tokio::time::Instant::now(), true);
-                        client.try_publish(format!("$iothub/twin/GET/?$rid={request}"), QoS::AtLeastOnce, false, " ")?;
+                        client.publish(format!("$iothub/twin/GET/?$rid={request}"), " ", None)?;
                     }
                     Event::Incoming(Packet::Publish(publish)) => match read(&publish) {
                         Some(Heard::Twin(twin)) => {
@@ -133,23 +183,39 @@ impl Link<'_> {
                             tokio::time::sleep(GATHER).await;
                             request += 1;
                             (asked, waiting, reporting) = (tokio::time::Instant::now(), true, None);
-                            client.try_publish(format!("$iothub/twin/GET/?$rid={request}"), QoS::AtLeastOnce, false, " ")?;
+                            client.publish(format!("$iothub/twin/GET/?$rid={request}"), " ", None)?;
                         }
                         // A patch has no signature: the whole is read.
                         Some(Heard::Changed) => {
                             request += 1;
                             (asked, waiting) = (tokio::time::Instant::now(), true);
-                            client.try_publish(format!("$iothub/twin/GET/?$rid={request}"), QoS::AtLeastOnce, false, " ")?;
+                            client.publish(format!("$iothub/twin/GET/?$rid={request}"), " ", None)?;
                         }
                         Some(Heard::Method { name, rid, payload }) => {
                             let (status, answer) = self.method(&name, &payload);
                             let topic = format!("$iothub/methods/res/{status}/?$rid={rid}");
-                            client.try_publish(topic, QoS::AtLeastOnce, false, answer.to_string())?;
+                            client.publish(topic, answer.to_string(), None)?;
                         }
                         None => {}
                     },
+                    Event::Outgoing(Outgoing::Publish(id)) => {
+                        if let Some(number) = client.order.pop_front().flatten() {
+                            client.sent.insert(id, number);
+                        }
+                    }
+                    Event::Incoming(Packet::PubAck(ack)) => {
+                        if let (Some(number), Some(upstream)) = (client.sent.remove(&ack.pkid), &mut upstream) {
+                            upstream.done(number)?;
+                        }
+                    }
                     _ => {}
                 },
+                message = next_message(&mut upstream), if known.is_some() && client.open() < IN_FLIGHT => {
+                    let message = message?;
+                    let properties = forwarded(&message.sender, message.sequence, message.properties);
+                    let topic = format!("{events_topic}{}", properties.encode());
+                    client.publish(topic, message.payload, Some(message.sequence))?;
+                }
                 () = self.status.changed.notified() => due = Some(tokio::time::Instant::now() + GATHER),
                 () = self.modules.changed() => due = Some(tokio::time::Instant::now() + GATHER),
                 () = tokio::time::sleep_until(due.unwrap_or(deadline)), if due.is_some() && !waiting && known.is_some() => {
@@ -160,7 +226,7 @@ impl Link<'_> {
                         request += 1;
                         (asked, waiting, reporting) = (tokio::time::Instant::now(), true, Some(now));
                         let topic = format!("$iothub/twin/PATCH/properties/reported/?$rid={request}");
-                        client.try_publish(topic, QoS::AtLeastOnce, false, patch.to_string())?;
+                        client.publish(topic, patch.to_string(), None)?;
                     }
                 }
                 () = tokio::time::sleep_until(deadline), if waiting => return Err(LinkError::Silent),
@@ -192,6 +258,13 @@ impl Link<'_> {
             }
             _ => (501, json!({ "message": "this agent has the methods ping and getLogs" })),
         }
+    }
+}
+
+async fn next_message(upstream: &mut Option<Upstream>) -> Result<UpstreamMessage, HubError> {
+    match upstream {
+        Some(upstream) => upstream.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -247,11 +320,8 @@ fn open(identity: &Identity) -> Result<(AsyncClient, EventLoop), LinkError> {
     options.set_clean_session(false);
     options.set_keep_alive(KEEP_ALIVE);
     options.set_max_packet_size(PACKET, PACKET);
-    let topic = format!(
-        "devices/{}/modules/{}/messages/events/%24.on=status",
-        identity.id.device_name(),
-        crate::enrol::AGENT
-    );
+    let topic =
+        format!("devices/{}/modules/{}/messages/events/%24.on=status", identity.id.device_name(), AGENT);
     options.set_last_will(LastWill::new(topic, r#"{"connected":false}"#, QoS::AtLeastOnce, false));
     options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls(identity)?))));
     Ok(AsyncClient::new(options, 64))

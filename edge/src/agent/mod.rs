@@ -1,6 +1,7 @@
 //! The agent of a device: it keeps a connection to the hub, brings about what the device is to run, and says what came of
 //! it. What runs goes on without a hub, and comes up again without one.
 
+mod gateway;
 mod identity;
 mod link;
 mod reconcile;
@@ -12,6 +13,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use gateway::GatewayConfig;
 pub use identity::Identity;
 
 use self::reconcile::Reconciler;
@@ -35,6 +37,14 @@ pub enum AgentError {
     Modules(#[from] ModuleError),
     #[error("the releases could not be taken up")]
     Releases(#[from] ReleasesError),
+    #[error("the device's own hub could not be started")]
+    Hub(#[source] crate::hub::HubError),
+    #[error("a certificate of the device's own could not be made")]
+    Certificate(#[source] crate::authority::AuthorityError),
+    #[error("a module's workload socket could not be served")]
+    Workload(#[source] crate::workload::WorkloadError),
+    #[error("the machine gives no random numbers")]
+    Random,
     #[error("`{0}` is no address; enrol again")]
     Address(String),
     #[error("the client for HTTPS could not be made")]
@@ -51,6 +61,8 @@ pub struct AgentConfig {
     pub quota: u64,
     /// Bytes in a second that fetching them may take.
     pub bandwidth: Option<u64>,
+    /// The device's own hub, if it has one.
+    pub gateway: Option<GatewayConfig>,
     /// How often it is looked whether the certificate is to be renewed.
     pub renew_check: Duration,
 }
@@ -72,21 +84,36 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
     )?;
     let modules = Arc::new(Modules::open(config.modules.clone())?);
     let status = Arc::new(report::Status::default());
+    let gateway = match &config.gateway {
+        None => None,
+        Some(own) => Some(gateway::Gateway::start(&config.folder, &identity, own).await?),
+    };
+    if let Some(gateway) = &gateway {
+        status.set(|told| told.gateway = Some(gateway.hub().mqtt_address()));
+    }
     let (identities, identity) = watch::channel(identity);
-    let reconciler =
-        Reconciler::open(&config.folder, releases, Arc::clone(&modules), Arc::clone(&status)).await?;
+    let bringing = reconcile::Bringing {
+        releases,
+        modules: Arc::clone(&modules),
+        gateway: gateway.clone(),
+        status: Arc::clone(&status),
+    };
+    let reconciler = Reconciler::open(&config.folder, bringing).await?;
     let (documents, document) = watch::channel(None);
     let renewed = Notify::new();
     tokio::select! {
         () = reconciler.run(document, identity.clone()) => {}
-        () = link::keep(identity.clone(), documents, Arc::clone(&modules), status, &renewed) => {}
+        () = link::keep(identity.clone(), documents, &modules, gateway.as_deref(), &status, &renewed) => {}
         () = renew(&config, &client, identities, &renewed) => {}
         () = end.cancelled() => {}
     }
-    // Nobody else has them any more: what held them was dropped with the futures above.
-    if let Some(modules) = Arc::into_inner(modules) {
-        modules.shutdown().await;
+    if let Some(gateway) = gateway {
+        let hub = gateway.hub().clone();
+        // Its readers with it.
+        drop(gateway);
+        hub.shutdown().await;
     }
+    modules.shutdown().await;
     Ok(())
 }
 

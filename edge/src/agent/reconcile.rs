@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     AgentError,
+    gateway::Gateway,
     identity::{Identity, replace},
     report::Status,
 };
@@ -26,11 +27,21 @@ use crate::{
 /// A document as it came, with the version of its twin.
 pub(super) type Document = Option<(u64, Value)>;
 
+/// By what desired states are brought about.
+#[derive(Debug)]
+pub(super) struct Bringing {
+    pub(super) releases: Releases,
+    pub(super) modules: Arc<Modules>,
+    pub(super) gateway: Option<Arc<Gateway>>,
+    pub(super) status: Arc<Status>,
+}
+
 #[derive(Debug)]
 pub(super) struct Reconciler {
     path: PathBuf,
     releases: Releases,
     modules: Arc<Modules>,
+    gateway: Option<Arc<Gateway>>,
     status: Arc<Status>,
     /// The last document that was taken.
     current: Desired,
@@ -38,14 +49,10 @@ pub(super) struct Reconciler {
 
 impl Reconciler {
     /// Takes up what the last document said, with what is on the device.
-    pub(super) async fn open(
-        folder: &Path,
-        releases: Releases,
-        modules: Arc<Modules>,
-        status: Arc<Status>,
-    ) -> Result<Self, AgentError> {
+    pub(super) async fn open(folder: &Path, bringing: Bringing) -> Result<Self, AgentError> {
+        let Bringing { releases, modules, gateway, status } = bringing;
         let path = folder.join("desired.json");
-        let mut reconciler = Self { path, releases, modules, status, current: Desired::default() };
+        let mut reconciler = Self { path, releases, modules, gateway, status, current: Desired::default() };
         let identity = Identity::open(folder)?;
         let written = fs_err::read(&reconciler.path).ok();
         let written = written.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
@@ -62,6 +69,10 @@ impl Reconciler {
             }
         }
         let current = reconciler.current.clone();
+        // Sockets first: modules look for them when they start.
+        if let Some(gateway) = &reconciler.gateway {
+            gateway.apply(&current, &reconciler.modules).await?;
+        }
         for name in current.modules.keys() {
             reconciler.modules.resume(name).await?;
         }
@@ -152,11 +163,17 @@ impl Reconciler {
         for name in gone {
             self.modules.remove(&name).await;
         }
+        if let Some(gateway) = &self.gateway
+            && let Err(error) = gateway.apply(&self.current, &self.modules).await
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "could not serve the modules' messages");
+            done = false;
+        }
         let mut modules: Vec<(String, DesiredModule)> =
             self.current.modules.iter().map(|(name, module)| (name.clone(), module.clone())).collect();
         modules.sort_by_key(|(_, module)| module.startup_order);
         for (name, module) in modules {
-            match self.version(module).await {
+            match self.version(&name, module).await {
                 Ok(version) => {
                     self.status.set(|told| {
                         told.failures.remove(&name);
@@ -192,7 +209,7 @@ impl Reconciler {
         done
     }
 
-    async fn version(&self, module: DesiredModule) -> Result<Version, ReleasesError> {
+    async fn version(&self, name: &str, module: DesiredModule) -> Result<Version, ReleasesError> {
         let settings = &module.settings;
         let fetched = self.releases.fetch(&settings.release, settings.size).await;
         let folder = match fetched {
@@ -203,7 +220,8 @@ impl Reconciler {
             }
             fetched => fetched?,
         };
-        Ok(Version { module, folder })
+        let environment = self.gateway.as_ref().map(|gateway| gateway.environment(name)).unwrap_or_default();
+        Ok(Version { module, folder, environment })
     }
 
     fn collect(&self) {

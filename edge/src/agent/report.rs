@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{Mutex, PoisonError},
 };
 
@@ -31,6 +32,8 @@ pub(super) struct Told {
     /// Why a module's version is not on the device.
     pub(super) failures: BTreeMap<String, String>,
     pub(super) desired: Option<Desired>,
+    /// Where the device's own hub listens.
+    pub(super) gateway: Option<SocketAddr>,
 }
 
 impl Status {
@@ -84,6 +87,7 @@ pub(super) fn reported(told: &Told, views: &BTreeMap<String, ModuleView>) -> Val
         "lastDesiredVersion": told.version,
         "lastDesiredSerial": told.serial,
         "lastDesiredStatus": { "code": told.code, "description": told.description.chars().take(LONGEST).collect::<String>() },
+        "gateway": told.gateway.map(|address| address.to_string()),
         "modules": modules,
     })
 }

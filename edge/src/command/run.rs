@@ -1,10 +1,11 @@
 //! `moorline-edge run`: the agent.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use moorline_edge::{
-    agent::{self, AgentConfig},
+    agent::{self, AgentConfig, GatewayConfig},
+    disk::QueueLimits,
     modules::ModulesConfig,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +29,18 @@ pub(crate) struct Arguments {
     /// Kilobytes in a second for fetching releases; no bound without it
     #[arg(long, value_name = "KB")]
     bandwidth: Option<u64>,
+    /// Where the device's own hub listens, for its modules' messages: 127.0.0.1:8883; it has none without this
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Where the hub answers methods over HTTPS: 127.0.0.1:443
+    #[arg(long, value_name = "ADDRESS", requires = "listen")]
+    listen_https: Option<SocketAddr>,
+    /// The name by which modules reach the hub
+    #[arg(long, default_value = "localhost", requires = "listen")]
+    host_name: String,
+    /// Megabytes of messages that wait for the server; the oldest make space
+    #[arg(long, default_value_t = 256, value_name = "MB", requires = "listen")]
+    queue: u64,
     /// Seconds for a version to become ready
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     start_timeout: u64,
@@ -47,6 +60,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         modules,
         quota: arguments.quota * 1_000_000,
         bandwidth: arguments.bandwidth.map(|kilobytes| kilobytes * 1000),
+        gateway: arguments.listen.map(|mqtt| GatewayConfig {
+            mqtt,
+            https: arguments.listen_https,
+            host_name: arguments.host_name.clone(),
+            upstream: QueueLimits { max_bytes: arguments.queue * 1_000_000, ..QueueLimits::default() },
+        }),
         renew_check: Duration::from_hours(1),
     };
     // Small machines: two threads do for a connection and a few processes.

@@ -55,6 +55,8 @@ pub use methods::{MethodAnswer, MethodCall, MethodError};
 pub use properties::{Properties, PropertiesError};
 pub use route::{Route, RouteError, Sink};
 pub use session::Ended;
+/// The module that speaks for a device.
+pub const AGENT: &str = topic::AGENT;
 pub use twin::{Section, Twin, TwinError};
 
 use self::{
@@ -137,6 +139,43 @@ impl Upstream {
     }
 }
 
+/// A message for an input of a module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputMessage {
+    /// Its number, for [`Inputs::done`].
+    pub sequence: u64,
+    pub input: String,
+    pub properties: Properties,
+    pub payload: Bytes,
+}
+
+/// Reads the inputs of a module that has no connection: one whose messages are scored for it.
+#[derive(Debug)]
+pub struct Inputs {
+    consumer: Consumer,
+    id: ClientId,
+}
+
+impl Inputs {
+    /// The next message; waits for one. Nothing is lost when this future is dropped.
+    pub async fn next(&mut self) -> Result<InputMessage, HubError> {
+        loop {
+            let entry = self.consumer.next().await?;
+            if let Some((input, properties)) = topic::parse_input(&entry.topic, &self.id) {
+                let payload = entry.payload.clone();
+                return Ok(InputMessage { sequence: entry.sequence, input, properties, payload });
+            }
+            tracing::warn!(topic = entry.topic, "skipped what is no message");
+            self.consumer.done(entry.sequence)?;
+        }
+    }
+
+    /// The message was taken in: it does not come again.
+    pub fn done(&mut self, sequence: u64) -> Result<(), HubError> {
+        Ok(self.consumer.done(sequence)?)
+    }
+}
+
 impl Hub {
     /// Opens the folder, listens, and serves until the hub is told to end.
     pub async fn start(
@@ -204,6 +243,11 @@ impl Hub {
     /// The reading end of `$upstream`. One at a time: two would hand out the same messages.
     pub fn upstream(&self) -> Upstream {
         Upstream(Consumer::new(Arc::clone(&self.0.upstream)))
+    }
+
+    /// The reading end of a module's inputs, in place of a client of this name.
+    pub async fn inputs(&self, id: &ClientId) -> Result<Inputs, HubError> {
+        Ok(Inputs { consumer: Consumer::new(self.0.inbox(id).await?), id: id.clone() })
     }
 
     /// What happens from now on.

@@ -88,6 +88,8 @@ pub struct Version {
     pub module: DesiredModule,
     /// Of its release.
     pub folder: PathBuf,
+    /// By which it finds its hub; what the module says itself is above it.
+    pub environment: BTreeMap<String, String>,
 }
 
 /// What a module does, in the words of Azure's agent.
@@ -228,6 +230,13 @@ impl Modules {
         self.handles().iter().map(|(name, handle)| (name.clone(), view(handle))).collect()
     }
 
+    /// Where a module takes requests, if a version of it runs.
+    pub fn address(&self, name: &str) -> Option<SocketAddr> {
+        let handles = self.handles();
+        let view = handles.get(name)?.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.running.as_ref().and(view.address)
+    }
+
     /// The end of the log of the version that was started last.
     pub fn log(&self, name: &str) -> Option<String> {
         if !self.handles().contains_key(name) {
@@ -258,7 +267,7 @@ impl Modules {
     }
 
     /// Ends all modules once they have answered what they were asked; they are taken up again by the next run.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         let handles = std::mem::take(&mut *self.handles());
         let mut tasks = Vec::new();
         for (_, Handle { wish, task, .. }) in handles {

@@ -61,6 +61,7 @@ impl Process {
         let second = output.try_clone().map_err(error(&log))?;
         let mut environment: BTreeMap<&str, &str> =
             config.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        environment.extend(version.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         environment
             .extend(version.module.env.iter().map(|(name, entry)| (name.as_str(), entry.value.as_str())));
         let mark = config.folder.display().to_string();

@@ -2,6 +2,7 @@
 //! that is replaced whole, so that a loss of power leaves the old one or the new one.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
@@ -38,17 +39,23 @@ struct Written {
 struct WrittenVersion {
     module: DesiredModule,
     folder: PathBuf,
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
 }
 
 impl From<&Version> for WrittenVersion {
     fn from(version: &Version) -> Self {
-        Self { module: version.module.clone(), folder: version.folder.clone() }
+        Self {
+            module: version.module.clone(),
+            folder: version.folder.clone(),
+            environment: version.environment.clone(),
+        }
     }
 }
 
 impl From<WrittenVersion> for Version {
     fn from(written: WrittenVersion) -> Self {
-        Self { module: written.module, folder: written.folder }
+        Self { module: written.module, folder: written.folder, environment: written.environment }
     }
 }
 

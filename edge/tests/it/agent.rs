@@ -2,7 +2,7 @@
 //! hub goes away, and it is lied to.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -15,18 +15,20 @@ use std::{
 
 use async_trait::async_trait;
 use axum::{Router, extract, http::StatusCode, routing::get};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use moorline_core::Digest;
 use moorline_edge::{
-    desired::{Desired, DesiredModule, Signer},
+    desired::{Desired, DesiredModule, DesiredRoute, Messaging, Signer},
     enrol::{AGENT, EnrolConfig, Enrolments, EnrolmentsError, Facts},
     hub::{ClientId, Hub, HubConfig, HubEvent, Identity, Listed, MethodCall, Proof},
     modules::Version,
 };
+use rumqttc::mqttbytes::v4::ConnectReturnCode;
 use serde_json::{Value, json};
 
 use crate::{
     modules::{Place as Releases, scorer},
-    place::{PATIENCE, Pki, id, soon, until},
+    place::{PATIENCE, Pki, Wire, id, soon, token, trusting, until},
 };
 
 #[derive(Debug, Default)]
@@ -121,7 +123,7 @@ impl Server {
     async fn wish(&self, serial: u64, modules: &[(&str, &Version)]) {
         let modules: BTreeMap<String, DesiredModule> =
             modules.iter().map(|(name, version)| ((*name).to_owned(), version.module.clone())).collect();
-        self.set(&self.signer.document("dev1", &Desired { serial, modules })).await;
+        self.set(&self.signer.document("dev1", &Desired { serial, modules, ..Desired::default() })).await;
     }
 
     async fn set(&self, document: &Value) {
@@ -159,7 +161,12 @@ impl Server {
     }
 
     fn run(&self) -> Agent {
+        self.run_with(&[])
+    }
+
+    fn run_with(&self, arguments: &[&str]) -> Agent {
         let mut command = self.command("run");
+        command.args(arguments);
         Agent(command.arg("--scorer").arg(scorer().unwrap()).spawn().unwrap())
     }
 }
@@ -244,10 +251,10 @@ async fn a_device_enrols_runs_what_is_signed_and_comes_back_after_every_kill() {
     // Forged, for another device, or old: nothing happens, and it is told.
     let document = |serial, device: &str| {
         let modules = BTreeMap::from([("m".to_owned(), second.module.clone())]);
-        server.signer.document(device, &Desired { serial, modules })
+        server.signer.document(device, &Desired { serial, modules, ..Desired::default() })
     };
     let stranger = Signer::open(&Signer::create().unwrap()).unwrap();
-    let forged = stranger.document("dev1", &Desired { serial: 9, modules: BTreeMap::new() });
+    let forged = stranger.document("dev1", &Desired { serial: 9, ..Desired::default() });
     for (lie, why) in [
         (forged, "not signed by a key"),
         (document(9, "dev2"), "is for the device"),
@@ -330,6 +337,138 @@ async fn a_certificate_is_renewed_and_nothing_waits_for_it() {
     }
     server.wish(2, &[]).await;
     server.reported("no module", |reported| reported["lastDesiredSerial"] == 2).await;
+    drop(agent);
+    server.hub.clone().shutdown().await;
+}
+
+/// A sensor that is a module of the device, and knows its key from where the agent keeps it.
+async fn sensor(server: &Server, address: SocketAddr) -> Wire {
+    let gateway = server.folder().join("gateway");
+    let sensor = id("dev1/sensor");
+    let mut often = tokio::time::interval(Duration::from_millis(50));
+    soon(async {
+        loop {
+            often.tick().await;
+            let key = fs_err::read_to_string(gateway.join("keys/sensor")).unwrap_or_default();
+            let (Ok(trust), Ok(key)) =
+                (fs_err::read_to_string(gateway.join("authority.pem")), STANDARD.decode(key))
+            else {
+                continue;
+            };
+            let Some(mut wire) = Wire::try_dial(address, &trusting(&trust)).await else { continue };
+            let password = token("localhost", &sensor, &key, Duration::from_hours(1));
+            let ack =
+                wire.try_login(&sensor, |connect| connect.login.as_mut().unwrap().password = password).await;
+            if ack.is_some_and(|ack| ack.code == ConnectReturnCode::Success) {
+                return wire;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_are_scored_on_the_device_and_wait_there_while_it_is_cut_off() {
+    let Some(mut server) = Server::start(Duration::from_hours(240)).await else { return };
+    assert!(server.enrol("once"));
+    let mut version = server.releases.version(1, |_, _| {});
+    server.publish(&version);
+    let sensor_version = version.clone();
+    version.module.settings.messaging =
+        Some(Messaging { input: "in".to_owned(), output: "scores".to_owned() });
+    let route = |route: &str| DesiredRoute { route: route.to_owned(), time_to_live_secs: None };
+    let desired = Desired {
+        serial: 1,
+        modules: BTreeMap::from([
+            ("m".to_owned(), version.module.clone()),
+            ("sensor".to_owned(), sensor_version.module.clone()),
+        ]),
+        routes: BTreeMap::from([
+            (
+                "in".to_owned(),
+                route(
+                    "FROM /messages/modules/sensor/outputs/raw INTO BrokeredEndpoint(\"/modules/m/inputs/in\")",
+                ),
+            ),
+            ("up".to_owned(), route("FROM /messages/modules/m/outputs/scores INTO $upstream")),
+        ]),
+    };
+    server.set(&server.signer.document("dev1", &desired)).await;
+    // A port that is free now, and stays the agent's over its restarts.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let listen = address.to_string();
+    let arguments = ["--listen", listen.as_str()];
+    let agent = server.run_with(&arguments);
+    let reported = server
+        .reported("both modules", |reported| {
+            runs(reported, "m", &version) && runs(reported, "sensor", &sensor_version)
+        })
+        .await;
+    assert_eq!(reported["gateway"], listen);
+
+    let topic = "devices/dev1/modules/sensor/messages/events/%24.on=raw&unit=C";
+    let mut numbers = 0..;
+    let send = async |wire: &mut Wire, number: u64| {
+        let body = json!({"input_data": [[number, 1.0, 2.0]]}).to_string();
+        assert!(wire.deliver(&format!("{topic}&%24.mid=q{number}"), &body).await);
+    };
+    let mut wire = sensor(&server, address).await;
+    for number in numbers.by_ref().take(20) {
+        send(&mut wire, number).await;
+    }
+    // What cannot be scored is answered too, and keeps nothing behind it.
+    assert!(wire.deliver(topic, "nonsense").await);
+    let mut upstream = server.hub.upstream();
+    for number in 0..20_u64 {
+        let message = soon(upstream.next()).await.unwrap();
+        assert_eq!(message.sender, id("dev1/m"));
+        let answer: Value = serde_json::from_slice(&message.payload).unwrap();
+        assert_eq!(answer, json!([[2.0 * number as f64, 2.0, 4.0]]));
+        assert_eq!(message.properties.system("cid"), Some(format!("q{number}").as_str()));
+        assert_eq!(
+            (message.properties.system("on"), message.properties.own("unit")),
+            (Some("scores"), Some("C"))
+        );
+        upstream.done(message.sequence).unwrap();
+    }
+    let message = soon(upstream.next()).await.unwrap();
+    assert_eq!(message.properties.own("moorline-error"), Some("400"));
+    upstream.done(message.sequence).unwrap();
+
+    // Cut off, and killed in the middle of it.
+    let port = server.hub.mqtt_address().port();
+    drop(upstream);
+    server.hub.clone().shutdown().await;
+    for number in numbers.by_ref().take(40) {
+        send(&mut wire, number).await;
+    }
+    drop(agent);
+    let agent = server.run_with(&arguments);
+    let mut wire = sensor(&server, address).await;
+    for number in numbers.by_ref().take(10) {
+        send(&mut wire, number).await;
+    }
+    let folder = server.releases.folder.path().join("hub");
+    server.hub = Server::hub(&server.pki, folder, port, &server.identities).await;
+    let mut upstream = server.hub.upstream();
+    let mut seen = BTreeSet::new();
+    let mut due = 20;
+    while due < 70 {
+        let message = soon(upstream.next()).await.unwrap();
+        upstream.done(message.sequence).unwrap();
+        // The last one before may come again: the device may not have heard that it was taken. And the agent's last will.
+        if message.properties.own("moorline-error").is_some() || message.sender != id("dev1/m") {
+            continue;
+        }
+        // What comes twice has the same id.
+        let first = seen.insert(message.properties.system("mid").unwrap().to_owned());
+        let asked: u64 = message.properties.system("cid").unwrap()[1..].parse().unwrap();
+        assert!(asked <= due, "{asked} came when {due} was due");
+        assert!(first || asked < due);
+        due = due.max(asked + 1);
+    }
     drop(agent);
     server.hub.clone().shutdown().await;
 }

@@ -101,12 +101,13 @@ impl Place {
             startup_order: 0,
             env: BTreeMap::new(),
             settings: ReleaseSettings {
+                messaging: None,
                 release: release.digest(),
                 size: json.len() as u64,
                 golden: Some(golden),
             },
         };
-        Version { module, folder }
+        Version { module, folder, environment: BTreeMap::new() }
     }
 }
 
