@@ -171,6 +171,8 @@ fn told(what: &str, error: ManifestError) -> anyhow::Error {
             let explained = Explained::new(format!("{what} cannot be used"));
             mistakes.iter().fold(explained, |explained, mistake| explained.detail(mistake.to_string())).into()
         }
-        other => anyhow::Error::from(other).context(format!("{what} cannot be used")),
+        other @ ManifestError::Json(_) => {
+            anyhow::Error::from(other).context(format!("{what} cannot be used"))
+        }
     }
 }
