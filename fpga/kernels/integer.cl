@@ -264,7 +264,9 @@ __attribute__((reqd_work_group_size(1, 1, 1))) kernel void NAME( \
                 ++count; \
             } \
         } \
-        const int all = (min(top + kernel_h, height + pad_bottom) - top) * (min(left + kernel_w, width + pad_right) - left); \
+        const int rows_there = min(top + kernel_h, height + pad_bottom) - top; \
+        const int columns_there = min(left + kernel_w, width + pad_right) - left; \
+        const int taken = count_padding ? rows_there * columns_there : count; \
         float16 r = FACTOR; \
         CODE(r, low, high, zero) \
         vstore16(code, 0, target + y * out_row + x * 16); \
@@ -272,8 +274,7 @@ __attribute__((reqd_work_group_size(1, 1, 1))) kernel void NAME( \
 }
 
 CODE_POOL(code_pool_max, uchar16, 0, most = max(most, v);, DISTANCE(most, (float)from) * table[0])
-CODE_POOL(code_pool_average, int16, 0, most += convert_int16(v) - from;, \
-    convert_float16(most) * table[count_padding ? all : count])
+CODE_POOL(code_pool_average, int16, 0, most += convert_int16(v) - from;, convert_float16(most) * table[taken])
 
 // From numbers. What is divided is rounded once: the quotient is corrected by what it leaves over.
 __attribute__((reqd_work_group_size(1, 1, 1))) kernel void quantize(

@@ -1,5 +1,5 @@
-//! i8-rne-v1 in a golden test: a small model with an operation of each kind on codes, and what must come out, by loops over
-//! integers that know nothing of the kernels.
+//! i8-rne-v1 in a golden test: a small model with an operation of each kind on codes, whose channels are no whole blocks, and
+//! what must come out, by loops over integers that know nothing of the kernels.
 
 use super::{
     models::{Graph, Model},
@@ -169,9 +169,9 @@ pub(super) fn model() -> Model {
     let all_codes = Codes::new("all", 0.125, 96);
     let mut numbers = Numbers::new(3);
     let image = Map { values: numbers.take(3 * 12 * 12), channels: 3, side: 12 };
-    let stem = Weights::new(&mut numbers, 32 * 3 * 9, 32, 0.01);
-    let body = Weights::new(&mut numbers, 32 * 32 * 9, 32, 0.002);
-    let each = Weights::new(&mut numbers, 32 * 9, 32, 0.005);
+    let stem = Weights::new(&mut numbers, 24 * 3 * 9, 24, 0.01);
+    let body = Weights::new(&mut numbers, 24 * 24 * 9, 24, 0.002);
+    let each = Weights::new(&mut numbers, 24 * 9, 24, 0.005);
 
     let held = CodeMap::quantized(&image, image_codes);
     let first = held.conv(&stem, false, first_codes, true);
@@ -184,17 +184,17 @@ pub(super) fn model() -> Model {
     let mut graph = Graph::default();
     graph.input("image", &[1, 3, 12, 12]);
     graph.quantize("image", image_codes);
-    graph.weights("stem", &[32, 3, 3, 3], &stem, image_codes);
+    graph.weights("stem", &[24, 3, 3, 3], &stem, image_codes);
     graph.node("Conv", &["image_held", "stem", "stem_bias"], "a", &PADS);
     graph.node("Relu", &["a"], "b", &[]);
     graph.quantize("b", first_codes);
-    graph.weights("body", &[32, 32, 3, 3], &body, first_codes);
+    graph.weights("body", &[24, 24, 3, 3], &body, first_codes);
     graph.node("Conv", &["first", "body", "body_bias"], "c", &PADS);
     graph.quantize("c", second_codes);
     graph.node("Add", &["second", "first"], "d", &[]);
     graph.quantize("d", sum_codes);
-    graph.weights("per", &[32, 1, 3, 3], &each, sum_codes);
-    graph.node("Conv", &["sum", "per", "per_bias"], "e", &[PADS[0], ("group", &[32])]);
+    graph.weights("per", &[24, 1, 3, 3], &each, sum_codes);
+    graph.node("Conv", &["sum", "per", "per_bias"], "e", &[PADS[0], ("group", &[24])]);
     graph.quantize("e", each_codes);
     graph.node("Add", &["each", "sum"], "f", &[]);
     graph.quantize("f", total_codes);
@@ -204,6 +204,6 @@ pub(super) fn model() -> Model {
     graph.quantize("h", mean_codes);
     graph.node("Concat", &["most", "mean"], "i", &[("axis", &[1])]);
     graph.quantize("i", all_codes);
-    graph.output("all", &[1, 64, 6, 6]);
+    graph.output("all", &[1, 48, 6, 6]);
     graph.model("codes", [("image", image.values), ("all", all.numbers())].into())
 }

@@ -68,25 +68,26 @@ fn residual() -> Model {
 /// A depthwise convolution, and what is computed element by element.
 fn depthwise() -> Model {
     let mut numbers = Numbers::new(2);
-    let input = Map { values: numbers.take(32 * 8 * 8), channels: 32, side: 8 };
-    let (conv, bias) = (numbers.take(32 * 9), numbers.take(32));
+    let input = Map { values: numbers.take(24 * 8 * 8), channels: 24, side: 8 };
+    let (conv, bias) = (numbers.take(24 * 9), numbers.take(24));
 
     let clipped = input.conv(&conv, &bias, true).map(|value| value.clamp(-0.5, 0.75));
     let product = clipped.zip(&input, |a, b| a * b);
+    // The second map begins within a block of channels.
     let joined = product.concat(&input).average_pool(2);
 
     let mut graph = Graph::default();
-    graph.input("input", &[1, 32, 8, 8]);
-    graph.constant("conv", &[32, 1, 3, 3], &conv);
-    graph.constant("bias", &[32], &bias);
+    graph.input("input", &[1, 24, 8, 8]);
+    graph.constant("conv", &[24, 1, 3, 3], &conv);
+    graph.constant("bias", &[24], &bias);
     graph.constant("low", &[], &[-0.5]);
     graph.constant("high", &[], &[0.75]);
-    graph.node("Conv", &["input", "conv", "bias"], "a", &[("pads", &[1, 1, 1, 1]), ("group", &[32])]);
+    graph.node("Conv", &["input", "conv", "bias"], "a", &[("pads", &[1, 1, 1, 1]), ("group", &[24])]);
     graph.node("Clip", &["a", "low", "high"], "clipped", &[]);
     graph.node("Mul", &["clipped", "input"], "product", &[]);
     graph.node("Concat", &["product", "input"], "both", &[("axis", &[1])]);
     graph.node("AveragePool", &["both"], "joined", &[("kernel_shape", &[2, 2]), ("strides", &[2, 2])]);
-    graph.output("joined", &[1, 64, 4, 4]);
+    graph.output("joined", &[1, 48, 4, 4]);
     graph.model("depthwise", [("input", input.values), ("joined", joined.values)].into())
 }
 

@@ -1,13 +1,15 @@
 //! The kernels of this repository on every emulated device that there is: their golden tests pass, and would not if a
 //! kernel were wrong. `OCL_ICD_VENDORS` adds devices, as those of Intel's emulator.
 
+use std::time::Duration;
+
 use moorline_fpga::{
     bitstream::DeviceClass,
     conv16,
     device::DeviceFilter,
     lower,
     runtime::RuntimeError,
-    worker::{Executor, WorkerError, build, discover},
+    worker::{Executor, Limits, WorkerError, build, discover},
 };
 
 use crate::bench::{Bench, built, launcher, sign};
@@ -30,7 +32,9 @@ fn our_kernels_compute_what_the_formulas_say() {
             index: Some(device.index),
             class: None,
         };
-        let build = |source: &str| build(&launcher, &bench.limits, &settings.device, source).unwrap();
+        // Compilers are slower than devices.
+        let limits = Limits { start: Duration::from_mins(10), ..bench.limits };
+        let build = |source: &str| build(&launcher, &limits, &settings.device, source).unwrap();
         let source = lower::source_on(&device.platform);
         let right = build(&source);
         let parts = conv16::parts(right.clone(), source.clone()).unwrap();
