@@ -22,7 +22,13 @@
 //! devices are methods of the handle. What is done to a twin is told to its client; what a client does to its own is an
 //! event of [`hub::Hub::events`].
 
+pub mod agent;
 pub mod authority;
+pub mod desired;
 pub mod disk;
+pub mod enrol;
 pub mod hub;
+pub mod manifest;
+pub mod modules;
+pub mod releases;
 pub mod workload;

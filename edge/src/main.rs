@@ -15,6 +15,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Gets this device its certificate, with a token of the server.
+    Enrol(command::enrol::Arguments),
+    /// Runs the modules that the server wishes for.
+    Run(command::run::Arguments),
     /// Runs a hub for the identities of a file: for modules under development, and for gateways without a server.
     Hub(command::hub::Arguments),
 }
@@ -29,6 +33,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).init();
     let arguments = Arguments::parse();
     let done = match arguments.command {
+        Verb::Enrol(enrol) => command::enrol::run(&enrol),
+        Verb::Run(run) => command::run::run(&run),
         Verb::Hub(hub) => command::hub::run(&hub),
     };
     match done {

@@ -70,6 +70,27 @@ __attribute__((reqd_work_group_size(1, 1, 1))) kernel void NAME( \
 BINARY(add, +)
 BINARY(multiply, *)
 
+// Copies channels to behind others that end within a block. What is behind the last one of all is zero.
+__attribute__((reqd_work_group_size(1, 1, 1))) kernel void join(
+    const global float *restrict in, global float *restrict out,
+    int in_at, int in_batch, int in_block, int in_row, int out_at, int out_batch, int out_block, int out_row,
+    int rows, int columns, int blocks, int per_item, int spans, int channels, int before, int is_last)
+{
+    ROWS_BEGIN
+    const int there = min(16, channels - block * 16);
+    const int begin = before + block * 16;
+    const int end = is_last && block == blocks - 1 ? (begin + there + 15) / 16 * 16 - begin : there;
+    for (int y = first; y < last; ++y) {
+        const global float *restrict a = in + in_at + n * in_batch + block * in_block + y * in_row;
+        for (int lane = 0; lane < end; ++lane) {
+            const int at = begin + lane;
+            global float *restrict o =
+                out + out_at + n * out_batch + at / 16 * out_block + y * out_row + at % 16;
+            for (int x = 0; x < columns; ++x) o[x * 16] = lane < there ? a[x * 16 + lane] : 0.0f;
+        }
+    }
+}
+
 // bfp9-v1: the channels of a block share the exponent of the greatest, and keep eight bits and a sign each. Channels that
 // do not exist count for nothing. What is less than 2^-119 is zero; what is no number stays.
 __attribute__((reqd_work_group_size(1, 1, 1))) kernel void share_exponent(

@@ -189,6 +189,30 @@ __attribute__((reqd_work_group_size(1, 1, 1))) kernel void recode(
     }
 }
 
+// As `join`; codes that do not exist add nothing, whatever they are.
+__attribute__((reqd_work_group_size(1, 1, 1))) kernel void code_join(
+    const global uchar *restrict in, global uchar *restrict out,
+    int in_at, int in_batch, int in_block, int in_row, int out_at, int out_batch, int out_block, int out_row,
+    int rows, int columns, int blocks, int per_item, int spans, int channels, int before,
+    float from, float factor, float low, float high, float zero)
+{
+    CODE_ROWS
+    const int there = min(16, channels - block * 16);
+    for (int y = first; y < last; ++y) {
+        const global uchar *restrict a = in + in_at + n * in_batch + block * in_block + y * in_row;
+        for (int lane = 0; lane < there; ++lane) {
+            const int at = before + block * 16 + lane;
+            global uchar *restrict o =
+                out + out_at + n * out_batch + at / 16 * out_block + y * out_row + at % 16;
+            for (int x = 0; x < columns; ++x) {
+                float r = ((float)a[x * 16 + lane] - from) * factor;
+                CUT(r, low, high)
+                o[x * 16] = (uchar)(int)(NEAREST(r) + zero);
+            }
+        }
+    }
+}
+
 __attribute__((reqd_work_group_size(1, 1, 1))) kernel void code_add(
     const global uchar *restrict left, const global uchar *restrict right, global uchar *restrict out,
     int left_at, int left_batch, int left_block, int left_row,

@@ -30,6 +30,7 @@ pub(crate) fn run(request: &FpgaQuantize, environment: &Environment) -> Result<(
     let aside = request.out.with_extension("part");
     fs_err::write(&aside, &quantized.model)?;
     fs_err::rename(&aside, &request.out)?;
-    writeln!(out, "{}", json!({"accuracy": quantized.accuracy}))?;
+    // Not by way of a value, in which floats have more digits than in the model.
+    writeln!(out, "{{\"accuracy\":{}}}", serde_json::to_string(&quantized.accuracy)?)?;
     Ok(())
 }

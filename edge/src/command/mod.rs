@@ -1,3 +1,5 @@
 //! The subcommands, one in each file.
 
+pub(crate) mod enrol;
 pub(crate) mod hub;
+pub(crate) mod run;

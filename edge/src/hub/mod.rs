@@ -29,7 +29,11 @@ mod topic;
 mod twin;
 mod twins;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -51,6 +55,8 @@ pub use methods::{MethodAnswer, MethodCall, MethodError};
 pub use properties::{Properties, PropertiesError};
 pub use route::{Route, RouteError, Sink};
 pub use session::Ended;
+/// The module that speaks for a device.
+pub const AGENT: &str = topic::AGENT;
 pub use twin::{Section, Twin, TwinError};
 
 use self::{
@@ -91,7 +97,7 @@ pub(crate) struct Inner {
     mqtt: SocketAddr,
     https: Option<SocketAddr>,
     /// Held for as long as the hub's folder is in use.
-    _lock: std::fs::File,
+    lock: Mutex<Option<std::fs::File>>,
 }
 
 /// A message of a device or module that a route led upstream.
@@ -130,6 +136,43 @@ impl Upstream {
     /// Messages that were handed out and are not done.
     pub fn open(&self) -> usize {
         self.0.open()
+    }
+}
+
+/// A message for an input of a module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputMessage {
+    /// Its number, for [`Inputs::done`].
+    pub sequence: u64,
+    pub input: String,
+    pub properties: Properties,
+    pub payload: Bytes,
+}
+
+/// Reads the inputs of a module that has no connection: one whose messages are scored for it.
+#[derive(Debug)]
+pub struct Inputs {
+    consumer: Consumer,
+    id: ClientId,
+}
+
+impl Inputs {
+    /// The next message; waits for one. Nothing is lost when this future is dropped.
+    pub async fn next(&mut self) -> Result<InputMessage, HubError> {
+        loop {
+            let entry = self.consumer.next().await?;
+            if let Some((input, properties)) = topic::parse_input(&entry.topic, &self.id) {
+                let payload = entry.payload.clone();
+                return Ok(InputMessage { sequence: entry.sequence, input, properties, payload });
+            }
+            tracing::warn!(topic = entry.topic, "skipped what is no message");
+            self.consumer.done(entry.sequence)?;
+        }
+    }
+
+    /// The message was taken in: it does not come again.
+    pub fn done(&mut self, sequence: u64) -> Result<(), HubError> {
+        Ok(self.consumer.done(sequence)?)
     }
 }
 
@@ -177,7 +220,7 @@ impl Hub {
             tasks: TaskTracker::new(),
             mqtt,
             https,
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         });
         inner.tasks.spawn(listen::mqtt(Arc::clone(&inner), mqtt_listener));
         if let Some(listener) = https_listener {
@@ -200,6 +243,11 @@ impl Hub {
     /// The reading end of `$upstream`. One at a time: two would hand out the same messages.
     pub fn upstream(&self) -> Upstream {
         Upstream(Consumer::new(Arc::clone(&self.0.upstream)))
+    }
+
+    /// The reading end of a module's inputs, in place of a client of this name.
+    pub async fn inputs(&self, id: &ClientId) -> Result<Inputs, HubError> {
+        Ok(Inputs { consumer: Consumer::new(self.0.inbox(id).await?), id: id.clone() })
     }
 
     /// What happens from now on.
@@ -336,6 +384,7 @@ impl Hub {
         if let Err(error) = self.0.clock.save() {
             tracing::warn!(error = &error as &dyn std::error::Error, "could not write the hub's clock down");
         }
+        *self.0.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

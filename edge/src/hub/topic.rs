@@ -8,6 +8,8 @@ use super::{
     properties::{Properties, PropertiesError},
 };
 
+/// The module that speaks for a device.
+pub(crate) const AGENT: &str = "$edgeAgent";
 /// The longest request id that is repeated to a client.
 const LONGEST_RID: usize = 128;
 
@@ -176,6 +178,23 @@ pub(crate) fn parse_events(topic: &str) -> Option<(ClientId, Properties)> {
     Some((id, Properties::parse(bag).ok()?))
 }
 
+/// Reads the topic of a message for an input of `id` back.
+pub(crate) fn parse_input(topic: &str, id: &ClientId) -> Option<(String, Properties)> {
+    let rest = topic.strip_prefix(id.resource().as_str())?.strip_prefix("/inputs/")?;
+    let (input, bag) = rest.split_once('/')?;
+    Some((input.to_owned(), Properties::parse(bag).ok()?))
+}
+
+/// Who a message is from: a device's agent sends those of the device's modules, and says whose they are.
+pub(crate) fn sender(id: &ClientId, properties: &Properties) -> ClientId {
+    let speaks = id.module_name() == Some(AGENT) && properties.system("cdid") == Some(id.device_name());
+    let named = || match properties.system("cmid") {
+        Some(module) => ClientId::module(id.device_name(), module),
+        None => ClientId::device(id.device_name()),
+    };
+    speaks.then(|| named().ok()).flatten().unwrap_or_else(|| id.clone())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +266,27 @@ mod tests {
         assert_eq!(back, subscriptions);
         assert!(back.acknowledged(Feature::Inputs) && !back.acknowledged(Feature::Methods));
         assert!(!back.has(Feature::DesiredPatches));
+    }
+
+    #[test]
+    fn an_agent_speaks_for_its_own_device_alone() {
+        let agent: ClientId = "d1/$edgeAgent".parse().unwrap();
+        let module: ClientId = "d1/m1".parse().unwrap();
+        let whose = |id: &ClientId, bag: &str| sender(id, &Properties::parse(bag).unwrap()).to_string();
+        assert_eq!(whose(&agent, "%24.cdid=d1&%24.cmid=m2"), "d1/m2");
+        assert_eq!(whose(&agent, "%24.cdid=d1"), "d1");
+        assert_eq!(whose(&agent, "%24.cdid=d2&%24.cmid=m2"), "d1/$edgeAgent");
+        assert_eq!(whose(&agent, "%24.cdid=d1&%24.cmid=a%2Fb"), "d1/$edgeAgent");
+        assert_eq!(whose(&agent, ""), "d1/$edgeAgent");
+        assert_eq!(whose(&module, "%24.cdid=d1&%24.cmid=m2"), "d1/m1");
+    }
+
+    #[test]
+    fn inputs_are_read_back() {
+        let id: ClientId = "d1/m1".parse().unwrap();
+        let properties = Properties::parse("%24.cmid=cam&x=y").unwrap();
+        assert_eq!(parse_input(&input(&id, "in", &properties), &id), Some(("in".to_owned(), properties)));
+        assert_eq!(parse_input("devices/d1/modules/m2/inputs/in/", &id), None);
     }
 
     #[test]

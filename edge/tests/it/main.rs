@@ -1,6 +1,8 @@
 //! The hub against real clients: Azure's own, mosquitto's, and ones that break the rules.
 
 #[cfg(test)]
+mod agent;
+#[cfg(test)]
 mod azure;
 #[cfg(test)]
 mod bounds;
@@ -9,9 +11,15 @@ mod certificates;
 #[cfg(test)]
 mod kills;
 #[cfg(test)]
+mod manifests;
+#[cfg(test)]
+mod modules;
+#[cfg(test)]
 mod place;
 #[cfg(test)]
 mod plain;
+#[cfg(test)]
+mod releases;
 #[cfg(test)]
 mod sessions;
 #[cfg(test)]

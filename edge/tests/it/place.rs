@@ -109,8 +109,7 @@ impl Pki {
     }
 
     pub(crate) fn client_config(&self, certificate: Option<&Issued>) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.authority.certificate().as_bytes()).unwrap()).unwrap();
+        let roots = roots(self.authority.certificate());
         let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -124,6 +123,21 @@ impl Pki {
             }
         }
     }
+}
+
+fn roots(trust: &str) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(trust.as_bytes()).unwrap()).unwrap();
+    roots
+}
+
+/// A client that trusts this authority, in PEM.
+pub(crate) fn trusting(trust: &str) -> ClientConfig {
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots(trust))
+        .with_no_client_auth()
 }
 
 /// The key of an identity of a test: one for each name.

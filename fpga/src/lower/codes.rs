@@ -3,6 +3,7 @@
 use super::{
     builder::{Arguments, Builder},
     error::LowerError,
+    layout::LANES,
     simple::{extent, steps},
 };
 use crate::plan::op::{Codes, Op, Pool};
@@ -76,7 +77,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Each input is written to where its blocks belong, as codes of the result.
+    /// As for floats, as codes of the result.
     pub(super) fn code_concat(&mut self, op: &Op, from: &[Codes], to: Codes) -> Result<(), LowerError> {
         let (_, output) = self.result(op)?;
         let mut before = 0;
@@ -84,15 +85,17 @@ impl Builder<'_> {
             let input = self.layout(id)?;
             let (extent, items) = extent(input, input.blocks());
             let [at, batch, block, row] = steps(output);
-            let arguments = Arguments::default()
-                .buffers([input.buffer, output.buffer])
-                .sizes(steps(input))
-                .sizes([at + before * block, batch, block, row])
-                .sizes(extent)
-                .floats([from.zero as f32, from.scale / to.scale])
-                .codes(to, op.activation);
-            self.launch("recode", items, arguments, &op.nodes, (0, 2 * input.n * input.batch()));
-            before += input.blocks();
+            let maps = Arguments::default().buffers([input.buffer, output.buffer]).sizes(steps(input));
+            let (kernel, arguments) = if before % LANES == 0 {
+                ("recode", maps.sizes([at + before / LANES * block, batch, block, row]).sizes(extent))
+            } else {
+                let arguments = maps.sizes([at, batch, block, row]).sizes(extent);
+                ("code_join", arguments.sizes([input.c, before]))
+            };
+            let arguments =
+                arguments.floats([from.zero as f32, from.scale / to.scale]).codes(to, op.activation);
+            self.launch(kernel, items, arguments, &op.nodes, (0, 2 * input.n * input.batch()));
+            before += input.c;
         }
         Ok(())
     }

@@ -77,22 +77,25 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Each input is copied to where its blocks belong; the plan sees to it that they do not share one.
+    /// Each input is copied to where its blocks belong, or channel by channel where one before it ends within a block.
     pub(super) fn concat(&mut self, op: &Op) -> Result<(), LowerError> {
         let (_, output) = self.result(op)?;
         let mut before = 0;
-        for &id in &op.inputs {
+        for (index, &id) in op.inputs.iter().enumerate() {
             let input = self.layout(id)?;
             let (extent, items) = extent(input, input.blocks());
             let [at, batch, block, row] = steps(output);
-            let arguments = Arguments::default()
-                .buffers([input.buffer, output.buffer])
-                .sizes(steps(input))
-                .sizes([at + before * block, batch, block, row])
-                .sizes(extent)
-                .activation(op.activation, false);
-            self.launch("activate", items, arguments, &op.nodes, (0, 2 * bytes(input)));
-            before += input.blocks();
+            let maps = Arguments::default().buffers([input.buffer, output.buffer]).sizes(steps(input));
+            let (kernel, arguments) = if before % LANES == 0 {
+                let arguments = maps.sizes([at + before / LANES * block, batch, block, row]).sizes(extent);
+                ("activate", arguments.activation(op.activation, false))
+            } else {
+                let is_last = usize::from(index + 1 == op.inputs.len());
+                let arguments = maps.sizes([at, batch, block, row]).sizes(extent);
+                ("join", arguments.sizes([input.c, before, is_last]))
+            };
+            self.launch(kernel, items, arguments, &op.nodes, (0, 2 * bytes(input)));
+            before += input.c;
         }
         Ok(())
     }

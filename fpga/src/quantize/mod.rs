@@ -11,7 +11,7 @@ mod rewrite;
 mod samples;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -98,6 +98,7 @@ pub fn quantize(
     if model.graph()?.node.iter().any(|node| codes(&node.op_type)) {
         return Err(QuantizeError::Already);
     }
+    without_defaults(&mut model);
     fold::normalisations(&mut model)?;
     let graph = Graph::new(&model, 1)?;
     let choice = Choice::new(&graph);
@@ -124,6 +125,15 @@ pub fn quantize(
     quantized.proto.metadata.retain(|own| own.key != ACCURACY_KEY);
     quantized.proto.metadata.push(entry);
     Ok(Quantized { model: quantized.proto.encode_to_vec(), accuracy })
+}
+
+/// Older models list their weights among the inputs, of which some would have no value any more.
+fn without_defaults(model: &mut Model) {
+    let Some(graph) = model.proto.graph.as_mut() else { return };
+    let held: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+    graph.input.retain(|input| !held.contains(input.name.as_str()));
+    // From version 4 on, weights need be no inputs.
+    model.proto.ir_version = model.proto.ir_version.map(|version| version.max(4));
 }
 
 /// What a model says of its own accuracy, if it was quantised by this.

@@ -389,7 +389,6 @@ fn codes_element_by_element() {
     let cases = (1..3_usize, 1..40_usize, [1..12_usize, 1..12], 0..5_usize, around());
     check(80, cases, |&(n, c, size, kind, ref around)| {
         let Around { from, own, to, .. } = *around;
-        let c = if kind == 3 { 16 * (c % 3 + 1) } else { c };
         let shape = [n, c, size[0], size[1]];
         let mut net = Net::new(13);
         net.input("x", &shape);

@@ -314,15 +314,19 @@ fn element_by_element() {
 
 #[test]
 fn channels_joined() {
-    let cases = (1..3_usize, 1..3_usize, 1..40_usize, [1..12_usize, 1..12]);
-    check(30, cases, |&(n, blocks, c, size)| {
+    let cases = (1..3_usize, 1..50_usize, 1..40_usize, [1..12_usize, 1..12]);
+    check(60, cases, |&(n, outputs, c, size)| {
         let shape = vec![n, c, size[0], size[1]];
         let mut net = Net::new(13);
         net.input("x", &shape);
-        net.weights("w", &[16 * blocks, c, 1, 1], 1);
+        net.weights("w", &[outputs, c, 1, 1], 1);
+        net.weights("v", &[20, 2 * outputs + c, 1, 1], 2);
         net.node("Conv", &["x", "w"], "a", &[]);
         net.node("Relu", &["a"], "b", &[]);
-        net.node("Concat", &["a", "b", "x"], "y", &[("axis", Int(1))]);
+        net.node("Concat", &["a", "b", "x"], "joined", &[("axis", Int(1))]);
+        net.output("joined");
+        // What is behind the last channel must add nothing.
+        net.node("Conv", &["joined", "v"], "y", &[]);
         net.output("y");
         (net, shape)
     });

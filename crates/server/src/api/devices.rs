@@ -32,7 +32,7 @@ use crate::{
     auth::Caller,
     control::Control,
     edge::{Authentication, DeviceBody, EdgeHub, Keys, ModuleBody, client, keys_of, secret_name},
-    problem::ApiError,
+    problem::{ApiError, chain},
 };
 
 /// The longest wait for a method's answer, and for the device to come.
@@ -655,7 +655,7 @@ fn show_twin(twin: Twin) -> TwinShown {
 }
 
 fn of_hub(error: HubError) -> ApiError {
-    ApiError::new(error.class(), "the hub did not do it").caused_by(error)
+    ApiError::new(error.class(), chain(&error)).caused_by(error)
 }
 
 fn of_method(id: &ClientId, error: MethodError) -> ApiError {

@@ -68,7 +68,8 @@ impl Session<'_> {
                     // Nothing is retained; whoever reads the message may want to know.
                     properties.set_own("mqtt-retain", "true");
                 }
-                let storing = self.hub.route(&self.id, properties, publish.payload).await?;
+                let sender = topic::sender(&self.id, &properties);
+                let storing = self.hub.route(&sender, properties, publish.payload).await?;
                 let Some(id) = ack else { return Ok(()) };
                 self.doing.push_back(
                     async move {

@@ -1,0 +1,332 @@
+//! The hub of the device itself: its modules talk to it whether or not there is a network, and what routes lead upstream
+//! waits here, on disk, until the device's server has it.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use moorline_core::Backoff;
+use serde_json::json;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    AgentError,
+    identity::{Identity, replace},
+};
+use crate::{
+    authority::Authority,
+    desired::{Desired, Messaging},
+    disk::{QueueLimits, file_name},
+    hub::{
+        ClientId, Hub, HubConfig, Identity as HubIdentity, InputMessage, Listed, Proof, Properties,
+        SharedKey, TlsFiles,
+    },
+    modules::Modules,
+    workload::{Workload, WorkloadConfig},
+};
+
+/// Of the device's own authority; its modules' certificates live shorter.
+const AUTHORITY_LIFETIME: Duration = Duration::from_hours(20 * 365 * 24);
+/// Of the hub's certificate. Made anew at each start.
+const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(365 * 24);
+/// Attempts at a message whose answer is a failure of the module's.
+const ATTEMPTS: u32 = 3;
+const SCORE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How the device's own hub is run.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    pub mqtt: SocketAddr,
+    pub https: Option<SocketAddr>,
+    /// The name by which modules reach it.
+    pub host_name: String,
+    /// Of what waits for the server.
+    pub upstream: QueueLimits,
+}
+
+#[derive(Debug)]
+pub(super) struct Gateway {
+    hub: Hub,
+    identities: Arc<Listed>,
+    authority: Arc<Authority>,
+    folder: PathBuf,
+    device: String,
+    hub_name: String,
+    host_name: String,
+    client: reqwest::Client,
+    modules: Mutex<BTreeMap<String, Served>>,
+}
+
+/// What the hub does for one module.
+#[derive(Debug)]
+struct Served {
+    key: SharedKey,
+    workload: Workload,
+    scoring: Option<(Messaging, AbortOnDropHandle<()>)>,
+}
+
+impl Gateway {
+    pub(super) async fn start(
+        folder: &Path,
+        identity: &Identity,
+        config: &GatewayConfig,
+    ) -> Result<Arc<Self>, AgentError> {
+        let folder = folder.join("gateway");
+        let authority = Arc::new(own_authority(&folder)?);
+        let issued = authority
+            .issue_server(&[&config.host_name, "localhost", "127.0.0.1"], CERTIFICATE_LIFETIME)
+            .map_err(AgentError::Certificate)?;
+        let tls = TlsFiles {
+            certificates: folder.join("hub.pem"),
+            key: folder.join("hub.key"),
+            client_authorities: Some(folder.join("authority.pem")),
+        };
+        replace(&tls.key, issued.key.as_bytes())?;
+        replace(&tls.certificates, issued.certificates.as_bytes())?;
+        let hub_name = identity.enrolled.facts.hub.clone();
+        let device = identity.id.device_name().to_owned();
+        let mut hub = HubConfig::new(folder.join("hub"), hub_name.clone(), config.mqtt, tls);
+        (hub.https, hub.device, hub.upstream) = (config.https, Some(device.clone()), config.upstream);
+        // Nothing is led anywhere before the desired state says so.
+        hub.routes = Vec::new();
+        let identities = Arc::new(Listed::default());
+        let hub = Hub::start(hub, Arc::clone(&identities) as _, &prometheus::Registry::new()).await;
+        let hub = hub.map_err(AgentError::Hub)?;
+        // To processes of this machine, never through a proxy.
+        let client =
+            reqwest::Client::builder().no_proxy().timeout(SCORE_TIMEOUT).build().map_err(AgentError::Http)?;
+        tracing::info!(mqtt = %hub.mqtt_address(), "the device's own hub listens");
+        Ok(Arc::new(Self {
+            hub,
+            identities,
+            authority,
+            folder,
+            device,
+            hub_name,
+            host_name: config.host_name.clone(),
+            client,
+            modules: Mutex::new(BTreeMap::new()),
+        }))
+    }
+
+    pub(super) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    fn modules(&self) -> MutexGuard<'_, BTreeMap<String, Served>> {
+        self.modules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves the modules of a desired state, and routes as it says.
+    pub(super) async fn apply(&self, desired: &Desired, modules: &Arc<Modules>) -> Result<(), AgentError> {
+        self.hub.set_routes(desired.named_routes());
+        let gone: Vec<String> =
+            self.modules().keys().filter(|name| !desired.modules.contains_key(*name)).cloned().collect();
+        for name in gone {
+            let served = self.modules().remove(&name);
+            if let (Some(served), Ok(id)) = (served, ClientId::module(&self.device, &name)) {
+                drop(served);
+                self.identities.remove(&id);
+                self.hub.remove(&id).await.map_err(AgentError::Hub)?;
+                // There may be none.
+                let _ = fs_err::remove_file(self.key_path(&name));
+            }
+        }
+        for (name, module) in &desired.modules {
+            let Ok(id) = ClientId::module(&self.device, name) else { continue };
+            if !self.modules().contains_key(name) {
+                let key = self.key(name)?;
+                let proof = Proof::Sas { primary: key.clone(), secondary: None };
+                self.identities.set(id.clone(), HubIdentity { proof, enabled: true });
+                let workload = Workload::start(self.workload(&id, &key)).map_err(AgentError::Workload)?;
+                self.modules().insert(name.clone(), Served { key, workload, scoring: None });
+            }
+            let wished = module.settings.messaging.clone();
+            if let Some(served) = self.modules().get_mut(name)
+                && served.scoring.as_ref().map(|(messaging, _)| messaging) != wished.as_ref()
+            {
+                // The old one ends before the new one reads.
+                served.scoring = None;
+                served.scoring = wished.map(|messaging| {
+                    let scoring = Scoring {
+                        hub: self.hub.clone(),
+                        id,
+                        name: name.clone(),
+                        messaging: messaging.clone(),
+                        modules: Arc::clone(modules),
+                        client: self.client.clone(),
+                    };
+                    (messaging, AbortOnDropHandle::new(tokio::spawn(scoring.run())))
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn workload(&self, id: &ClientId, key: &SharedKey) -> WorkloadConfig {
+        let module = id.module_name().unwrap_or_default();
+        WorkloadConfig {
+            socket: self.folder.join("modules").join(file_name(module)).join("workload.sock"),
+            module: id.clone(),
+            generation: "1".to_owned(),
+            key: key.clone(),
+            trust_bundle: self.authority.certificate().to_owned(),
+            authority: Arc::clone(&self.authority),
+        }
+    }
+
+    /// The variables by which a module finds the hub.
+    pub(super) fn environment(&self, name: &str) -> BTreeMap<String, String> {
+        let modules = self.modules();
+        let (Some(served), Ok(id)) = (modules.get(name), ClientId::module(&self.device, name)) else {
+            return BTreeMap::new();
+        };
+        let mut config = self.workload(&id, &served.key);
+        served.workload.socket().clone_into(&mut config.socket);
+        let variables = config.environment(&self.hub_name, &self.host_name);
+        variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    fn key_path(&self, name: &str) -> PathBuf {
+        self.folder.join("keys").join(file_name(name))
+    }
+
+    /// A module's key, made when the module is first seen.
+    fn key(&self, name: &str) -> Result<SharedKey, AgentError> {
+        let path = self.key_path(name);
+        if let Ok(text) = fs_err::read_to_string(&path)
+            && let Ok(key) = SharedKey::new(text.trim())
+        {
+            return Ok(key);
+        }
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(|_| AgentError::Random)?;
+        let text = STANDARD.encode(random);
+        replace(&path, text.as_bytes())?;
+        SharedKey::new(&text).map_err(|_| AgentError::Random)
+    }
+}
+
+fn own_authority(folder: &Path) -> Result<Authority, AgentError> {
+    let (certificate, key) = (folder.join("authority.pem"), folder.join("authority.key"));
+    if let (Ok(certificate), Ok(key)) = (fs_err::read_to_string(&certificate), fs_err::read_to_string(&key)) {
+        return Authority::open(&certificate, &key).map_err(AgentError::Certificate);
+    }
+    let (authority, secret) =
+        Authority::create("moorline-edge device", AUTHORITY_LIFETIME).map_err(AgentError::Certificate)?;
+    // The key first: a certificate without one would be trusted for nothing.
+    replace(&key, secret.as_bytes())?;
+    replace(&certificate, authority.certificate().as_bytes())?;
+    Ok(authority)
+}
+
+/// Messages of a module's input are scored, and the answers are messages of its output.
+struct Scoring {
+    hub: Hub,
+    id: ClientId,
+    name: String,
+    messaging: Messaging,
+    modules: Arc<Modules>,
+    client: reqwest::Client,
+}
+
+impl Scoring {
+    async fn run(self) {
+        let mut backoff = Backoff::default();
+        loop {
+            if let Err(error) = self.pass(&mut backoff).await {
+                tracing::warn!(
+                    module = self.name,
+                    error = &error as &dyn std::error::Error,
+                    "messages are not scored"
+                );
+            }
+            tokio::time::sleep(backoff.next_pause()).await;
+        }
+    }
+
+    async fn pass(&self, backoff: &mut Backoff) -> Result<(), crate::hub::HubError> {
+        let mut inputs = self.hub.inputs(&self.id).await?;
+        loop {
+            let message = inputs.next().await?;
+            if message.input == self.messaging.input {
+                let (answer, failure) = self.score(&message).await;
+                let mut properties = message.properties.clone();
+                // The answer's own, of which the question's id is the correlation.
+                let asked = properties.system("mid").map(str::to_owned);
+                for name in ["mid", "cdid", "cmid"] {
+                    properties.set_system(name, None);
+                }
+                properties.set_system("on", Some(&self.messaging.output));
+                properties.set_system("cid", asked.as_deref());
+                properties.set_system("ct", Some("application/json"));
+                properties.set_system("ce", Some("utf-8"));
+                if let Some(failure) = failure {
+                    properties.set_own("moorline-error", &failure);
+                }
+                self.hub.send_from(&self.id, properties, answer).await?;
+            } else {
+                tracing::debug!(
+                    module = self.name,
+                    input = message.input,
+                    "skipped a message of another input"
+                );
+            }
+            inputs.done(message.sequence)?;
+            backoff.forget();
+        }
+    }
+
+    /// The answer, and what is wrong with it: a message that cannot be scored must not keep those behind it.
+    async fn score(&self, message: &InputMessage) -> (bytes::Bytes, Option<String>) {
+        let (mut attempts, mut pauses) = (0, Backoff::default());
+        loop {
+            let answer = match self.modules.address(&self.name) {
+                None => None,
+                Some(address) => {
+                    let request = self.client.post(format!("http://{address}/score"));
+                    let request =
+                        request.header("content-type", "application/json").body(message.payload.clone());
+                    match request.send().await {
+                        Ok(answer) => {
+                            let status = answer.status();
+                            answer.bytes().await.ok().map(|body| (status, body))
+                        }
+                        Err(_) => None,
+                    }
+                }
+            };
+            match answer {
+                Some((status, body)) if status.is_success() => return (body, None),
+                Some((status, body)) => {
+                    attempts += 1;
+                    if status.is_client_error() || attempts == ATTEMPTS {
+                        let text = String::from_utf8_lossy(&body[..body.len().min(1000)]).into_owned();
+                        return (
+                            json!({ "error": text }).to_string().into(),
+                            Some(status.as_u16().to_string()),
+                        );
+                    }
+                }
+                // The module is starting, or changing: its messages wait.
+                None => {}
+            }
+            tokio::time::sleep(pauses.next_pause()).await;
+        }
+    }
+}
+
+/// A property bag for what goes upstream: who sent it, and an id by which it is known when it comes twice.
+pub(super) fn forwarded(sender: &ClientId, sequence: u64, mut properties: Properties) -> Properties {
+    properties.set_system("cdid", Some(sender.device_name()));
+    properties.set_system("cmid", sender.module_name());
+    if properties.system("mid").is_none() {
+        properties.set_system("mid", Some(&format!("edge-{sequence}")));
+    }
+    properties
+}

@@ -1,0 +1,72 @@
+//! What a device keeps of its enrolment: files that are replaced whole.
+
+use std::{
+    io,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::AgentError;
+use crate::{enrol::Enrolled, hub::ClientId};
+
+const FILE: &str = "identity.json";
+
+/// Who this device is, and whom it trusts.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Identity {
+    /// That of its agent.
+    pub id: ClientId,
+    /// Where certificates are renewed.
+    pub server: String,
+    #[serde(flatten)]
+    pub enrolled: Enrolled,
+    /// PEM.
+    pub key: String,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("id", &self.id).field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    pub fn open(folder: &Path) -> Result<Self, AgentError> {
+        let path = folder.join(FILE);
+        let bytes = match fs_err::read(&path) {
+            Ok(bytes) => bytes,
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                return Err(AgentError::NotEnrolled(path));
+            }
+            Err(source) => return Err(AgentError::Io { path, source }),
+        };
+        serde_json::from_slice(&bytes).map_err(|source| AgentError::Damaged { path, source })
+    }
+
+    /// Writes it down, readable by its owner alone.
+    pub fn save(&self, folder: &Path) -> Result<(), AgentError> {
+        let bytes = serde_json::to_vec_pretty(self)
+            .map_err(|source| AgentError::Damaged { path: folder.join(FILE), source })?;
+        replace(&folder.join(FILE), &bytes)
+    }
+}
+
+/// Replaces a file so that a loss of power leaves the old one or the new one.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), AgentError> {
+    let new: PathBuf = path.with_extension("new");
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let write = || {
+        fs_err::create_dir_all(folder)?;
+        let mut options = fs_err::OpenOptions::new();
+        options.options_mut().mode(0o600);
+        let mut file = options.create(true).truncate(true).write(true).open(&new)?;
+        fs_err::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+        io::Write::write_all(&mut file, bytes)?;
+        file.sync_all()?;
+        fs_err::rename(&new, path)?;
+        fs_err::File::open(folder)?.sync_all()
+    };
+    write().map_err(|source| AgentError::Io { path: path.to_owned(), source })
+}

@@ -1,0 +1,253 @@
+//! From documents to modules: checked, written down, fetched, run. A newer document takes the place of one that is being
+//! brought about.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use moorline_core::Backoff;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::{
+    AgentError,
+    gateway::Gateway,
+    identity::{Identity, replace},
+    report::Status,
+};
+use crate::{
+    desired::{Desired, DesiredModule},
+    modules::{Modules, Version},
+    releases::{Releases, ReleasesError},
+};
+
+/// A document as it came, with the version of its twin.
+pub(super) type Document = Option<(u64, Value)>;
+
+/// By what desired states are brought about.
+#[derive(Debug)]
+pub(super) struct Bringing {
+    pub(super) releases: Releases,
+    pub(super) modules: Arc<Modules>,
+    pub(super) gateway: Option<Arc<Gateway>>,
+    pub(super) status: Arc<Status>,
+}
+
+#[derive(Debug)]
+pub(super) struct Reconciler {
+    path: PathBuf,
+    releases: Releases,
+    modules: Arc<Modules>,
+    gateway: Option<Arc<Gateway>>,
+    status: Arc<Status>,
+    /// The last document that was taken.
+    current: Desired,
+}
+
+impl Reconciler {
+    /// Takes up what the last document said, with what is on the device.
+    pub(super) async fn open(folder: &Path, bringing: Bringing) -> Result<Self, AgentError> {
+        let Bringing { releases, modules, gateway, status } = bringing;
+        let path = folder.join("desired.json");
+        let mut reconciler = Self { path, releases, modules, gateway, status, current: Desired::default() };
+        let identity = Identity::open(folder)?;
+        let written = fs_err::read(&reconciler.path).ok();
+        let written = written.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        if let Some(document) = written {
+            let keys = &identity.enrolled.facts.keys;
+            match Desired::read(&document, identity.id.device_name(), keys, 0) {
+                Ok(desired) => reconciler.current = desired,
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the last document is not taken again"
+                    );
+                }
+            }
+        }
+        let current = reconciler.current.clone();
+        // Sockets first: modules look for them when they start.
+        if let Some(gateway) = &reconciler.gateway {
+            gateway.apply(&current, &reconciler.modules).await?;
+        }
+        for name in current.modules.keys() {
+            reconciler.modules.resume(name).await?;
+        }
+        reconciler.status.set(|told| {
+            (told.serial, told.code) = (current.serial, if current.serial == 0 { 406 } else { 200 });
+            told.desired = Some(current);
+        });
+        Ok(reconciler)
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut documents: watch::Receiver<Document>,
+        identity: watch::Receiver<Identity>,
+    ) {
+        let mut backoff = Backoff::default();
+        loop {
+            let done = tokio::select! {
+                done = self.bring_about() => done,
+                changed = documents.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.take(&mut documents, &identity);
+                    backoff.forget();
+                    continue;
+                }
+            };
+            let pause = if done { Duration::MAX } else { backoff.next_pause() };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                changed = documents.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.take(&mut documents, &identity);
+                    backoff.forget();
+                }
+            }
+        }
+    }
+
+    /// Takes a document if it is to be trusted.
+    fn take(&mut self, documents: &mut watch::Receiver<Document>, identity: &watch::Receiver<Identity>) {
+        let Some((version, document)) = documents.borrow_and_update().clone() else { return };
+        let identity = identity.borrow().clone();
+        let keys = &identity.enrolled.facts.keys;
+        let read = if document.get("integrity").is_none() && document.get("modules").is_none() {
+            // Nothing was said yet.
+            return;
+        } else {
+            Desired::read(&document, identity.id.device_name(), keys, self.current.serial)
+        };
+        let taken = read.map_err(|error| (error.code(), describe(&error))).and_then(|desired| {
+            let bytes = serde_json::to_vec(&document).unwrap_or_default();
+            replace(&self.path, &bytes).map_err(|error| (500, error.to_string()))?;
+            Ok(desired)
+        });
+        match taken {
+            Ok(desired) => {
+                tracing::info!(serial = desired.serial, "took a desired state");
+                self.current = desired.clone();
+                self.status.set(|told| {
+                    (told.version, told.serial, told.code) = (Some(version), desired.serial, 200);
+                    told.description.clear();
+                    told.failures.clear();
+                    told.desired = Some(desired);
+                });
+            }
+            Err((code, why)) => {
+                tracing::warn!(reason = why, "did not take a desired state");
+                self.status.set(|told| {
+                    (told.version, told.code, told.description) = (Some(version), code, why);
+                });
+            }
+        }
+    }
+
+    /// Fetches and sets what is wished for; `false` if something of it is to be tried again.
+    async fn bring_about(&mut self) -> bool {
+        let mut done = true;
+        let gone: Vec<String> = self
+            .modules
+            .views()
+            .into_keys()
+            .filter(|name| !self.current.modules.contains_key(name))
+            .collect();
+        for name in gone {
+            self.modules.remove(&name).await;
+        }
+        if let Some(gateway) = &self.gateway
+            && let Err(error) = gateway.apply(&self.current, &self.modules).await
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "could not serve the modules' messages");
+            done = false;
+        }
+        let mut modules: Vec<(String, DesiredModule)> =
+            self.current.modules.iter().map(|(name, module)| (name.clone(), module.clone())).collect();
+        modules.sort_by_key(|(_, module)| module.startup_order);
+        for (name, module) in modules {
+            match self.version(&name, module).await {
+                Ok(version) => {
+                    self.status.set(|told| {
+                        told.failures.remove(&name);
+                    });
+                    if let Err(error) = self.modules.set(&name, version).await {
+                        tracing::warn!(
+                            module = name,
+                            error = &error as &dyn std::error::Error,
+                            "could not run a module"
+                        );
+                        done = false;
+                    }
+                }
+                Err(error) => {
+                    done = false;
+                    let why = describe(&error);
+                    tracing::warn!(module = name, reason = why, "could not fetch a release");
+                    // What worked last goes on.
+                    if let Err(error) = self.modules.resume(&name).await {
+                        tracing::warn!(
+                            module = name,
+                            error = &error as &dyn std::error::Error,
+                            "could not run a module"
+                        );
+                    }
+                    self.status.set(|told| {
+                        told.failures.insert(name, why);
+                    });
+                }
+            }
+        }
+        self.collect();
+        done
+    }
+
+    async fn version(&self, name: &str, module: DesiredModule) -> Result<Version, ReleasesError> {
+        let settings = &module.settings;
+        let fetched = self.releases.fetch(&settings.release, settings.size).await;
+        let folder = match fetched {
+            Err(ReleasesError::Quota { .. }) => {
+                // Of releases that nothing needs any more.
+                self.collect();
+                self.releases.fetch(&settings.release, settings.size).await?
+            }
+            fetched => fetched?,
+        };
+        let environment = self.gateway.as_ref().map(|gateway| gateway.environment(name)).unwrap_or_default();
+        Ok(Version { module, folder, environment })
+    }
+
+    fn collect(&self) {
+        let mut keep: BTreeSet<_> = self.modules.needed().into_iter().collect();
+        keep.extend(self.current.modules.values().map(|module| module.settings.release));
+        match self.releases.collect(&keep) {
+            Ok(0) => {}
+            Ok(bytes) => tracing::info!(bytes, "deleted what no module needs"),
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "could not delete what no module needs"
+                );
+            }
+        }
+    }
+}
+
+/// An error with what caused it.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

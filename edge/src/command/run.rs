@@ -1,0 +1,87 @@
+//! `moorline-edge run`: the agent.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result};
+use moorline_edge::{
+    agent::{self, AgentConfig, GatewayConfig},
+    disk::QueueLimits,
+    modules::ModulesConfig,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Of the agent's variables, those that a scorer needs to find its way on the machine.
+const INHERITED: [&str; 9] =
+    ["PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "ORT_DYLIB_PATH", "SSL_CERT_FILE"];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Where the device's state is kept
+    #[arg(long, default_value = "/var/lib/moorline-edge")]
+    folder: PathBuf,
+    /// The program that serves releases
+    #[arg(long, default_value = "/usr/bin/moorline-scorer")]
+    scorer: PathBuf,
+    /// Megabytes of disk for releases
+    #[arg(long, default_value_t = 8192, value_name = "MB")]
+    quota: u64,
+    /// Kilobytes in a second for fetching releases; no bound without it
+    #[arg(long, value_name = "KB")]
+    bandwidth: Option<u64>,
+    /// Where the device's own hub listens, for its modules' messages: 127.0.0.1:8883; it has none without this
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Where the hub answers methods over HTTPS: 127.0.0.1:443
+    #[arg(long, value_name = "ADDRESS", requires = "listen")]
+    listen_https: Option<SocketAddr>,
+    /// The name by which modules reach the hub
+    #[arg(long, default_value = "localhost", requires = "listen")]
+    host_name: String,
+    /// Megabytes of messages that wait for the server; the oldest make space
+    #[arg(long, default_value_t = 256, value_name = "MB", requires = "listen")]
+    queue: u64,
+    /// Seconds for a version to become ready
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    start_timeout: u64,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let folder = std::path::absolute(&arguments.folder)
+        .with_context(|| format!("could not find `{}`", arguments.folder.display()))?;
+    let environment: BTreeMap<String, String> = INHERITED
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), std::env::var_os(name)?.into_string().ok()?)))
+        .collect();
+    let mut modules = ModulesConfig::new(arguments.scorer.clone(), folder.join("modules"), environment);
+    modules.start_timeout = Duration::from_secs(arguments.start_timeout);
+    let config = AgentConfig {
+        folder,
+        modules,
+        quota: arguments.quota * 1_000_000,
+        bandwidth: arguments.bandwidth.map(|kilobytes| kilobytes * 1000),
+        gateway: arguments.listen.map(|mqtt| GatewayConfig {
+            mqtt,
+            https: arguments.listen_https,
+            host_name: arguments.host_name.clone(),
+            upstream: QueueLimits { max_bytes: arguments.queue * 1_000_000, ..QueueLimits::default() },
+        }),
+        renew_check: Duration::from_hours(1),
+    };
+    // Small machines: two threads do for a connection and a few processes.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let end = CancellationToken::new();
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let told = end.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            told.cancel();
+        });
+        Ok(agent::run(config, end).await?)
+    })
+}

@@ -1,0 +1,285 @@
+//! Modules of a device as processes: each a scorer that serves a release, watched and started again, and reached at an
+//! address that stays while versions come and go.
+//!
+//! A new version is started beside the old one. Only when it is ready, and has answered its golden request, do new
+//! connections go to it and the old one ends. A version that fails that never takes a request; one that crashes again and
+//! again before it has proved itself gives way to the version before it.
+
+mod front;
+mod life;
+mod process;
+mod state;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use moorline_core::Digest;
+use thiserror::Error;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
+
+use crate::desired::DesiredModule;
+
+/// Bytes of a log that are told.
+const LOG: usize = 64 * 1024;
+
+/// What can go wrong with a module.
+#[derive(Debug, Error)]
+pub enum ModuleError {
+    #[error("could not read or write `{}`", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("could not listen on port {port} for the module")]
+    Listen { port: u16, source: io::Error },
+    #[error("could not start `{}`", program.display())]
+    Start { program: PathBuf, source: io::Error },
+    #[error("{how} before it was ready{log}")]
+    Ended { how: String, log: String },
+    #[error("was not ready within {} s{log}", within.as_secs())]
+    NotReady { within: Duration, log: String },
+    #[error("did not answer its golden request")]
+    NoAnswer(#[source] reqwest::Error),
+    #[error("answered its golden request with {status}: {answer}")]
+    Status { status: u16, answer: String },
+    #[error("answered its golden request with {answer}, which is not the known answer")]
+    OtherAnswer { answer: String },
+}
+
+/// How modules are run.
+#[derive(Clone, Debug)]
+pub struct ModulesConfig {
+    /// `moorline-scorer`.
+    pub scorer: PathBuf,
+    /// Of what is known of modules, and of their logs.
+    pub folder: PathBuf,
+    /// What every module's environment begins with.
+    pub environment: BTreeMap<String, String>,
+    /// For a version to become ready.
+    pub start_timeout: Duration,
+    /// For the requests of a version that ends.
+    pub drain_timeout: Duration,
+    /// A version that ran this long without a crash has proved itself.
+    pub proof: Duration,
+}
+
+impl ModulesConfig {
+    pub fn new(scorer: PathBuf, folder: PathBuf, environment: BTreeMap<String, String>) -> Self {
+        Self {
+            scorer,
+            folder,
+            environment,
+            start_timeout: Duration::from_mins(2),
+            drain_timeout: Duration::from_secs(30),
+            proof: Duration::from_mins(1),
+        }
+    }
+}
+
+/// A version of a module whose release is on the device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Version {
+    pub module: DesiredModule,
+    /// Of its release.
+    pub folder: PathBuf,
+    /// By which it finds its hub; what the module says itself is above it.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// What a module does, in the words of Azure's agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RuntimeStatus {
+    #[default]
+    Unknown,
+    /// It ended, and is started again in a while.
+    Backoff,
+    Running,
+    Stopped,
+    /// It does not run, and is not tried again before something changes.
+    Failed,
+}
+
+impl RuntimeStatus {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Backoff => "backoff",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What is seen of a module.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModuleView {
+    pub status: RuntimeStatus,
+    /// Why it is as it is: above all, why a version was not taken.
+    pub description: String,
+    /// The version that takes requests.
+    pub running: Option<DesiredModule>,
+    /// A version that was not taken, and is not tried again.
+    pub refused: Option<DesiredModule>,
+    pub exit_code: Option<i32>,
+    pub restarts: u32,
+    pub last_start: Option<jiff::Timestamp>,
+    pub last_exit: Option<jiff::Timestamp>,
+    /// Where it takes requests, whichever version runs.
+    pub address: Option<SocketAddr>,
+    pub process: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    wish: watch::Sender<Option<Version>>,
+    view: Arc<Mutex<ModuleView>>,
+    task: JoinHandle<()>,
+}
+
+/// The modules of a device.
+#[derive(Debug)]
+pub struct Modules {
+    config: Arc<ModulesConfig>,
+    handles: Mutex<BTreeMap<String, Handle>>,
+    changed: Arc<Notify>,
+}
+
+impl Modules {
+    /// Ends what a run before this one left, which nobody watches.
+    pub fn open(config: ModulesConfig) -> Result<Self, ModuleError> {
+        fs_err::create_dir_all(&config.folder)
+            .map_err(|source| ModuleError::Io { path: config.folder.clone(), source })?;
+        let killed = process::end_orphans(&config.folder);
+        if killed > 0 {
+            tracing::info!(processes = killed, "ended modules that a run before this one left");
+        }
+        Ok(Self {
+            config: Arc::new(config),
+            handles: Mutex::new(BTreeMap::new()),
+            changed: Arc::new(Notify::new()),
+        })
+    }
+
+    /// Makes a module that of `version`. The same again changes nothing.
+    pub async fn set(&self, name: &str, version: Version) -> Result<(), ModuleError> {
+        self.begin(name).await?;
+        if let Some(handle) = self.handles().get(name) {
+            handle.wish.send_if_modified(|wish| {
+                let new = wish.as_ref() != Some(&version);
+                *wish = Some(version);
+                new
+            });
+        }
+        Ok(())
+    }
+
+    /// Runs the last version of a module that worked, until it is told of another.
+    pub async fn resume(&self, name: &str) -> Result<(), ModuleError> {
+        self.begin(name).await
+    }
+
+    /// Takes a module up, with what is known of it, if that was not done yet.
+    async fn begin(&self, name: &str) -> Result<(), ModuleError> {
+        if self.handles().contains_key(name) {
+            return Ok(());
+        }
+        let state = state::State::open(&self.config.folder, name)?;
+        let front = front::Front::open(state.port).await?;
+        let (wish, hears) = watch::channel(None);
+        let view =
+            Arc::new(Mutex::new(ModuleView { address: Some(front.address()), ..ModuleView::default() }));
+        let life = life::Life::new(
+            name.to_owned(),
+            Arc::clone(&self.config),
+            state,
+            front,
+            life::Shown { view: Arc::clone(&view), changed: Arc::clone(&self.changed) },
+        )?;
+        let task = tokio::spawn(life.run(hears));
+        self.handles().insert(name.to_owned(), Handle { wish, view, task });
+        Ok(())
+    }
+
+    /// Ends a module and forgets what is known of it.
+    pub async fn remove(&self, name: &str) {
+        let handle = self.handles().remove(name);
+        if let Some(Handle { wish, task, .. }) = handle {
+            drop(wish);
+            // A task that panicked has ended as well.
+            let _ = task.await;
+        }
+        let folder = state::folder(&self.config.folder, name);
+        if let Err(error) = fs_err::remove_dir_all(&folder)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "could not remove what is known of a module");
+        }
+        self.changed.notify_one();
+    }
+
+    /// What is seen of each module.
+    pub fn views(&self) -> BTreeMap<String, ModuleView> {
+        let view = |handle: &Handle| handle.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.handles().iter().map(|(name, handle)| (name.clone(), view(handle))).collect()
+    }
+
+    /// Where a module takes requests, if a version of it runs.
+    pub fn address(&self, name: &str) -> Option<SocketAddr> {
+        let handles = self.handles();
+        let view = handles.get(name)?.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.running.as_ref().and(view.address)
+    }
+
+    /// The end of the log of the version that was started last.
+    pub fn log(&self, name: &str) -> Option<String> {
+        if !self.handles().contains_key(name) {
+            return None;
+        }
+        let entries = fs_err::read_dir(state::folder(&self.config.folder, name)).ok()?.flatten();
+        let logs = entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "log"));
+        let newest =
+            logs.max_by_key(|entry| entry.metadata().and_then(|metadata| metadata.modified()).ok())?;
+        let bytes = fs_err::read(newest.path()).ok()?;
+        Some(String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(LOG)..]).into_owned())
+    }
+
+    /// Is done when something of a view has changed since this was last done.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The releases that modules run or may go back to.
+    pub fn needed(&self) -> Vec<Digest> {
+        let mut needed = Vec::new();
+        for name in state::names(&self.config.folder) {
+            if let Ok(state) = state::State::open(&self.config.folder, &name) {
+                needed.extend(state.versions().map(|version| version.module.settings.release));
+            }
+        }
+        needed
+    }
+
+    /// Ends all modules once they have answered what they were asked; they are taken up again by the next run.
+    pub async fn shutdown(&self) {
+        let handles = std::mem::take(&mut *self.handles());
+        let mut tasks = Vec::new();
+        for (_, Handle { wish, task, .. }) in handles {
+            drop(wish);
+            tasks.push(task);
+        }
+        for task in tasks {
+            let _ = task.await;
+        }
+    }
+
+    fn handles(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Handle>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
