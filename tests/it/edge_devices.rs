@@ -223,3 +223,41 @@ fn what_a_hub_cannot_do_is_said() {
     let said = workspace.moorline(&["edge", "twin", "update", "-d", "b", "--desired", deep]);
     assert!(said.code != Some(0) && said.stderr.contains("8 levels"), "{}", said.stderr);
 }
+
+#[test]
+fn a_deployment_is_a_module_of_azures_runtime() {
+    let workspace = Workspace::down();
+    let document = "name: blue\nendpoint_name: iris\nmodel: {path: model.onnx, type: custom_model}\n\
+        environment_variables: {LEVEL: '3'}\nresources: {limits: {cpu: '0.5', memory: 256Mi}}\ntype: kubernetes\n";
+    workspace.write("blue.yml", document);
+    workspace.write("model.onnx", moorline_tests::onnx::linear_model());
+    let line = ["edge", "manifest", "-f", "blue.yml", "--image", "registry.example/iris@sha256:12"];
+    let route = "frames=FROM /messages/modules/cam/* INTO BrokeredEndpoint(\"/modules/iris/inputs/frames\")";
+    let said = workspace.moorline(&[&line[..], &["--route", route]].concat()).ok();
+    let agent = &said.json()["modulesContent"]["$edgeAgent"]["properties.desired"];
+    let module = &agent["modules"]["iris"];
+    assert_eq!((&agent["schemaVersion"], &module["restartPolicy"]), (&json!("1.1"), &json!("always")));
+    assert_eq!(module["env"]["LEVEL"]["value"], "3");
+    let options: String = ["createOptions", "createOptions01"]
+        .iter()
+        .filter_map(|name| module["settings"][name].as_str())
+        .collect();
+    let options: Value = serde_json::from_str(&options).unwrap();
+    assert_eq!(options["HostConfig"]["Memory"], 268_435_456);
+    assert_eq!(options["HostConfig"]["NanoCpus"], 500_000_000);
+    // What was written is what is read; what is not one is told with its places.
+    workspace.write("manifest.json", &said.stdout);
+    let checked = workspace.moorline(&["edge", "manifest", "--check", "manifest.json"]).ok();
+    assert!(checked.stdout.contains("1 module(s), 1 route(s)"), "{}", checked.stdout);
+    let broken = said.stdout.replace("\"always\"", "\"sometimes\"").replace("FROM", "FORM");
+    workspace.write("broken.json", broken);
+    let refused = workspace.moorline(&["edge", "manifest", "--check", "broken.json"]);
+    assert_ne!(refused.code, Some(0));
+    for words in ["restartPolicy", "sometimes", "routes.frames"] {
+        assert!(refused.stderr.contains(words), "`{words}` is not in {}", refused.stderr);
+    }
+    workspace.write("secret.yml", document.replace("'3'", "secret:level"));
+    let secret = ["edge", "manifest", "-f", "secret.yml", "--image", "a/b:1"];
+    let refused = workspace.moorline(&secret);
+    assert!(refused.code != Some(0) && refused.stderr.contains("is a secret"), "{}", refused.stderr);
+}

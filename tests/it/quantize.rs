@@ -125,8 +125,11 @@ fn a_model_is_quantised_planned_and_held_to_its_report() {
     let scorer = serve(&codes, agreement).start();
     let image = vec![0.5; 48 * 56 * 56];
     let input = json!({"name": "image", "datatype": "FP32", "shape": [1, 48, 56, 56], "data": image});
-    let reply = scorer.post("/v2/models/tested/infer", &json!({"inputs": [input]}));
-    assert_eq!(reply.status, 200, "{}", reply.text());
+    // Kernels are timed in one of sixteen requests.
+    for _ in 0..16 {
+        let reply = scorer.post("/v2/models/tested/infer", &json!({"inputs": [input]}));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
     let on_codes = ["p14_o2", "p7_o4"].map(|tile| {
         let labels = format!(
             r#"deployment="tested",device_class="emulation",endpoint="tested",kernel="code_conv_l16_s1_{tile}""#

@@ -217,7 +217,9 @@ fn channels_give_what_buffers_give() {
     // Intel's compiler takes minutes for all tiles: of the lines that make a kernel by a macro, one is wanted here.
     let makes_kernel = |line: &str| {
         let name = line.split('(').next().unwrap_or_default();
-        !name.is_empty() && name.len() < line.len() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+        !name.is_empty()
+            && name.len() < line.len()
+            && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
     };
     let unwanted = |line: &&str| makes_kernel(line) && !line.contains("(conv_l16_any_p1_o1,");
     let ours = lower::source();

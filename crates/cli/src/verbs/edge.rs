@@ -1,10 +1,13 @@
 //! `moorline edge`: devices and their modules, what they are to be, and what they say.
 
+use std::borrow::Cow;
+
 use clap::{Args, Subcommand, ValueEnum};
 use moorline_core::Name;
 use reqwest::{Method, Url};
 use serde_json::{Map, Value, json};
 
+use super::edge_manifest::{self, ManifestOf};
 use crate::{
     arguments::Yes,
     client::{Client, Precondition},
@@ -40,13 +43,17 @@ pub(crate) enum Verb {
     Twin(TwinVerb),
     /// Call a method of a device or module, and print its answer
     #[command(after_help = "Examples:\n  moorline edge call -d line-3 reboot\n  \
-                      moorline edge call -d line-3 -m camera focus --payload {\"distance\":3}")]
+                      moorline edge call -d line-3 -m camera focus --payload @distance.json")]
     Call(Call),
     /// Leave a message for a device, which gets it when it is connected
-    #[command(
-        after_help = "Example:\n  moorline edge send -d line-3 --payload {\"mode\":\"night\"} -p urgent=yes"
-    )]
+    #[command(after_help = "Example:\n  moorline edge send -d line-3 --payload night -p urgent=yes")]
     Send(Send),
+    /// Print a deployment as a manifest for Azure IoT Edge's own runtime, or check one
+    #[command(
+        after_help = "Examples:\n  moorline edge manifest -f blue.yml --image registry.example/iris:1 > manifest.json\n  \
+                      moorline edge manifest --check manifest.json"
+    )]
+    Manifest(Box<ManifestOf>),
     /// Print what the workspace's devices send, as it comes
     #[command(after_help = "Example:\n  moorline edge monitor")]
     Monitor,
@@ -150,16 +157,16 @@ pub(crate) enum TwinVerb {
         printing: Printing,
     },
     /// Change desired properties and tags; what is null goes
-    #[command(after_help = "Example:\n  moorline edge twin update -d line-3 --desired {\"interval\":5}")]
+    #[command(after_help = "Example:\n  moorline edge twin update -d line-3 --desired @desired.json")]
     Update {
         #[command(flatten)]
         client: DeviceOrModule,
-        /// Changes of the desired properties, a JSON object
-        #[arg(long, value_name = "JSON", value_parser = object)]
-        desired: Option<Value>,
-        /// Changes of the tags, a JSON object
-        #[arg(long, value_name = "JSON", value_parser = object)]
-        tags: Option<Value>,
+        /// Changes of the desired properties: a JSON object, or @FILE with one
+        #[arg(long, value_name = "JSON")]
+        desired: Option<String>,
+        /// Changes of the tags: a JSON object, or @FILE with one
+        #[arg(long, value_name = "JSON")]
+        tags: Option<String>,
         #[command(flatten)]
         printing: Printing,
     },
@@ -266,7 +273,7 @@ pub(crate) struct Call {
     /// The method's name
     #[arg(value_name = "METHOD")]
     method: String,
-    /// What it is given: JSON where it can be read as it, else text
+    /// What it is given: JSON where it can be read as it, else text; or @FILE with it
     #[arg(long, value_name = "JSON", default_value = "null")]
     payload: String,
     /// Seconds for the answer
@@ -284,7 +291,7 @@ pub(crate) struct Send {
     /// The device's name
     #[arg(short, long, value_name = "NAME")]
     device: Name,
-    /// The message: JSON where it can be read as it, else text
+    /// The message: JSON where it can be read as it, else text; or @FILE with it
     #[arg(long, value_name = "JSON")]
     payload: String,
     /// A property of the message; may be repeated
@@ -309,11 +316,19 @@ fn any(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| text.into())
 }
 
-fn object(text: &str) -> Result<Value, String> {
-    match serde_json::from_str(text) {
+/// The text itself, or that of the file which it names.
+fn given(text: &str) -> anyhow::Result<Cow<'_, str>> {
+    match text.strip_prefix('@') {
+        Some(file) => Ok(Cow::Owned(fs_err::read_to_string(file)?)),
+        None => Ok(Cow::Borrowed(text)),
+    }
+}
+
+fn object(flag: &str, text: &str) -> anyhow::Result<Value> {
+    match serde_json::from_str(&given(text)?) {
         Ok(Value::Object(object)) => Ok(Value::Object(object)),
-        Ok(_) => Err("it is JSON, and no object".to_owned()),
-        Err(error) => Err(format!("it is not JSON: {error}")),
+        Ok(_) => Err(Explained::usage(format!("{flag} is JSON, and no object")).into()),
+        Err(error) => Err(Explained::usage(format!("{flag} is not JSON: {error}")).into()),
     }
 }
 
@@ -330,8 +345,12 @@ fn property(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
+    if let Verb::Manifest(of) = verb {
+        return edge_manifest::run(session, *of);
+    }
     let client = session.client().await?;
     match verb {
+        Verb::Manifest(_) => unreachable!("it was printed"),
         Verb::Device(verb) => device(&client, verb).await,
         Verb::Module(verb) => module(&client, verb).await,
         Verb::Twin(verb) => twin(&client, verb).await,
@@ -440,6 +459,8 @@ async fn twin(client: &Client, verb: TwinVerb) -> anyhow::Result<()> {
             if desired.is_none() && tags.is_none() {
                 return Err(Explained::usage("nothing is changed: give --desired or --tags").into());
             }
+            let desired = desired.map(|text| object("--desired", &text)).transpose()?;
+            let tags = tags.map(|text| object("--tags", &text)).transpose()?;
             let mut patch = Map::new();
             patch.extend(tags.map(|tags| ("tags".to_owned(), tags)));
             patch.extend(desired.map(|desired| ("properties".to_owned(), json!({ "desired": desired }))));
@@ -452,7 +473,7 @@ async fn twin(client: &Client, verb: TwinVerb) -> anyhow::Result<()> {
 async fn call(client: &Client, call: Call) -> anyhow::Result<()> {
     let body = json!({
         "methodName": call.method,
-        "payload": any(&call.payload),
+        "payload": any(&given(&call.payload)?),
         "responseTimeoutInSeconds": call.timeout,
         "connectTimeoutInSeconds": call.connect_timeout,
     });
@@ -464,7 +485,7 @@ async fn send(client: &Client, send: Send) -> anyhow::Result<()> {
     let properties: Map<String, Value> =
         send.properties.into_iter().map(|(name, value)| (name, value.into())).collect();
     let body = json!({
-        "payload": any(&send.payload),
+        "payload": any(&given(&send.payload)?),
         "properties": properties,
         "message_id": send.message_id,
         "time_to_live": send.time_to_live,
