@@ -5,6 +5,7 @@ pub mod bench;
 pub mod check;
 mod containers;
 pub mod demo;
+pub mod edge;
 pub mod fpga;
 mod helm;
 mod podman;

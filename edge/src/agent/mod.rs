@@ -86,7 +86,14 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
     let status = Arc::new(report::Status::default());
     let gateway = match &config.gateway {
         None => None,
-        Some(own) => Some(gateway::Gateway::start(&config.folder, &identity, own).await?),
+        Some(own) => match gateway::Gateway::start(&config.folder, &identity, own).await {
+            Ok(gateway) => Some(gateway),
+            // Modules serve without it.
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the device has no hub of its own");
+                None
+            }
+        },
     };
     if let Some(gateway) = &gateway {
         status.set(|told| told.gateway = Some(gateway.hub().mqtt_address()));

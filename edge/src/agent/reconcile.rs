@@ -70,8 +70,10 @@ impl Reconciler {
         }
         let current = reconciler.current.clone();
         // Sockets first: modules look for them when they start.
-        if let Some(gateway) = &reconciler.gateway {
-            gateway.apply(&current, &reconciler.modules).await?;
+        if let Some(gateway) = &reconciler.gateway
+            && let Err(error) = gateway.apply(&current, &reconciler.modules).await
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "could not serve the modules' messages");
         }
         for name in current.modules.keys() {
             reconciler.modules.resume(name).await?;

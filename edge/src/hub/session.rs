@@ -40,6 +40,8 @@ use crate::disk::{Consumer, DiskError, Entry};
 /// Bytes that wait to be sent, above which nothing more is read or taken from the queue.
 const OUT_SOFT: usize = 64 * 1024;
 const READ: usize = 8 * 1024;
+/// For the end of a session to be told; a client that comes again waits for it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +164,8 @@ pub(super) async fn serve(hub: &Arc<Inner>, client: Client, stream: TlsStream<Tc
     tracing::debug!(client = %id, "connected");
     let keep_alive = Duration::from_secs(connect.keep_alive.into());
     let ended = session.run(place, stream, bytes, keep_alive, until).await;
-    if ended != Ended::Disconnect
+    // Of a hub that ends, nobody learns that its clients are gone: they are not.
+    if !matches!(ended, Ended::Disconnect | Ended::Shutdown)
         && let Some(will) = will
     {
         send_will(hub, &id, will).await;
@@ -251,7 +254,7 @@ impl Session<'_> {
         };
         let mut rate = Rate::new(limits.packets_per_second, start);
         let (mut heard, mut moved, mut paused, mut flushed) = (start, start, None::<Instant>, false);
-        loop {
+        let ended = 'talk: loop {
             let mut now = Instant::now();
             paused = paused.filter(|end| *end > now);
             while paused.is_none() && self.has_room(limits.unacknowledged_in) {
@@ -260,7 +263,7 @@ impl Session<'_> {
                     Ok(None) => break,
                     Err(error) => {
                         tracing::info!(client = %self.id, error = &error as &dyn std::error::Error, "ended a session");
-                        return Ended::Protocol;
+                        break 'talk Ended::Protocol;
                     }
                 };
                 if !rate.take(now) {
@@ -271,10 +274,7 @@ impl Session<'_> {
                     if ended == Ended::ForeignTopic || ended == Ended::Protocol {
                         tracing::info!(client = %self.id, reason = ended.as_str(), "ended a session");
                     }
-                    // A refusal is told apart from a broken line by what was answered before it.
-                    let _ = tokio::time::timeout(limits.connect_timeout, finish(&mut writer, &mut self.out))
-                        .await;
-                    return ended;
+                    break 'talk ended;
                 }
                 now = Instant::now();
             }
@@ -295,28 +295,28 @@ impl Session<'_> {
                 bytes.reserve(READ);
             }
             tokio::select! {
-                ended = place.end.ended() => return ended,
+                ended = place.end.ended() => break 'talk ended,
                 read = reader.read_buf(&mut bytes), if reading => match read {
-                    Ok(0) | Err(_) => return Ended::Closed,
+                    Ok(0) | Err(_) => break 'talk Ended::Closed,
                     Ok(_) => heard = Instant::now(),
                 },
                 written = push(&mut writer, &mut self.out), if writing => match written {
                     Ok(done) => (flushed, moved) = (done, Instant::now()),
-                    Err(_) => return Ended::Closed,
+                    Err(_) => break 'talk Ended::Closed,
                 },
                 Some(reply) = self.doing.next(), if !self.doing.is_empty() => {
                     flushed = false;
                     if let Err(ended) = self.reply(reply) {
-                        return ended;
+                        break 'talk ended;
                     }
                 }
                 entry = next_entry(&mut self.consumer), if delivering && self.consumer.is_some() => {
                     flushed = false;
                     match entry {
                         Ok(entry) => if let Err(ended) = self.deliver(&entry) {
-                            return ended;
+                            break 'talk ended;
                         },
-                        Err(error) => return error.into(),
+                        Err(error) => break 'talk error.into(),
                     }
                 }
                 Some(control) = place.controls.recv() => {
@@ -326,17 +326,22 @@ impl Session<'_> {
                 () = tokio::time::sleep_until(deadline.into()) => {
                     let now = Instant::now();
                     if expires.is_some_and(|at| at <= now) {
-                        return Ended::Expired;
+                        break 'talk Ended::Expired;
                     }
                     if writing && moved + limits.write_timeout <= now {
-                        return Ended::SlowReader;
+                        break 'talk Ended::SlowReader;
                     }
                     if heard + silence <= now {
-                        return Ended::KeepAlive;
+                        break 'talk Ended::KeepAlive;
                     }
                 }
             }
+        };
+        // What was answered is told, and that this is the end; to whoever still listens.
+        if !matches!(ended, Ended::Closed | Ended::SlowReader) {
+            let _ = tokio::time::timeout(LAST_WORDS, finish(&mut writer, &mut self.out)).await;
         }
+        ended
     }
 
     /// Whether another packet may be taken in.

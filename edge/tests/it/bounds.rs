@@ -154,7 +154,7 @@ async fn what_is_not_of_the_contract_ends_the_connection() {
 #[tokio::test]
 async fn silent_clients_do_not_stay() {
     let place = TestHub::start(|config| {
-        config.limits.connect_timeout = Duration::from_millis(300);
+        config.limits.connect_timeout = Duration::from_secs(2);
         config.limits.handshakes = 4;
     })
     .await;
@@ -251,7 +251,7 @@ async fn a_flood_is_read_slowly_and_disturbs_nobody() {
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_cut_off_and_its_messages_wait() {
     let place = TestHub::start(|config| {
-        config.limits.write_timeout = Duration::from_millis(300);
+        config.limits.write_timeout = Duration::from_secs(1);
         config.limits.unacknowledged_out = 1000;
         config.routes = vec![route("in", "FROM /* INTO BrokeredEndpoint(\"/modules/m2/inputs/in\")")];
     })
@@ -266,8 +266,13 @@ async fn a_client_that_reads_nothing_is_cut_off_and_its_messages_wait() {
         assert!(sender.deliver("devices/dev1/modules/m1/messages/events/", &large).await);
     }
     drop(lazy);
-    let mut back = place.connect("dev1/m2").await;
-    assert_eq!(back.message().await.payload.len(), large.len());
+    // A slow machine may be taken for a slow client again.
+    let first = loop {
+        if let Some(Packet::Publish(publish)) = place.connect("dev1/m2").await.hear().await {
+            break publish;
+        }
+    };
+    assert_eq!(first.payload.len(), large.len());
     place.hub.shutdown().await;
 }
 

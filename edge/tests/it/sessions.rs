@@ -250,8 +250,16 @@ async fn routes_lead_upstream_and_wills_are_messages() {
         .await
         .unwrap();
     upstream.done(last.sequence).unwrap();
-    assert_eq!(soon(upstream.next()).await.unwrap().payload, "own");
-    place.hub.shutdown().await;
+    let own = soon(upstream.next()).await.unwrap();
+    assert_eq!(own.payload, "own");
+    upstream.done(own.sequence).unwrap();
+    // A hub that ends says nothing of its clients.
+    let mut wire = place.dial().await;
+    let own = will("devices/dev2/modules/m1/messages/events/level=high", "never");
+    wire.login(&id("dev2/m1"), |connect| connect.last_will = Some(own)).await;
+    place.hub.clone().shutdown().await;
+    assert!(wire.is_closed().await);
+    assert!(place.metrics().contains("moorline_hub_queue_messages{queue=\"$upstream\"} 0"));
 }
 
 #[tokio::test]
