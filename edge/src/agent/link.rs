@@ -39,9 +39,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// A hub that does not answer a request in this time is connected to again.
 const PATIENCE: Duration = Duration::from_mins(1);
 const PACKET: usize = 512 * 1024;
-/// What is reported waits so long for more of it.
 /// Messages that the hub has not acknowledged.
 const IN_FLIGHT: usize = 32;
+/// What is reported waits so long for more of it.
 const GATHER: Duration = Duration::from_millis(200);
 
 /// Why a connection ended.
