@@ -253,7 +253,7 @@ fn a_deployment_is_a_module_of_azures_runtime() {
     workspace.write("broken.json", broken);
     let refused = workspace.moorline(&["edge", "manifest", "--check", "broken.json"]);
     assert_ne!(refused.code, Some(0));
-    for words in ["restartPolicy", "sometimes", "routes.frames"] {
+    for words in ["restartPolicy", "on-unhealthy", "routes.frames"] {
         assert!(refused.stderr.contains(words), "`{words}` is not in {}", refused.stderr);
     }
     workspace.write("secret.yml", document.replace("'3'", "secret:level"));
