@@ -10,6 +10,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use moorline_edge::hub::{HubError, Upstream, UpstreamMessage};
 use serde::Serialize;
@@ -108,9 +109,11 @@ impl Messages {
         self.watchers.subscribe()
     }
 
-    /// Takes in what the hub has until it is told to stop; a failure of the disk leaves everything in the hub's queue.
+    /// Takes in what the hub has until it is told to stop. What the disk does not take is tried again: the hub hands
+    /// nothing out twice while it runs, and keeps everything that is not in the log for the next start.
     pub(super) async fn take(self, mut upstream: Upstream, stop: CancellationToken) {
-        while let Some(taken) = stop.run_until_cancelled(self.take_some(&mut upstream)).await {
+        let mut batch = Batch::default();
+        while let Some(taken) = stop.run_until_cancelled(self.take_some(&mut upstream, &mut batch)).await {
             if let Err(error) = taken {
                 tracing::error!(error = chain(&error), "messages of devices are not taken in; they wait");
                 if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
@@ -120,38 +123,52 @@ impl Messages {
         }
     }
 
-    async fn take_some(&self, upstream: &mut Upstream) -> Result<(), TakeError> {
-        let mut lines = Vec::new();
-        let mut watched = Vec::new();
-        let mut last = None;
-        while watched.len() < TOGETHER {
+    /// Fills the batch, writes it, and has the hub forget each message of it. Where that fails, the batch stays.
+    async fn take_some(&self, upstream: &mut Upstream, batch: &mut Batch) -> Result<(), TakeError> {
+        if batch.sequences.is_empty() {
             // The first one is waited for, and others only as far as they are there.
-            let next = upstream.next();
-            let message = if watched.is_empty() {
-                next.await?
-            } else {
-                match futures_util::FutureExt::now_or_never(next) {
-                    Some(message) => message?,
+            batch.add(&upstream.next().await?)?;
+            while batch.sequences.len() < TOGETHER {
+                match upstream.next().now_or_never() {
+                    Some(message) => batch.add(&message?)?,
                     None => break,
                 }
-            };
-            let shown = DeviceMessage::of(&message, Timestamp::now());
-            let mut line = serde_json::to_vec(&shown).map_err(io::Error::from)?;
-            line.push(b'\n');
-            lines.extend_from_slice(&line);
-            watched.push(Watched { device: shown.device.into(), line: line.into() });
-            last = Some(message.sequence);
+            }
         }
-        let Some(last) = last else { return Ok(()) };
-        let (folder, limits) = (Arc::clone(&self.folder), self.limits);
+        let (folder, limits, lines) = (Arc::clone(&self.folder), self.limits, batch.lines());
         let written = tokio::task::spawn_blocking(move || append(&folder, &lines, limits)).await;
         written.map_err(io::Error::other)??;
-        upstream.done(last)?;
+        let Batch { sequences, watched } = std::mem::take(batch);
+        for sequence in sequences {
+            upstream.done(sequence)?;
+        }
         for watched in watched {
             // Nobody may watch.
             let _ = self.watchers.send(watched);
         }
         Ok(())
+    }
+}
+
+/// Messages that were handed out together.
+#[derive(Debug, Default)]
+struct Batch {
+    sequences: Vec<u64>,
+    watched: Vec<Watched>,
+}
+
+impl Batch {
+    fn add(&mut self, message: &UpstreamMessage) -> io::Result<()> {
+        let shown = DeviceMessage::of(message, Timestamp::now());
+        let mut line = serde_json::to_vec(&shown)?;
+        line.push(b'\n');
+        self.watched.push(Watched { device: shown.device.into(), line: line.into() });
+        self.sequences.push(message.sequence);
+        Ok(())
+    }
+
+    fn lines(&self) -> Vec<u8> {
+        self.watched.iter().flat_map(|watched| watched.line.iter().copied()).collect()
     }
 }
 
@@ -208,6 +225,12 @@ fn append(folder: &Path, lines: &[u8], limits: MessageLimits) -> io::Result<()> 
 
 #[cfg(test)]
 mod tests {
+    use moorline_edge::{
+        authority::Authority,
+        hub::{ClientId, Hub, HubConfig, Listed, Properties, TlsFiles},
+    };
+    use prometheus::Registry;
+
     use super::*;
 
     #[test]
@@ -229,5 +252,53 @@ mod tests {
             .collect();
         assert_eq!(numbers.last(), Some(&299));
         assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
+    }
+
+    /// A hub in a folder, with the log beside it.
+    async fn hub(folder: &Path, authority: &Authority) -> (Hub, Messages) {
+        let issued = authority.issue_server(&["localhost"], Duration::from_hours(1)).unwrap();
+        fs_err::write(folder.join("hub.pem"), issued.certificates).unwrap();
+        fs_err::write(folder.join("hub.key"), issued.key).unwrap();
+        let tls = TlsFiles {
+            certificates: folder.join("hub.pem"),
+            key: folder.join("hub.key"),
+            client_authorities: None,
+        };
+        let address = ([127, 0, 0, 1], 0).into();
+        let config = HubConfig::new(folder.join("state"), "localhost".to_owned(), address, tls);
+        let hub = Hub::start(config, Arc::new(Listed::default()), &Registry::new()).await.unwrap();
+        (hub, Messages::open(folder.join("messages"), MessageLimits::default()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_comes_together_is_kept_once_over_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let (authority, _) = Authority::create("test", Duration::from_hours(1)).unwrap();
+        let device = ClientId::device("line-3").unwrap();
+        let mut sent = 0;
+        for round in [300, 5] {
+            let (hub, messages) = hub(folder.path(), &authority).await;
+            for _ in 0..round {
+                sent += 1;
+                let payload = Bytes::from(sent.to_string());
+                hub.send_from(&device, Properties::default(), payload).await.unwrap();
+            }
+            let mut watched = messages.watch();
+            let stop = CancellationToken::new();
+            let task = tokio::spawn(messages.take(hub.upstream(), stop.clone()));
+            let last = format!("\"payload\":{sent}}}");
+            let heard = async {
+                while !String::from_utf8_lossy(&watched.recv().await.unwrap().line).contains(&last) {}
+            };
+            tokio::time::timeout(Duration::from_mins(1), heard).await.unwrap();
+            stop.cancel();
+            task.await.unwrap();
+            hub.shutdown().await;
+        }
+        let log = fs_err::read_dir(folder.path().join("messages")).unwrap().next().unwrap().unwrap();
+        let log = fs_err::read_to_string(log.path()).unwrap();
+        let number = |line: &str| serde_json::from_str::<Value>(line).unwrap()["payload"].as_u64().unwrap();
+        let numbers: Vec<u64> = log.lines().map(number).collect();
+        assert_eq!(numbers, (1..=sent).collect::<Vec<u64>>());
     }
 }
