@@ -248,6 +248,7 @@ fn placement(number: usize) -> Placement {
         variables: [("TOKEN".to_owned(), secret)].into(),
         own_server: None,
         machine_devices: None,
+        golden: None,
     }
 }
 

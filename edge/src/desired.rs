@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use moorline_core::Digest;
+pub use moorline_core::Golden;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -88,6 +89,9 @@ pub struct DesiredModule {
     pub kind: ModuleKind,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// The deployment that it is of, `workspace/endpoint/deployment`; none, where somebody named the module itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<String>,
     pub status: Status,
     pub restart_policy: RestartPolicy,
     #[serde(default = "last", skip_serializing_if = "is_last")]
@@ -141,49 +145,6 @@ pub struct ReleaseSettings {
 pub struct Messaging {
     pub input: String,
     pub output: String,
-}
-
-/// A request whose answer is known.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Golden {
-    /// JSON that is posted to `/score`.
-    pub request: Value,
-    /// What is answered; numbers may differ by `tolerance` of their size.
-    pub answer: Value,
-    #[serde(default = "tolerance")]
-    pub tolerance: f64,
-}
-
-fn tolerance() -> f64 {
-    1e-4
-}
-
-impl Golden {
-    /// Whether this is the known answer.
-    pub fn is_met_by(&self, answer: &Value) -> bool {
-        alike(&self.answer, answer, self.tolerance)
-    }
-}
-
-fn alike(expected: &Value, found: &Value, tolerance: f64) -> bool {
-    match (expected, found) {
-        (Value::Number(expected), Value::Number(found)) => {
-            let (Some(expected), Some(found)) = (expected.as_f64(), found.as_f64()) else { return false };
-            (expected - found).abs() <= tolerance * expected.abs().max(1.0)
-        }
-        (Value::Array(expected), Value::Array(found)) => {
-            expected.len() == found.len()
-                && expected.iter().zip(found).all(|(expected, found)| alike(expected, found, tolerance))
-        }
-        (Value::Object(expected), Value::Object(found)) => {
-            expected.len() == found.len()
-                && expected
-                    .iter()
-                    .all(|(name, value)| found.get(name).is_some_and(|found| alike(value, found, tolerance)))
-        }
-        (expected, found) => expected == found,
-    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -340,6 +301,7 @@ mod tests {
         DesiredModule {
             kind: ModuleKind::Release,
             version: Some("1".to_owned()),
+            deployment: None,
             status: Status::Running,
             restart_policy: RestartPolicy::Always,
             startup_order: u32::MAX,
@@ -417,22 +379,5 @@ mod tests {
         let error = Desired::read(&signer.document("d", &lost), "d", &trusted, 0).unwrap_err();
         assert!(matches!(error, DesiredError::Route { .. }));
         assert!(Signer::open(b"x").is_err());
-    }
-
-    #[test]
-    fn golden_answers_are_met_within_their_tolerance() {
-        let golden =
-            Golden { request: json!(1), answer: json!({"y": [100.0, "a"], "n": 0}), tolerance: 0.01 };
-        assert!(golden.is_met_by(&json!({"n": 0.005, "y": [100.9, "a"]})));
-        for wrong in [
-            json!({"n": 0, "y": [102.0, "a"]}),
-            json!({"n": 0, "y": [100.0, "b"]}),
-            json!({"n": 0, "y": [100.0]}),
-            json!({"y": [100.0, "a"]}),
-            json!({"n": 0, "y": [100.0, "a"], "z": 1}),
-            json!(null),
-        ] {
-            assert!(!golden.is_met_by(&wrong), "{wrong}");
-        }
     }
 }

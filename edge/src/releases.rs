@@ -9,6 +9,7 @@ use std::{
     collections::BTreeSet,
     io::{self, Seek as _, Write as _},
     path::{Path, PathBuf},
+    sync::{PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -67,12 +68,13 @@ pub struct ReleasesConfig {
 #[derive(Debug)]
 pub struct Releases {
     config: ReleasesConfig,
-    client: reqwest::Client,
+    /// By the newest certificate of the device.
+    client: RwLock<reqwest::Client>,
 }
 
 impl Releases {
     pub fn open(config: ReleasesConfig, client: reqwest::Client) -> Result<Self, ReleasesError> {
-        let releases = Self { config, client };
+        let releases = Self { config, client: RwLock::new(client) };
         for folder in [releases.blobs(), releases.partial(), releases.folders()] {
             fs_err::create_dir_all(&folder).map_err(io_error(&folder))?;
         }
@@ -83,6 +85,11 @@ impl Releases {
             }
         }
         Ok(releases)
+    }
+
+    /// Asks by this client from now on: the device has another certificate.
+    pub fn ask_by(&self, client: reqwest::Client) {
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
     }
 
     fn blobs(&self) -> PathBuf {
@@ -242,7 +249,7 @@ impl Releases {
             at = restart(&mut file).map_err(error)?;
         }
         let url = format!("{}/{digest}", self.config.base.as_str().trim_end_matches('/'));
-        let mut request = self.client.get(url);
+        let mut request = self.client.read().unwrap_or_else(PoisonError::into_inner).get(url);
         if at > 0 {
             request = request.header(RANGE, format!("bytes={at}-"));
         }

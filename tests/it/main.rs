@@ -34,6 +34,7 @@ mod differential;
 mod documents;
 #[cfg(test)]
 mod edge_devices;
+mod edge_fleet;
 #[cfg(test)]
 mod endpoints;
 #[cfg(test)]

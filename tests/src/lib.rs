@@ -29,7 +29,7 @@ pub use log::Log;
 pub use opencl_image::opencl_image;
 pub use oracle::Oracle;
 pub use place::{Venv, binary, engines, ort_library, own_folder, python, skip, uv, venv};
-pub use process::{children_of, eventually, resident_mib, run_client, run_client_with};
+pub use process::{children_of, eventually, processes_with, resident_mib, run_client, run_client_with};
 pub use release::{ReleaseContents, ReleaseDir};
 pub use scorer::{Failure, Scorer, ScorerCommand};
 pub use workspace::{Said, Workspace};

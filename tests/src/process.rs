@@ -37,7 +37,7 @@ pub fn children_of(parent: u32) -> Vec<u32> {
 }
 
 /// The processes of this program that name a path below `folder` in their command line.
-pub(crate) fn processes_with(program: &str, folder: &Path) -> Vec<u32> {
+pub fn processes_with(program: &str, folder: &Path) -> Vec<u32> {
     let folder = folder.to_string_lossy().into_owned();
     let mut found = Vec::new();
     for entry in fs_err::read_dir("/proc").into_iter().flatten().flatten() {

@@ -125,7 +125,8 @@ pub(crate) struct Up {
         help_heading = "Devices"
     )]
     hub_name: Option<String>,
-    /// Listen here for methods that modules call over HTTPS, as in 0.0.0.0:443
+    /// Listen here over HTTPS for devices that enrol and fetch releases, and for methods that modules call, as in
+    /// 0.0.0.0:443
     #[arg(
         long,
         env = "MOORLINE_HUB_HTTPS",

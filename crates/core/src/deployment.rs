@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     digest::Digest,
     environment::{Environment, InferenceConfig},
+    golden::Golden,
     release::{FileEntry, Name, Release},
     secret::Secret,
 };
@@ -59,6 +60,9 @@ pub struct Desired {
     pub liveness: Probe,
     #[serde(default)]
     pub readiness: Probe,
+    /// Asked of it before it takes requests, where the place does that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub golden: Option<Golden>,
 }
 
 impl Desired {
@@ -266,6 +270,8 @@ pub struct Placement {
     pub own_server: Option<InferenceConfig>,
     /// Devices of the machine that a container is given.
     pub machine_devices: Option<MachineDevices>,
+    /// Asked of a replica before it takes requests, where the place does that.
+    pub golden: Option<Golden>,
 }
 
 /// Devices of the machine itself, passed through to a container. Whatever uses them leases them in one folder that all

@@ -12,6 +12,7 @@ mod digest;
 mod engine;
 mod environment;
 mod error;
+mod golden;
 mod image;
 mod release;
 mod script;
@@ -32,6 +33,7 @@ pub use digest::{Digest, DigestError};
 pub use engine::{Engine, EngineError, LoadedModel, ModelFiles, Session};
 pub use environment::{BuildContext, Environment, InferenceConfig, Route};
 pub use error::ErrorClass;
+pub use golden::Golden;
 pub use image::{ColorOrder, ImageInput, ImageLayout, Resize};
 pub use release::{
     BatchSettings, EngineName, EngineSettings, FileEntry, ModelType, Name, NameError, Release, ReleaseCode,

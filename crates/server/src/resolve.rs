@@ -123,6 +123,7 @@ pub(crate) async fn deployment(
         scheduling,
         liveness: document.liveness_probe.unwrap_or_default(),
         readiness: document.readiness_probe.unwrap_or_default(),
+        golden: runtime.golden,
     };
     Ok(Resolved { document, desired, notes })
 }

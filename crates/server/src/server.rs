@@ -49,7 +49,7 @@ use crate::{
     reconcile::{Parts, Reconciler},
     registries,
     release::Releases,
-    targets::Targets,
+    targets::{Places, Targets},
 };
 
 /// Why a server did not start. Nothing is left of one that did not.
@@ -369,6 +369,13 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
         id.clone(),
         Arc::clone(&on_change),
     );
+    let edge = match &config.hub {
+        Some(settings) => {
+            let hub = Box::pin(EdgeHub::start(settings, &config.home, store.clone(), &metrics, Arc::clone(&on_change))).await;
+            Some(hub.map_err(|source| part("the hub for devices")(source.into()))?)
+        }
+        None => None,
+    };
     let contexts = config.home.join("contexts");
     let images = ImageMaker::new(images, registries, store.clone(), releases.clone(), contexts);
     let waited_for: OnChange = {
@@ -382,16 +389,10 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
     let gateways = Gateways { images: images.clone(), program: config.program.clone(), waited_for };
     let clusters = Clusters::new(store.clone(), config.environment.clone(), id, on_change, gateways);
     let fpgas = Fpgas::new(store.clone(), &config.home, &config.environment);
-    let targets = Targets::new(local, hosts, clusters, fpgas, environments, images);
+    let fleet = edge.as_ref().map(|edge| edge.fleet().clone());
+    let places = Places { store: store.clone(), local, hosts, clusters, fpgas, fleet };
+    let targets = Targets::new(places, environments, images);
     let operations = Operations::open(store.clone()).await.map_err(|source| StartError::Store { source })?;
-    let edge = match &config.hub {
-        Some(settings) => {
-            let hub = Box::pin(EdgeHub::start(settings, &config.home, store.clone(), &metrics)).await;
-            Some(hub.map_err(|source| part("the hub for devices")(source.into()))?)
-        }
-        None => None,
-    };
-
     let parts = Parts {
         store: store.clone(),
         gateway: gateway.clone(),

@@ -14,12 +14,15 @@ use moorline_deploy::{
     kubernetes::{Change, DeploymentReport, PublishedDeployment, PublishedEndpoint},
     local::LocalTarget,
 };
+use moorline_edge::fleet::{Fleet, FleetTarget};
 use moorline_fpga::target::FpgaTarget;
 use moorline_gateway::{Auth, DeploymentRoute, EndpointRoute};
 use moorline_spec::{FpgaDevices, InstanceType};
+use moorline_store::Store;
 
 use crate::{
     clusters::{Clusters, Namespace},
+    edge,
     fpgas::Fpgas,
     hosts::{Host, Hosts},
     images::{Builder, ImageMaker, Order, repository},
@@ -31,12 +34,21 @@ use crate::{
 /// The targets of this server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Targets {
-    local: Arc<LocalTarget>,
-    hosts: Hosts,
-    clusters: Clusters,
-    fpgas: Fpgas,
+    places: Places,
     environments: Environments,
     images: ImageMaker,
+}
+
+/// What there is to deploy to.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    pub(crate) store: Store,
+    pub(crate) local: Arc<LocalTarget>,
+    pub(crate) hosts: Hosts,
+    pub(crate) clusters: Clusters,
+    pub(crate) fpgas: Fpgas,
+    /// Devices at the edge, where this server has a hub.
+    pub(crate) fleet: Option<Fleet>,
 }
 
 /// The target of one compute.
@@ -45,6 +57,7 @@ enum Place {
     Container(Arc<Host>),
     Kubernetes(Arc<Namespace>),
     Fpga(Box<Devices>),
+    Edge(Arc<FleetTarget>),
 }
 
 /// Devices, and the compute that they are on.
@@ -69,6 +82,7 @@ impl Place {
             Self::Container(host) => &*host.target,
             Self::Kubernetes(namespace) => &*namespace.target,
             Self::Fpga(devices) => &*devices.target,
+            Self::Edge(target) => &**target,
         }
     }
 
@@ -78,6 +92,7 @@ impl Place {
             Self::Container(host) => Arc::clone(&host.target) as _,
             Self::Kubernetes(namespace) => Arc::clone(&namespace.target) as _,
             Self::Fpga(devices) => Arc::clone(&devices.target) as _,
+            Self::Edge(target) => Arc::clone(target) as _,
         }
     }
 
@@ -91,15 +106,8 @@ impl Place {
 }
 
 impl Targets {
-    pub(crate) fn new(
-        local: Arc<LocalTarget>,
-        hosts: Hosts,
-        clusters: Clusters,
-        fpgas: Fpgas,
-        environments: Environments,
-        images: ImageMaker,
-    ) -> Self {
-        Self { local, hosts, clusters, fpgas, environments, images }
+    pub(crate) fn new(places: Places, environments: Environments, images: ImageMaker) -> Self {
+        Self { places, environments, images }
     }
 
     pub(crate) fn images(&self) -> &ImageMaker {
@@ -107,7 +115,7 @@ impl Targets {
     }
 
     pub(crate) fn hosts(&self) -> &Hosts {
-        &self.hosts
+        &self.places.hosts
     }
 
     async fn of(&self, desired: &Desired) -> Result<Place, TargetError> {
@@ -116,25 +124,26 @@ impl Targets {
         if desired.target != TargetKind::Fpga {
             return Ok(below);
         }
-        let target = self.fpgas.target(desired, below.shared()).await?;
-        let settings = self.fpgas.settings(desired).await?;
+        let target = self.places.fpgas.target(desired, below.shared()).await?;
+        let settings = self.places.fpgas.settings(desired).await?;
         Ok(Place::Fpga(Box::new(Devices { target, settings, below })))
     }
 
     /// The place of a compute on which scorers are started.
     async fn ground(&self, workspace: &Name, compute: &Name, kind: TargetKind) -> Result<Place, TargetError> {
         match kind {
-            TargetKind::Local => Ok(Place::Local(Arc::clone(&self.local))),
-            TargetKind::Container => Ok(Place::Container(self.hosts.host(workspace, compute).await?)),
+            TargetKind::Local => Ok(Place::Local(Arc::clone(&self.places.local))),
+            TargetKind::Container => Ok(Place::Container(self.places.hosts.host(workspace, compute).await?)),
             TargetKind::Kubernetes => {
-                Ok(Place::Kubernetes(self.clusters.namespace(workspace, compute).await?))
+                Ok(Place::Kubernetes(self.places.clusters.namespace(workspace, compute).await?))
             }
-            TargetKind::Fpga | TargetKind::Edge => Err(TargetError::new(
+            TargetKind::Edge => {
+                let Places { store, fleet, .. } = &self.places;
+                edge::target(store, fleet.as_ref(), workspace, compute).await.map(Place::Edge)
+            }
+            TargetKind::Fpga => Err(TargetError::new(
                 ErrorClass::Unsupported,
-                format!(
-                    "this build runs deployments on computes of type local, container, kubernetes and fpga, and not of type {}",
-                    kind.as_str()
-                ),
+                format!("compute `{compute}` is of type fpga, and starts no scorers itself"),
             )),
         }
     }
@@ -155,7 +164,7 @@ impl Targets {
     ) -> Result<(Manifest, Option<Vec<Change>>), TargetError> {
         let place = self.of(desired).await?;
         let source = match place.ground() {
-            Place::Local(_) | Place::Fpga(_) => {
+            Place::Local(_) | Place::Fpga(_) | Place::Edge(_) => {
                 let python =
                     environment_of(desired).map(|environment| self.environments.python(&environment));
                 Source::Folder { path: releases.path(&desired.release), python }
@@ -193,6 +202,7 @@ impl Targets {
             variables: variables(&BTreeMap::new()),
             own_server: own_server(desired),
             machine_devices: None,
+            golden: desired.golden.clone(),
         };
         let changes = match &place {
             Place::Kubernetes(namespace) => {
@@ -204,9 +214,9 @@ impl Targets {
                     let placement = Placement { variables: variables(versions), ..placement.clone() };
                     Some(namespace.target.diff(&devices.target.with_device(&placement))?)
                 }
-                Place::Local(_) | Place::Container(_) | Place::Fpga(_) => None,
+                Place::Local(_) | Place::Container(_) | Place::Fpga(_) | Place::Edge(_) => None,
             },
-            Place::Local(_) | Place::Container(_) => None,
+            Place::Local(_) | Place::Container(_) | Place::Edge(_) => None,
         };
         Ok((place.target().render(&placement)?, changes))
     }
@@ -216,7 +226,8 @@ impl Targets {
         match desired.runs_on().1 {
             TargetKind::Local if desired.target == TargetKind::Fpga => "bitstream",
             TargetKind::Local => "environment",
-            TargetKind::Fpga | TargetKind::Container | TargetKind::Kubernetes | TargetKind::Edge => "image",
+            TargetKind::Edge => "release",
+            TargetKind::Fpga | TargetKind::Container | TargetKind::Kubernetes => "image",
         }
     }
 
@@ -230,10 +241,10 @@ impl Targets {
         let place = self.of(desired).await?;
         let devices = match &place {
             Place::Fpga(devices) => Some(&devices.settings),
-            Place::Local(_) | Place::Container(_) | Place::Kubernetes(_) => None,
+            Place::Local(_) | Place::Container(_) | Place::Kubernetes(_) | Place::Edge(_) => None,
         };
         match place.ground() {
-            Place::Local(_) | Place::Fpga(_) => {
+            Place::Local(_) | Place::Fpga(_) | Place::Edge(_) => {
                 let python = match environment_of(desired) {
                     Some(environment) => Some(self.python(&environment, progress.clone()).await?),
                     None => None,
@@ -269,7 +280,7 @@ impl Targets {
                     registry: Some(registry),
                     sign_with: settings.sign_with.as_deref(),
                     trusted_keys: &settings.trusted_keys,
-                    builder: Builder::Usual(&self.hosts),
+                    builder: Builder::Usual(&self.places.hosts),
                 };
                 let reference = self.image(desired, devices, &carriage, progress).await?;
                 Ok(Source::Image { reference })
@@ -288,7 +299,7 @@ impl Targets {
         let name = name_of(desired);
         let (mut base, mut bitstream, mut content) = (None, None, desired.release.digest());
         if let Some(devices) = devices {
-            bitstream = Some(self.fpgas.file(desired).await?);
+            bitstream = Some(self.places.fpgas.file(desired).await?);
             base = base_of_devices(desired, devices)?;
             let pinned = desired.bitstream.as_ref().map(|bitstream| bitstream.sha256.hex());
             content = Digest::of(format!("{} {}", content.hex(), pinned.unwrap_or_default()).as_bytes());
@@ -345,7 +356,7 @@ impl Targets {
     /// Tells the gateways of clusters what an endpoint's route is now: those of clusters that it has deployments on get
     /// these, and all others none. `of` says what a deployment is besides.
     pub(crate) fn publish(&self, route: &EndpointRoute, active: &BTreeMap<Name, Desired>) {
-        for namespace in self.clusters.with_gateways(&route.workspace) {
+        for namespace in self.places.clusters.with_gateways(&route.workspace) {
             let compute = &namespace.compute;
             let own = active.iter().filter(|(_, desired)| {
                 let (on, kind) = desired.runs_on();
@@ -378,7 +389,7 @@ impl Targets {
 
     /// Tells the gateways of clusters that an endpoint is gone.
     pub(crate) fn withdraw(&self, workspace: &Name, endpoint: &Name) {
-        for namespace in self.clusters.with_gateways(workspace) {
+        for namespace in self.places.clusters.with_gateways(workspace) {
             namespace.target.withdraw(workspace, endpoint);
         }
     }
@@ -386,7 +397,7 @@ impl Targets {
     /// What gateways of clusters have counted of a deployment.
     pub(crate) fn gateway_report(&self, id: &DeploymentId) -> DeploymentReport {
         // A deployment is on one compute, but for the moment in which it moves.
-        let namespaces = self.clusters.with_gateways(&id.workspace);
+        let namespaces = self.places.clusters.with_gateways(&id.workspace);
         let reports = namespaces.iter().map(|namespace| namespace.target.gateway_report(id));
         reports.max_by_key(|report| report.requests + report.waiting + report.in_flight).unwrap_or_default()
     }
@@ -406,7 +417,7 @@ impl Targets {
         compute: &Name,
         name: &str,
     ) -> Result<Option<InstanceType>, TargetError> {
-        self.clusters.namespace(workspace, compute).await?.target.instance_type(name).await
+        self.places.clusters.namespace(workspace, compute).await?.target.instance_type(name).await
     }
 
     /// Removes the deployment from the place where `desired` runs. Where its compute is not known any more, nothing
@@ -423,9 +434,12 @@ impl Targets {
 
     /// Removes what is left anywhere of a deployment that nobody knows.
     pub(crate) async fn remove_everywhere(&self, id: &DeploymentId) -> Result<(), TargetError> {
-        self.local.remove(id).await?;
-        self.hosts.remove(id).await?;
-        self.clusters.remove(id).await
+        self.places.local.remove(id).await?;
+        self.places.hosts.remove(id).await?;
+        if let Some(fleet) = &self.places.fleet {
+            fleet.remove(id).await?;
+        }
+        self.places.clusters.remove(id).await
     }
 
     /// Tells the targets which deployments there are and where: what runs in any other place is stopped.
@@ -444,15 +458,18 @@ impl Targets {
                 };
             on(kind).flat_map(named).collect()
         };
+        if let Some(fleet) = &self.places.fleet {
+            fleet.settle(on(TargetKind::Edge).map(|(id, _)| id.clone()).collect());
+        }
         let (hosted, clustered) = (by_compute(TargetKind::Container), by_compute(TargetKind::Kubernetes));
-        tokio::join!(self.local.settle(&local), self.hosts.settle(&hosted), self.clusters.settle(&clustered));
+        tokio::join!(self.places.local.settle(&local), self.places.hosts.settle(&hosted), self.places.clusters.settle(&clustered));
     }
 
     /// Ends what runs on this server's machine and its hosts; with `keep` it runs on, and is adopted by the next server.
     /// What runs on clusters runs on in any case.
     pub(crate) async fn shutdown(&self, keep: bool) {
-        self.clusters.shutdown();
-        tokio::join!(self.local.shutdown(keep), self.hosts.shutdown(keep));
+        self.places.clusters.shutdown();
+        tokio::join!(self.places.local.shutdown(keep), self.places.hosts.shutdown(keep));
     }
 }
 

@@ -36,7 +36,8 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use document::{Document, Loaded, from_json, load};
 pub use documents::{
     AuthMode, Bitstream, BuildContext, BuildSource, ClusterGateway, CodeConfiguration, Collection,
-    CollectionData, Compute, ContainerHost, DataAsset, DataCollector, DeploymentType, EngineTls, Environment,
+    CollectionData, Compute, ContainerHost, DataAsset, DataCollector, DeploymentType, EdgeDevices, EdgeMessaging,
+    EngineTls, Environment,
     FpgaDevice, FpgaDevices, GatewayParent, InstanceType, KubernetesCluster, Model, OnlineDeployment,
     OnlineEndpoint, OsType, Reach, Registries, RegistryHost, RequestLogging, Requests, ResourceRequirements,
     ResourceSettings, RollingRate, RuntimeSettings, ScaleSettings, Tags, Workspace,

@@ -98,6 +98,7 @@ impl TestRelease {
             variables: BTreeMap::new(),
             own_server: None,
             machine_devices: None,
+        golden: None,
         }
     }
 }
@@ -247,6 +248,7 @@ async fn what_cannot_be_hosted_is_refused_early(
         scheduling: Scheduling::default(),
         liveness: probe(),
         readiness: probe(),
+        golden: None,
     };
     target.admit(&desired).await.unwrap_or_else(|error| panic!("what can be hosted is admitted: {error}"));
     let placement = release.placement(&desired.id, 1);

@@ -94,6 +94,7 @@ fn placement() -> Placement {
         variables: [("COLOUR".to_owned(), Variable::Plain("te$al".to_owned()))].into(),
         own_server: None,
         machine_devices: None,
+        golden: None,
     }
 }
 

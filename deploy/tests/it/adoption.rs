@@ -41,6 +41,7 @@ fn placement(release: &Path, replicas: u32) -> Placement {
         variables: [].into(),
         own_server: None,
         machine_devices: None,
+        golden: None,
     }
 }
 

@@ -71,7 +71,8 @@ pub struct AgentConfig {
 pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), AgentError> {
     let _lock = lock(&config.folder)?;
     let identity = Identity::open(&config.folder)?;
-    let client = https(&identity)?;
+    let client = https(&identity, None)?;
+    let own = https(&identity, Some(&identity.key))?;
     let releases = Releases::open(
         ReleasesConfig {
             folder: config.folder.join("releases"),
@@ -80,7 +81,7 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
             bandwidth: config.bandwidth,
             stall: Duration::from_secs(30),
         },
-        client.clone(),
+        own,
     )?;
     let modules = Arc::new(Modules::open(config.modules.clone())?);
     let status = Arc::new(report::Status::default());
@@ -169,13 +170,18 @@ async fn renew(
     }
 }
 
-/// Asks the server that the device enrolled with, which it trusts by what it learnt there as well.
-fn https(identity: &Identity) -> Result<reqwest::Client, AgentError> {
+/// Asks the server that the device enrolled with, which it trusts by what it learnt there as well. With its key, the device
+/// proves who it is.
+fn https(identity: &Identity, key: Option<&str>) -> Result<reqwest::Client, AgentError> {
     let trust = reqwest::Certificate::from_pem_bundle(identity.enrolled.facts.trust.as_bytes())
         .map_err(AgentError::Http)?;
     let mut builder = reqwest::Client::builder();
     for certificate in trust {
         builder = builder.tls_certs_merge([certificate]);
+    }
+    if let Some(key) = key {
+        let pem = format!("{}\n{key}", identity.enrolled.certificates);
+        builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).map_err(AgentError::Http)?);
     }
     builder.connect_timeout(Duration::from_secs(20)).build().map_err(AgentError::Http)
 }

@@ -91,7 +91,17 @@ impl Reconciler {
         identity: watch::Receiver<Identity>,
     ) {
         let mut backoff = Backoff::default();
+        let mut renewed = identity.clone();
         loop {
+            if renewed.has_changed().unwrap_or(false) {
+                let newest = renewed.borrow_and_update().clone();
+                match super::https(&newest, Some(&newest.key)) {
+                    Ok(client) => self.releases.ask_by(client),
+                    Err(error) => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "goes on with the old certificate");
+                    }
+                }
+            }
             let done = tokio::select! {
                 done = self.bring_about() => done,
                 changed = documents.changed() => {

@@ -73,9 +73,11 @@ pub(super) fn reported(told: &Told, views: &BTreeMap<String, ModuleView>) -> Val
             module["status"] = json!(wished.status);
             module["restartPolicy"] = json!(wished.restart_policy);
             module["desiredRelease"] = json!(wished.settings.release);
+            module["desiredVersion"] = json!(wished.version);
         }
         module["release"] = json!(view.running.as_ref().map(|running| running.settings.release));
         module["version"] = json!(view.running.as_ref().and_then(|running| running.version.as_ref()));
+        module["refusedVersion"] = json!(view.refused.as_ref().and_then(|refused| refused.version.as_ref()));
         modules.insert(name.clone(), module);
     }
     json!({

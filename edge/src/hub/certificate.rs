@@ -70,6 +70,11 @@ impl Presented {
             }
         }
     }
+
+    /// Who it is, if an authority of the hub says so.
+    pub(crate) fn by_authority(&self) -> Option<ClientId> {
+        self.names.iter().filter(|_| self.trusted).find_map(|name| name.parse().ok())
+    }
 }
 
 /// The authorities whose certificates prove a name.

@@ -2,8 +2,10 @@
 //! `NOT`, a few functions, over `$body`, the sender's properties and the system's.
 //!
 //! What is not there is *undefined*: a comparison with it is undefined too, and only true lets a message through.
+//!
+//! The same language says which devices are meant, over `tags`, `properties` and `deviceId`: [`DeviceCondition`].
 
-use std::{cell::OnceCell, str::FromStr};
+use std::{borrow::Cow, cell::OnceCell, str::FromStr};
 
 use serde_json::Value;
 use thiserror::Error;
@@ -34,29 +36,69 @@ pub enum ConditionError {
     TooDeep,
 }
 
-/// What a condition is about: one message.
+/// What a condition is about: one message, or one device.
 #[derive(Debug)]
 pub(crate) struct Facts<'a> {
-    sender: &'a ClientId,
-    properties: &'a Properties,
-    payload: &'a [u8],
-    /// Read when it is first asked for.
-    body: OnceCell<Option<Value>>,
+    message: Option<(&'a ClientId, &'a Properties, &'a [u8])>,
+    /// Of a message it is read when it is first asked for.
+    body: OnceCell<Option<Cow<'a, Value>>>,
 }
 
 impl<'a> Facts<'a> {
     pub(crate) fn new(sender: &'a ClientId, properties: &'a Properties, payload: &'a [u8]) -> Self {
-        Self { sender, properties, payload, body: OnceCell::new() }
+        Self { message: Some((sender, properties, payload)), body: OnceCell::new() }
+    }
+
+    fn of_device(device: &'a Value) -> Self {
+        Self { message: None, body: OnceCell::from(Some(Cow::Borrowed(device))) }
+    }
+
+    fn sender(&self) -> Option<&ClientId> {
+        self.message.map(|(sender, _, _)| sender)
+    }
+
+    fn properties(&self) -> Option<&Properties> {
+        self.message.map(|(_, properties, _)| properties)
     }
 
     fn body(&self) -> Option<&Value> {
-        self.body.get_or_init(|| serde_json::from_slice(self.payload).ok()).as_ref()
+        let read = || {
+            let (_, _, payload) = self.message?;
+            serde_json::from_slice(payload).ok().map(Cow::Owned)
+        };
+        self.body.get_or_init(read).as_deref()
     }
 }
 
-/// A condition that was read.
+/// A condition of a route that was read.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Condition(Expression);
+
+/// Which devices are meant, as Azure IoT Hub's automatic deployments write it: `tags.site = 'lyon' AND tags.gpu = true`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceCondition(Expression);
+
+impl DeviceCondition {
+    /// Whether it is true of a device: an object with `deviceId`, `tags` and `properties` (`desired` and `reported`).
+    pub fn holds(&self, device: &Value) -> bool {
+        self.0.value(&Facts::of_device(device)) == Some(Value::Bool(true))
+    }
+}
+
+impl FromStr for DeviceCondition {
+    type Err = ConditionError;
+
+    fn from_str(text: &str) -> Result<Self, ConditionError> {
+        parse(text, About::Device).map(Self)
+    }
+}
+
+/// What a condition that is read is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum About {
+    Message,
+    Device,
+}
 
 #[derive(Clone, Debug, PartialEq)]
 enum Expression {
@@ -152,11 +194,11 @@ impl Expression {
                 });
                 end.cloned()
             }
-            Self::System(System::Device) => Some(facts.sender.device_name().into()),
-            Self::System(System::Module) => facts.sender.module_name().map(Value::from),
-            Self::System(System::Sent(name)) => facts.properties.system(name).map(Value::from),
+            Self::System(System::Device) => facts.sender().map(|sender| sender.device_name().into()),
+            Self::System(System::Module) => facts.sender()?.module_name().map(Value::from),
+            Self::System(System::Sent(name)) => facts.properties()?.system(name).map(Value::from),
             Self::Property(name) => facts
-                .properties
+                .properties()?
                 .all_own()
                 .find(|(known, _)| known.eq_ignore_ascii_case(name))
                 .map(|(_, value)| value.into()),
@@ -233,19 +275,20 @@ impl FromStr for Condition {
     type Err = ConditionError;
 
     fn from_str(text: &str) -> Result<Self, ConditionError> {
-        let mut parser = Parser { text, at: 0, depth: 0 };
-        let expression = parser.or()?;
-        parser.space();
-        if parser.rest().is_empty() {
-            Ok(Self(expression))
-        } else {
-            Err(parser.unexpected("AND, OR or the end"))
-        }
+        parse(text, About::Message).map(Self)
     }
+}
+
+fn parse(text: &str, about: About) -> Result<Expression, ConditionError> {
+    let mut parser = Parser { text, about, at: 0, depth: 0 };
+    let expression = parser.or()?;
+    parser.space();
+    if parser.rest().is_empty() { Ok(expression) } else { Err(parser.unexpected("AND, OR or the end")) }
 }
 
 struct Parser<'a> {
     text: &'a str,
+    about: About,
     at: usize,
     depth: usize,
 }
@@ -341,8 +384,8 @@ impl<'a> Parser<'a> {
         match self.rest().chars().next() {
             Some(quote @ ('"' | '\'')) => self.quoted(quote),
             Some('0'..='9' | '-' | '.') => self.number(),
-            Some('$') => self.system(),
-            Some('{') => {
+            Some('$') if self.about == About::Message => self.system(),
+            Some('{') if self.about == About::Message => {
                 self.at += 1;
                 let inner = self.name();
                 if inner.is_empty() || !self.eat("}") {
@@ -447,6 +490,20 @@ impl<'a> Parser<'a> {
                 return Err(self.unexpected("a value, a property or a function"));
             }
             _ => {}
+        }
+        if self.about == About::Device && !self.rest().trim_start().starts_with('(') {
+            let root = match name.to_ascii_lowercase().as_str() {
+                "deviceid" => return Ok(Expression::Body(vec![Step::Name("deviceId".to_owned())])),
+                "tags" => "tags",
+                "properties" => "properties",
+                _ => {
+                    self.at = start;
+                    return Err(self.unexpected("`tags.…`, `properties.…`, `deviceId`, a value or a function"));
+                }
+            };
+            let mut steps = self.steps()?;
+            steps.insert(0, Step::Name(root.to_owned()));
+            return Ok(Expression::Body(steps));
         }
         if !self.eat("(") {
             return Ok(Expression::Property(name));

@@ -35,6 +35,8 @@ pub enum HubError {
     Twin { id: ClientId, source: TwinError },
     #[error("the twin of `{0}` cannot be read back; delete and create it")]
     DamagedTwin(ClientId),
+    #[error("`{0}` names no device")]
+    UnknownClient(String),
     #[error("`{0}` is a module; messages from the cloud go to devices")]
     NotADevice(ClientId),
     #[error("the message is longer than {0} bytes, or its properties are")]
@@ -50,7 +52,7 @@ impl HubError {
             Self::Twin { source: TwinError::TooLong { .. }, .. } | Self::MessageTooLong(_) => {
                 ErrorClass::TooLarge
             }
-            Self::Twin { .. } | Self::NotADevice(_) => ErrorClass::InvalidInput,
+            Self::Twin { .. } | Self::NotADevice(_) | Self::UnknownClient(_) => ErrorClass::InvalidInput,
             Self::QueueFull(_) => ErrorClass::Overloaded,
             Self::Identities(_) | Self::Disk(DiskError::Closed) => ErrorClass::Unavailable,
             _ => ErrorClass::Internal,

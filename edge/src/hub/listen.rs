@@ -200,6 +200,10 @@ pub(super) async fn https(hub: Arc<Inner>, listener: TcpListener) {
                 return;
             };
             let presented = own.tls.presented(stream.get_ref().1.peer_certificates());
+            let router = match own.also.get() {
+                Some(also) => router.merge(also.clone()),
+                None => router,
+            };
             let service = TowerToHyperService::new(router.layer(axum::Extension(presented)));
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder

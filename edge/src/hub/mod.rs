@@ -31,7 +31,7 @@ mod twins;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -44,7 +44,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use clients::{ClientState, HubEvent};
-pub use condition::ConditionError;
+pub use condition::{ConditionError, DeviceCondition};
 pub use config::{HubConfig, Limits, NamedRoute, TlsFiles};
 pub use error::HubError;
 pub use identity::{
@@ -58,6 +58,8 @@ pub use session::Ended;
 /// The module that speaks for a device.
 pub const AGENT: &str = topic::AGENT;
 pub use twin::{Section, Twin, TwinError};
+
+pub(crate) use certificate::Presented;
 
 use self::{
     clients::{Clients, Control},
@@ -96,6 +98,8 @@ pub(crate) struct Inner {
     tasks: TaskTracker,
     mqtt: SocketAddr,
     https: Option<SocketAddr>,
+    /// What else is answered over HTTPS.
+    also: OnceLock<axum::Router>,
     /// Held for as long as the hub's folder is in use.
     lock: Mutex<Option<std::fs::File>>,
 }
@@ -220,6 +224,7 @@ impl Hub {
             tasks: TaskTracker::new(),
             mqtt,
             https,
+            also: OnceLock::new(),
             lock: Mutex::new(Some(lock)),
         });
         inner.tasks.spawn(listen::mqtt(Arc::clone(&inner), mqtt_listener));
@@ -233,6 +238,20 @@ impl Hub {
     /// Where MQTT is listened for.
     pub fn mqtt_address(&self) -> SocketAddr {
         self.0.mqtt
+    }
+
+    /// Answers these over HTTPS as well, beside methods, from now on. Only the first call has an effect.
+    pub fn serve_also(&self, router: axum::Router) {
+        if self.0.also.set(router).is_err() {
+            tracing::error!("the hub has other routes already");
+        }
+    }
+
+    /// The device or module that a certificate proves, if it may connect.
+    pub(crate) async fn proved_by(&self, presented: &Presented) -> Option<ClientId> {
+        let id = presented.by_authority()?;
+        let (identities, name) = (self.0.identities.as_ref(), &self.0.config.name);
+        login::prove(identities, name, &id, None, Some(presented)).await.ok().map(|_| id)
     }
 
     /// Where HTTPS is listened for, if it is.

@@ -9,6 +9,8 @@ mod bounds;
 #[cfg(test)]
 mod certificates;
 #[cfg(test)]
+mod fleet;
+#[cfg(test)]
 mod kills;
 #[cfg(test)]
 mod manifests;

@@ -96,6 +96,7 @@ impl Place {
         let module = DesiredModule {
             kind: ModuleKind::Release,
             version: Some(number.to_string()),
+            deployment: None,
             status: Status::Running,
             restart_policy: RestartPolicy::Always,
             startup_order: 0,

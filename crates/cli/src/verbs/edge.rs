@@ -1,6 +1,10 @@
 //! `moorline edge`: devices and their modules, what they are to be, and what they say.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand, ValueEnum};
 use moorline_core::Name;
@@ -14,6 +18,7 @@ use crate::{
     confirm,
     exit::Explained,
     output::{Columns, Printing},
+    screen::Screen,
     session::Session,
     stream,
 };
@@ -25,9 +30,19 @@ const COLUMNS: Columns = Columns(&[
     ("Authentication", "authentication.type"),
     ("Last seen", "last_disconnect"),
 ]);
+/// Of `device show`: what its agent is told and says.
+const MODULES: Columns = Columns(&[
+    ("Module", "module"),
+    ("Deployment", "deployment"),
+    ("Desired", "desired_version"),
+    ("Runs", "version"),
+    ("Status", "status"),
+    ("Description", "description"),
+]);
 const CONNECTION: Columns = Columns(&[("Connection string", "primary_connection_string")]);
 const TWIN: Columns = Columns(&[("Tags", "tags"), ("Properties", "properties")]);
 const ANSWER: Columns = Columns(&[("Status", "status"), ("Payload", "payload")]);
+const ENROLMENT: Columns = Columns(&[("Server", "server"), ("Token", "token"), ("Expires", "expires")]);
 const KIND: &str = "devices";
 
 #[derive(Debug, Subcommand)]
@@ -98,6 +113,25 @@ pub(crate) enum DeviceVerb {
     /// Show the connection strings of a device, for whoever installs it
     #[command(after_help = "Example:\n  moorline edge device connection-string -n line-3 -o tsv")]
     ConnectionString {
+        #[command(flatten)]
+        device: Named,
+        #[command(flatten)]
+        printing: Printing,
+    },
+    /// Make a token by which a device enrols, once: `moorline-edge enrol` on the device takes it
+    #[command(after_help = "Example:\n  moorline edge device enrol-token -n line-3 --folder line-3")]
+    EnrolToken {
+        #[command(flatten)]
+        device: Named,
+        /// Write what the device needs into this folder: `token`, and `authority.pem`
+        #[arg(long, value_name = "FOLDER")]
+        folder: Option<PathBuf>,
+        #[command(flatten)]
+        printing: Printing,
+    },
+    /// Show what the modules of a device are to be, and what they are
+    #[command(after_help = "Example:\n  moorline edge device modules -n line-3 -o table")]
+    Modules {
         #[command(flatten)]
         device: Named,
         #[command(flatten)]
@@ -351,7 +385,7 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
     let client = session.client().await?;
     match verb {
         Verb::Manifest(_) => unreachable!("it was printed"),
-        Verb::Device(verb) => device(&client, verb).await,
+        Verb::Device(verb) => device(session, &client, verb).await,
         Verb::Module(verb) => module(&client, verb).await,
         Verb::Twin(verb) => twin(&client, verb).await,
         Verb::Call(call) => self::call(&client, call).await,
@@ -364,7 +398,7 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
     }
 }
 
-async fn device(client: &Client, verb: DeviceVerb) -> anyhow::Result<()> {
+async fn device(session: &Session, client: &Client, verb: DeviceVerb) -> anyhow::Result<()> {
     let at = |device: &Named| client.at(&[KIND, device.name.as_str()]);
     match verb {
         DeviceVerb::Create(create) => {
@@ -395,6 +429,23 @@ async fn device(client: &Client, verb: DeviceVerb) -> anyhow::Result<()> {
             let keys = client.call(Method::POST, url, None, Precondition::Any).await?;
             printing.print(keys.body, CONNECTION)
         }
+        DeviceVerb::EnrolToken { device, folder, printing } => {
+            let url = client.at(&[KIND, device.name.as_str(), "enrol-token"]);
+            let made = client.call(Method::POST, url, None, Precondition::Any).await?.body;
+            match folder {
+                None => printing.print(made, ENROLMENT),
+                Some(folder) => keep_enrolment(&session.screen, &folder, device.name.as_str(), &made),
+            }
+        }
+        DeviceVerb::Modules { device, printing } => {
+            let shown = client.get(at(&device)).await?;
+            let modules = shown["agent"]["modules"].as_object().cloned().unwrap_or_default();
+            let row = |(name, mut module): (String, Value)| {
+                module["module"] = name.into();
+                module
+            };
+            printing.print(Value::Array(modules.into_iter().map(row).collect()), MODULES)
+        }
         DeviceVerb::RegenerateKey { device, key, printing } => {
             let url = client.at(&[KIND, device.name.as_str(), "regenerate-keys"]);
             let which = match key {
@@ -406,6 +457,23 @@ async fn device(client: &Client, verb: DeviceVerb) -> anyhow::Result<()> {
             printing.print(keys.body, CONNECTION)
         }
     }
+}
+
+/// Writes what `moorline-edge enrol` takes, and says how to call it.
+fn keep_enrolment(screen: &Screen, folder: &Path, device: &str, made: &Value) -> anyhow::Result<()> {
+    use fs_err::os::unix::fs::OpenOptionsExt as _;
+    let text = |key: &str| made[key].as_str().unwrap_or_default().to_owned();
+    fs_err::create_dir_all(folder)?;
+    let mut options = fs_err::OpenOptions::new();
+    let mut token = options.write(true).create(true).truncate(true).mode(0o600).open(folder.join("token"))?;
+    token.write_all(text("token").as_bytes())?;
+    fs_err::write(folder.join("authority.pem"), text("trusted_certificates"))?;
+    screen.note(format_args!(
+        "copy `{}` to the device, and there, within a day:\n  moorline-edge enrol --server {} --device {device} --token-file token --authority authority.pem",
+        folder.display(),
+        text("server"),
+    ));
+    Ok(())
 }
 
 fn wish(authentication: Option<Value>, disabled: Option<bool>, tags: Vec<(String, Value)>) -> Value {

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     control::Control,
+    edge,
     problem::ApiError,
     status::{DeploymentBody, EndpointBody, ProvisioningState},
 };
@@ -72,7 +73,12 @@ async fn put(
             .hint("choose another name; its `type` can be `local` too"));
     }
     name_document(&mut document, "name", at.name.as_str())?;
-    let body = to_json(&from_json::<Compute>(&Value::Object(document))?.document)?;
+    let document = from_json::<Compute>(&Value::Object(document))?.document;
+    let body = to_json(&document)?;
+    if document.kind == TargetKind::Edge {
+        // What is wrong in a condition is told now, and not to whoever deploys.
+        edge::settings(&document)?;
+    }
     let (store, name) = (&control.store, at.name.as_str());
     if !precondition.create {
         stays_where_it_is(&control, &at, &body).await?;

@@ -1,5 +1,6 @@
 //! Devices and their modules: who they are, and what they prove it by.
 
+mod agent;
 mod talk;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use moorline_core::{ErrorClass, Name};
-use moorline_edge::hub::{ClientId, ClientState, HubError};
+use moorline_edge::hub::{AGENT, ClientId, ClientState, HubError};
 use moorline_store::{Record, RecordKind, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -43,6 +44,7 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
         .routes(routes!(regenerate))
         .routes(routes!(put_module, delete_module))
         .routes(routes!(module_keys))
+        .merge(agent::routes())
         .merge(talk::routes())
 }
 
@@ -104,7 +106,11 @@ struct DeviceShown {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     last_disconnect: Option<Timestamp>,
+    /// Those that may connect by themselves.
     modules: BTreeMap<String, ModuleShown>,
+    /// Once it has enrolled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<agent::AgentShown>,
 }
 
 /// A module.
@@ -215,6 +221,7 @@ async fn put(
     }
     if !wish.tags.is_empty() {
         edge.hub().patch_tags(&id, &Value::Object(wish.tags)).await.map_err(of_hub)?;
+        edge.fleet().look();
     }
     let status = if made { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(shown(&control, &at).await?)))
@@ -233,6 +240,7 @@ async fn delete(State(control): State<Control>, At(at): At<AtName>) -> Result<St
     for id in modules.chain([client(&there.name, None)]).filter_map(Result::ok) {
         forget(&control, edge, &at.workspace, &id).await?;
     }
+    edge.fleet().look();
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -435,12 +443,13 @@ fn show(
     });
     Ok(DeviceShown {
         modules: modules.collect(),
+        agent: agent::shown(edge, &record.name, &body, connected(AGENT)).map_err(of_hub)?,
         disabled: body.disabled,
         authentication: body.authentication,
         tags: edge.hub().twin(&id).map_err(of_hub)?.tags,
         connected: state.connected,
         last_connect: state.last_connect.and_then(time),
-        last_disconnect: state.last_disconnect.and_then(time),
+        last_disconnect: state.last_disconnect.or_else(|| edge.seen().earlier(&record.name)).and_then(time),
         name: record.name,
     })
 }

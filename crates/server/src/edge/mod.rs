@@ -1,8 +1,11 @@
 //! The server's hub: where devices connect, who they are, and what they send.
 
+mod fleet;
 mod identities;
 mod messages;
+mod metrics;
 mod record;
+mod seen;
 
 use std::{
     io,
@@ -12,9 +15,12 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 use moorline_edge::{
     authority::{Authority, AuthorityError},
+    desired::{Signer, SignerError},
+    fleet::Fleet,
     hub::{Hub, HubConfig, HubError, TlsFiles},
 };
 use moorline_store::Store;
@@ -22,8 +28,9 @@ use prometheus::Registry;
 use thiserror::Error;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{identities::StoreIdentities, messages::MessageLimits};
+use self::{identities::StoreIdentities, messages::MessageLimits, metrics::DeviceMetrics, seen::Seen};
 pub(crate) use self::{
+    fleet::{new_token, settings, target},
     messages::Messages,
     record::{Authentication, DeviceBody, Keys, ModuleBody, client, keys_of, secret_name},
 };
@@ -58,6 +65,10 @@ pub(crate) enum EdgeError {
     Authority(#[from] AuthorityError),
     #[error("the hub could not begin")]
     Hub(#[from] HubError),
+    #[error("the metrics of devices could not be registered")]
+    Metrics(#[from] prometheus::Error),
+    #[error("the key by which devices are told what to run cannot be used")]
+    Signer(#[from] SignerError),
 }
 
 /// A hub that runs. Clones are the same hub.
@@ -69,6 +80,8 @@ struct Inner {
     hub: Hub,
     name: String,
     authority: Arc<Authority>,
+    fleet: Fleet,
+    seen: Arc<Seen>,
     messages: Messages,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -81,6 +94,7 @@ impl EdgeHub {
         home: &Path,
         store: Store,
         metrics: &Registry,
+        on_change: fleet::OnChange,
     ) -> Result<Self, EdgeError> {
         let folder = home.join("hub");
         let failed = |source| EdgeError::Folder { folder: folder.clone(), source };
@@ -94,13 +108,24 @@ impl EdgeHub {
         };
         let mut config = HubConfig::new(folder.join("state"), settings.name.clone(), settings.mqtt, tls);
         config.https = settings.https;
-        let hub = Hub::start(config, Arc::new(StoreIdentities::new(store)), metrics).await?;
+        let hub = Hub::start(config, Arc::new(StoreIdentities::new(store.clone())), metrics).await?;
         let messages = Messages::open(folder.join("messages"), MessageLimits::default()).map_err(failed)?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(messages.clone().take(hub.upstream(), stop.clone()));
         tasks.spawn(renew(folder.clone(), Arc::clone(&authority), settings.name.clone(), stop.clone()));
         tracing::info!(address = %hub.mqtt_address(), name = settings.name, "the hub listens");
-        Ok(Self(Arc::new(Inner { hub, name: settings.name.clone(), authority, messages, stop, tasks })))
+        let fleet = fleet::start(&hub, store.clone(), signer(&folder)?, on_change);
+        let seen = Arc::new(Seen::open(folder.join("seen.json")).map_err(failed)?);
+        let own = DeviceMetrics::new(hub.clone(), fleet.clone(), Arc::clone(&seen))?;
+        metrics.register(Box::new(own))?;
+        tasks.spawn({
+            let (hub, fleet, seen, stop) = (hub.clone(), fleet.clone(), Arc::clone(&seen), stop.clone());
+            async move { seen.keep(&hub, &fleet, stop).await }
+        });
+        let name = settings.name.clone();
+        let edge = Self(Arc::new(Inner { hub, name, authority, fleet, seen, messages, stop, tasks }));
+        fleet::serve(&edge, store);
+        Ok(edge)
     }
 
     pub(crate) fn hub(&self) -> &Hub {
@@ -117,11 +142,26 @@ impl EdgeHub {
         self.0.authority.certificate()
     }
 
+    fn authority(&self) -> &Arc<Authority> {
+        &self.0.authority
+    }
+
+    /// The devices that deployments reach.
+    pub(crate) fn fleet(&self) -> &Fleet {
+        &self.0.fleet
+    }
+
+    /// When devices were here before this server started.
+    pub(crate) fn seen(&self) -> &Seen {
+        &self.0.seen
+    }
+
     pub(crate) fn messages(&self) -> &Messages {
         &self.0.messages
     }
 
     pub(crate) async fn shutdown(&self) {
+        self.0.fleet.shutdown().await;
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -143,6 +183,18 @@ fn authority(folder: &Path, name: &str) -> Result<Authority, EdgeError> {
     write_private(&key, &text).map_err(failed)?;
     write_private(&certificate, authority.certificate()).map_err(failed)?;
     Ok(authority)
+}
+
+/// The key by which this home signs what devices are to run, made at the first start.
+fn signer(folder: &Path) -> Result<Signer, EdgeError> {
+    let failed = |source| EdgeError::Folder { folder: folder.to_owned(), source };
+    let path = folder.join("desired.key");
+    if !path.exists() {
+        write_private(&path, &STANDARD.encode(Signer::create()?)).map_err(failed)?;
+    }
+    let text = fs_err::read_to_string(&path).map_err(failed)?;
+    let key = STANDARD.decode(text.trim()).map_err(|_| SignerError)?;
+    Ok(Signer::open(&key)?)
 }
 
 /// Makes the hub's certificate where there is none, or it is of another name or not young any more.

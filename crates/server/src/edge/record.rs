@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use jiff::Timestamp;
 use moorline_core::{Digest, Name, Secret};
 use moorline_edge::hub::{ClientId, ClientIdError};
 use moorline_store::{Store, StoreError};
@@ -20,6 +21,17 @@ pub(crate) struct DeviceBody {
     pub(crate) authentication: Authentication,
     #[serde(default)]
     pub(crate) modules: BTreeMap<String, ModuleBody>,
+    /// The one enrolment that it may still make.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) enrolment: Option<Enrolment>,
+}
+
+/// By which a device gets its first certificate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Enrolment {
+    /// The sha256 of the token.
+    pub(crate) token: Digest,
+    pub(crate) expires: Timestamp,
 }
 
 /// What it keeps of one of its modules.

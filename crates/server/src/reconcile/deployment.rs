@@ -183,6 +183,7 @@ impl Reconciler {
             variables,
             own_server: own_server(desired),
             machine_devices: None,
+            golden: desired.golden.clone(),
         })
     }
 

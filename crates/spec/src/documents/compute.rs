@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::{
     Tags, azure,
     container::ContainerHost,
+    edge::EdgeDevices,
     fpga::FpgaDevices,
     kubernetes::{self, KubernetesCluster},
 };
@@ -102,6 +103,11 @@ impl Compute {
         ContainerHost::of(&self.settings)
     }
 
+    /// The settings of a compute of `type: edge`.
+    pub fn edge(&self) -> EdgeDevices {
+        EdgeDevices::of(&self.settings)
+    }
+
     /// The settings of a compute of `type: fpga`.
     pub fn fpga(&self) -> FpgaDevices {
         FpgaDevices::of(&self.settings)
@@ -149,7 +155,7 @@ impl Read for Compute {
             Some(TargetKind::Kubernetes) => KubernetesCluster::read(reader, &mut fields),
             Some(TargetKind::Container) => ContainerHost::read(reader, &mut fields),
             Some(TargetKind::Fpga) => FpgaDevices::read(reader, &mut fields),
-            Some(TargetKind::Edge) => free(&mut fields),
+            Some(TargetKind::Edge) => EdgeDevices::read(reader, &mut fields),
         };
         // Which keys there are is not known before the kind is; one that was meant to be `type` is.
         if kind.is_some() || fields.peek("type").is_none() {
@@ -182,10 +188,6 @@ fn kind(reader: &mut Reader, node: &Node) -> Option<TargetKind> {
         TargetKind::Edge,
     ];
     scalars::choice(&kinds.map(|kind| (kind.as_str(), kind)))(reader, node)
-}
-
-fn free(fields: &mut Fields<'_>) -> Map<String, Value> {
-    fields.rest().into_iter().map(|entry| (entry.key.clone(), entry.value.to_json())).collect()
 }
 
 fn instance_type(reader: &mut Reader, node: &Node) -> Option<InstanceType> {

@@ -6,6 +6,7 @@ mod collector;
 mod compute;
 mod container;
 mod deployment;
+mod edge;
 mod endpoint;
 mod environment;
 mod fpga;
@@ -26,6 +27,7 @@ pub use deployment::{
     CodeConfiguration, DeploymentType, OnlineDeployment, ResourceRequirements, ResourceSettings,
     ScaleSettings,
 };
+pub use edge::{EdgeDevices, EdgeMessaging};
 pub use endpoint::{AuthMode, OnlineEndpoint};
 pub use environment::{BuildContext, BuildSource, Environment, OsType};
 pub use fpga::{FpgaDevice, FpgaDevices};

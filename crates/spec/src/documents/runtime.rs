@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use moorline_core::{BatchSettings, EngineName, EngineSettings, ImageInput, Name};
+use moorline_core::{BatchSettings, EngineName, EngineSettings, Golden, ImageInput, Name};
 
 use super::{Tags, fpga::NUMERICS, image};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 
 /// What all of these properties begin with.
 const PREFIX: &str = "moorline.";
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "moorline.compute",
     "moorline.engine",
     "moorline.sessions",
@@ -25,6 +25,7 @@ const KEYS: [&str; 18] = [
     "moorline.scale_down_delay",
     "moorline.fpga.bitstream",
     "moorline.fpga.numerics",
+    "moorline.edge.golden",
     "moorline.image.input",
     "moorline.image.color",
     "moorline.image.resize",
@@ -52,6 +53,8 @@ pub struct RuntimeSettings {
     pub bitstream: Option<Reference>,
     /// `moorline.fpga.numerics`
     pub numerics: Option<String>,
+    /// `moorline.edge.golden`: JSON
+    pub golden: Option<Golden>,
     /// `moorline.image.…`
     pub image: Option<ImageInput>,
 }
@@ -100,6 +103,10 @@ impl Draft {
                     return Err("`f32-fma-v1`, `i8-rne-v1` or `bfp9-v1`");
                 }
                 self.settings.numerics = Some(value.to_owned());
+            }
+            "moorline.edge.golden" => {
+                let expected = "JSON with `request` and `answer`, and maybe `tolerance`";
+                self.settings.golden = Some(serde_json::from_str(value).map_err(|_| expected)?);
             }
             _ => {
                 if let Some(property) = key.strip_prefix(image::PREFIX) {

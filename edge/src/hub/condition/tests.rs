@@ -82,3 +82,30 @@ proptest! {
         let _ = text.parse::<Condition>();
     }
 }
+
+#[test]
+fn devices_are_meant_by_their_tags_and_properties() {
+    let device = serde_json::json!({
+        "deviceId": "line-3",
+        "tags": {"site": "lyon", "gpu": true, "rack": {"row": 4}},
+        "properties": {"reported": {"model": "4000x"}, "desired": {}},
+    });
+    let holds = |text: &str| text.parse::<DeviceCondition>().unwrap().holds(&device);
+    for text in [
+        "tags.site = 'lyon' AND tags.gpu = true",
+        "tags.rack.row >= 4 and not tags.site = 'oslo'",
+        "deviceId = 'line-3'",
+        "STARTS_WITH(deviceId, 'line-') AND IS_DEFINED(properties.reported.model)",
+        "properties.reported.model='4000x'",
+        "true",
+    ] {
+        assert!(holds(text), "{text}");
+    }
+    for text in ["tags.site = 'oslo'", "tags.none = 'x'", "NOT tags.none = 'x'", "tags.gpu", "tags.site"] {
+        assert_eq!(holds(text), text == "tags.gpu", "{text}");
+    }
+    for (text, at) in [("site = 'lyon'", 1), ("tags.site = 'lyon' AND $body.x = 1", 24), ("tags.", 6), ("", 1)] {
+        let error = text.parse::<DeviceCondition>().unwrap_err();
+        assert!(matches!(error, ConditionError::Unexpected { at: found, .. } if found == at), "{text}: {error}");
+    }
+}

@@ -1,0 +1,173 @@
+//! Agents of devices: how a device enrols, and what its agent is told and says.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Extension, Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, header};
+use jiff::Timestamp;
+use moorline_edge::hub::{AGENT, HubError};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    super::{AtName, Refusals, extract::At, stored},
+    record, update,
+};
+use crate::{
+    auth::Caller,
+    control::Control,
+    edge::{DeviceBody, EdgeHub, client, new_token},
+    problem::ApiError,
+};
+
+pub(super) fn routes() -> OpenApiRouter<Control> {
+    OpenApiRouter::new().routes(routes!(enrol_token))
+}
+
+/// How a device enrols, once.
+#[derive(Serialize, ToSchema)]
+struct EnrolmentToken {
+    /// For `moorline-edge enrol --token-file`.
+    token: String,
+    #[schema(value_type = String, format = DateTime)]
+    expires: Timestamp,
+    /// For `moorline-edge enrol --server`.
+    server: String,
+    /// For `moorline-edge enrol --authority`, in PEM.
+    trusted_certificates: String,
+}
+
+/// What the agent of a device was told, and what it says.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct AgentShown {
+    connected: bool,
+    /// Whether it took what it was told last: 200, or why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_desired_status: Option<u64>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    last_desired_description: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_version: Option<String>,
+    modules: BTreeMap<String, RunShown>,
+}
+
+/// A module that an agent runs: what is desired, and what it reports.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(super) struct RunShown {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deployment: Option<String>,
+    /// None of a module that is not desired any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    desired_version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    /// As Azure's agent says it: `running`, `backoff`, `stopped`, `failed` or `unknown`.
+    status: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    description: String,
+    restarts: u64,
+    /// Where it is reached on the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+}
+
+/// The parts of an agent's twin that are shown.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Reported {
+    version: Value,
+    last_desired_status: Value,
+    modules: BTreeMap<String, ReportedModule>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ReportedModule {
+    version: Option<String>,
+    runtime_status: String,
+    status_description: String,
+    restart_count: u64,
+    address: Option<String>,
+}
+
+/// What an agent was told and says; nothing where the device has none.
+pub(super) fn shown(
+    edge: &EdgeHub,
+    device: &str,
+    body: &DeviceBody,
+    connected: bool,
+) -> Result<Option<AgentShown>, HubError> {
+    if !body.modules.contains_key(AGENT) {
+        return Ok(None);
+    }
+    let id = client(device, Some(AGENT)).map_err(|_| HubError::UnknownClient(device.to_owned()))?;
+    let twin = edge.hub().twin(&id)?;
+    let reported = serde_json::from_value::<Reported>(twin.reported.properties.into()).unwrap_or_default();
+    let mut modules: BTreeMap<String, RunShown> = BTreeMap::new();
+    for (name, module) in reported.modules {
+        let run = RunShown {
+            version: module.version,
+            status: module.runtime_status,
+            description: module.status_description,
+            restarts: module.restart_count,
+            address: module.address,
+            ..RunShown::default()
+        };
+        modules.insert(name, run);
+    }
+    let desired = twin.desired.properties.get("modules").and_then(Value::as_object);
+    for (name, module) in desired.into_iter().flatten() {
+        let run = modules
+            .entry(name.clone())
+            .or_insert_with(|| RunShown { status: "unknown".to_owned(), ..RunShown::default() });
+        let text = |key: &str| module[key].as_str().map(str::to_owned);
+        (run.desired_version, run.deployment) = (text("version"), text("deployment"));
+    }
+    let status = &reported.last_desired_status;
+    Ok(Some(AgentShown {
+        connected,
+        last_desired_status: status["code"].as_u64(),
+        last_desired_description: status["description"].as_str().unwrap_or_default().to_owned(),
+        agent_version: reported.version["version"].as_str().map(str::to_owned),
+        modules,
+    }))
+}
+
+/// Makes a token by which a device enrols, once and within a day; one that was made before is good no more. It is a POST
+/// because whoever makes one is written to the log.
+#[utoipa::path(post, path = "/workspaces/{workspace}/devices/{name}/enrol-token", params(AtName),
+    responses((status = 200, body = EnrolmentToken), Refusals))]
+async fn enrol_token(
+    State(control): State<Control>,
+    At(at): At<AtName>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, ApiError> {
+    let edge = control.edge()?;
+    let Some(https) = edge.hub().https_address() else {
+        return Err(ApiError::conflict("this server's hub has no HTTPS, over which devices enrol")
+            .hint("start it with `moorline up --hub ADDRESS --hub-https ADDRESS --hub-name HOST`"));
+    };
+    let there = record(&control, &at).await?;
+    let mut body: DeviceBody = stored(&there.name, there.body)?;
+    if body.disabled {
+        return Err(ApiError::conflict(format!("device `{}` is disabled", there.name)));
+    }
+    let (token, enrolment) = new_token();
+    let expires = enrolment.expires;
+    body.enrolment = Some(enrolment);
+    update(&control, &at, there.generation, &body).await?;
+    tracing::info!(device = there.name, caller = caller.name(), "made a token for an enrolment");
+    let body = EnrolmentToken {
+        token: token.expose().to_owned(),
+        expires,
+        server: format!("https://{}:{}", edge.name(), https.port()),
+        trusted_certificates: edge.trusted().to_owned(),
+    };
+    Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(body)).into_response())
+}
