@@ -29,6 +29,7 @@ pub mod disk;
 pub mod enrol;
 pub mod hub;
 pub mod manifest;
+pub mod metrics;
 pub mod modules;
 pub mod releases;
 pub mod workload;
