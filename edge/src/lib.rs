@@ -30,6 +30,7 @@ pub mod enrol;
 pub mod fleet;
 pub mod hub;
 pub mod manifest;
+pub mod metrics;
 pub mod modules;
 pub mod releases;
 pub mod supply;

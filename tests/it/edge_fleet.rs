@@ -50,7 +50,7 @@ impl Device {
         let log = fs_err::OpenOptions::new().create(true).append(true).open(self.folder.join("log")).unwrap();
         let mut command = Command::new(binary("moorline-edge"));
         command.arg("run").arg("--folder").arg(self.folder.join("state"));
-        command.arg("--scorer").arg(binary("moorline-scorer"));
+        command.arg("--scorer").arg(binary("moorline-scorer")).args(["--measure-every", "1"]);
         if let Some(library) = ort_library() {
             command.env("ORT_DYLIB_PATH", library);
         }
@@ -147,6 +147,16 @@ fn a_release_reaches_devices_is_updated_rolled_back_and_taken_away() {
     assert_eq!(other.module(&workspace), Value::Null);
     let log = workspace.moorline(&["online-deployment", "get-logs", "-n", "blue", "-e", "iris"]).ok();
     assert!(!log.stdout.is_empty(), "no device has a log");
+
+    // What devices measure are metrics of the server.
+    let metrics = || workspace.call(&Request::get("/metrics")).text();
+    for line in [
+        "moorline_edge_device_connected{device=\"line-1\",workspace=\"default\"} 1",
+        "moorline_module_up{workspace=\"default\",device=\"line-2\",module=\"iris\"} 1",
+    ] {
+        assert!(eventually(PATIENCE, || metrics().contains(line)), "`{line}` is not in {}", metrics());
+    }
+    assert!(metrics().contains("moorline_edge_device_last_seen_timestamp_seconds{device=\"oslo-1\""));
 
     // A version whose answer is not the known one fails on the first device, which goes on with what it has.
     let before = devices[0].module(&workspace)["version"].clone();

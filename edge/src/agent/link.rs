@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use moorline_core::Backoff;
 use rumqttc::{
     AsyncClient, ClientError, Event, EventLoop, LastWill, MqttOptions, Outgoing, Packet, Publish, QoS,
@@ -24,12 +25,14 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     gateway::{Gateway, forwarded},
     identity::Identity,
+    methods,
     reconcile::Document,
     report::{self, Status},
 };
 use crate::{
     enrol::AGENT,
     hub::{HubError, Upstream, UpstreamMessage},
+    metrics::Snapshot,
     modules::Modules,
 };
 
@@ -41,6 +44,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const PACKET: usize = 512 * 1024;
 /// Messages that the hub has not acknowledged.
 const IN_FLIGHT: usize = 32;
+/// Methods that are being answered at one time.
+const METHODS: usize = 16;
 /// What is reported waits so long for more of it.
 const GATHER: Duration = Duration::from_millis(200);
 
@@ -72,18 +77,10 @@ impl From<ClientError> for LinkError {
 }
 
 /// Keeps a connection for ever.
-pub(super) async fn keep(
-    identity: watch::Receiver<Identity>,
-    documents: watch::Sender<Document>,
-    modules: &Modules,
-    gateway: Option<&Gateway>,
-    status: &Status,
-    renewed: &Notify,
-) {
+pub(super) async fn keep(identity: watch::Receiver<Identity>, link: Link<'_>, renewed: &Notify) {
     let mut backoff = Backoff::default();
     loop {
         let current = identity.borrow().clone();
-        let link = Link { documents: &documents, modules, gateway, status };
         let mut connected = false;
         tokio::select! {
             ended = link.run(&current, &mut connected) => {
@@ -126,11 +123,14 @@ impl Sender {
     }
 }
 
-struct Link<'a> {
-    documents: &'a watch::Sender<Document>,
-    modules: &'a Modules,
-    gateway: Option<&'a Gateway>,
-    status: &'a Status,
+/// What a connection is for.
+pub(super) struct Link<'a> {
+    pub(super) documents: &'a watch::Sender<Document>,
+    pub(super) modules: &'a Modules,
+    pub(super) gateway: Option<&'a Gateway>,
+    pub(super) status: &'a Status,
+    /// What was measured last.
+    pub(super) measured: watch::Receiver<Option<Snapshot>>,
 }
 
 impl Link<'_> {
@@ -150,6 +150,9 @@ impl Link<'_> {
         let mut asked = tokio::time::Instant::now();
         let mut waiting = false;
         let mut due = Some(tokio::time::Instant::now());
+        let mut measured = self.measured.clone();
+        // Methods that are being answered; nothing else waits for them.
+        let mut answering = FuturesUnordered::new();
         loop {
             let deadline = asked + PATIENCE;
             tokio::select! {
@@ -192,9 +195,12 @@ impl Link<'_> {
                             client.publish(format!("$iothub/twin/GET/?$rid={request}"), " ", None)?;
                         }
                         Some(Heard::Method { name, rid, payload }) => {
-                            let (status, answer) = self.method(&name, &payload);
-                            let topic = format!("$iothub/methods/res/{status}/?$rid={rid}");
-                            client.publish(topic, answer.to_string(), None)?;
+                            if answering.len() < METHODS {
+                                answering.push(self.method(rid, name, payload));
+                            } else {
+                                let busy = json!({ "message": "the agent has too many methods to answer" });
+                                client.publish(method_answer(429, &rid), busy.to_string(), None)?;
+                            }
                         }
                         None => {}
                     },
@@ -215,6 +221,16 @@ impl Link<'_> {
                     let properties = forwarded(&message.sender, message.sequence, message.properties);
                     let topic = format!("{events_topic}{}", properties.encode());
                     client.publish(topic, message.payload, Some(message.sequence))?;
+                }
+                Some((rid, status, answer)) = answering.next(), if !answering.is_empty() => {
+                    client.publish(method_answer(status, &rid), answer.to_string(), None)?;
+                }
+                Ok(()) = measured.changed(), if known.is_some() && client.open() < IN_FLIGHT => {
+                    let snapshot = measured.borrow_and_update().as_ref().map(Snapshot::encode);
+                    if let Some(payload) = snapshot {
+                        let topic = format!("{events_topic}{}", Snapshot::properties().encode());
+                        client.publish(topic, payload, None)?;
+                    }
                 }
                 () = self.status.changed.notified() => due = Some(tokio::time::Instant::now() + GATHER),
                 () = self.modules.changed() => due = Some(tokio::time::Instant::now() + GATHER),
@@ -246,19 +262,14 @@ impl Link<'_> {
         });
     }
 
-    fn method(&self, name: &str, payload: &Value) -> (u16, Value) {
-        match name {
-            "ping" => (200, Value::Null),
-            "getLogs" => {
-                let module = payload["id"].as_str().unwrap_or_default();
-                match self.modules.log(module) {
-                    Some(log) => (200, json!({ "id": module, "payload": log })),
-                    None => (404, json!({ "message": "there is no module of this `id`" })),
-                }
-            }
-            _ => (501, json!({ "message": "this agent has the methods ping and getLogs" })),
-        }
+    async fn method(&self, rid: String, name: String, payload: Value) -> (String, u16, Value) {
+        let (status, answer) = methods::answer(self.modules, &name, &payload).await;
+        (rid, status, answer)
     }
+}
+
+fn method_answer(status: u16, rid: &str) -> String {
+    format!("$iothub/methods/res/{status}/?$rid={rid}")
 }
 
 async fn next_message(upstream: &mut Option<Upstream>) -> Result<UpstreamMessage, HubError> {

@@ -4,6 +4,8 @@
 mod gateway;
 mod identity;
 mod link;
+mod measure;
+mod methods;
 mod reconcile;
 mod report;
 
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use gateway::GatewayConfig;
 pub use identity::Identity;
+pub use measure::PERIODS;
 
 use self::reconcile::Reconciler;
 use crate::{
@@ -65,6 +68,8 @@ pub struct AgentConfig {
     pub gateway: Option<GatewayConfig>,
     /// How often it is looked whether the certificate is to be renewed.
     pub renew_check: Duration,
+    /// How often the server is told what the device measures: within [`PERIODS`].
+    pub measure_every: Duration,
 }
 
 /// Runs until `end`.
@@ -73,7 +78,7 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
     let identity = Identity::open(&config.folder)?;
     let client = https(&identity, None)?;
     let own = https(&identity, Some(&identity.key))?;
-    let releases = Releases::open(
+    let releases = Arc::new(Releases::open(
         ReleasesConfig {
             folder: config.folder.join("releases"),
             base: address(&identity.enrolled.facts.releases)?,
@@ -82,7 +87,7 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
             stall: Duration::from_secs(30),
         },
         own,
-    )?;
+    )?);
     let modules = Arc::new(Modules::open(config.modules.clone())?);
     let status = Arc::new(report::Status::default());
     let gateway = match &config.gateway {
@@ -101,7 +106,7 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
     }
     let (identities, identity) = watch::channel(identity);
     let bringing = reconcile::Bringing {
-        releases,
+        releases: Arc::clone(&releases),
         modules: Arc::clone(&modules),
         gateway: gateway.clone(),
         status: Arc::clone(&status),
@@ -109,9 +114,24 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
     let reconciler = Reconciler::open(&config.folder, bringing).await?;
     let (documents, document) = watch::channel(None);
     let renewed = Notify::new();
+    let (measuring, measured) = watch::channel(None);
+    let looking = measure::Measured {
+        modules: Arc::clone(&modules),
+        releases,
+        quota: config.quota,
+        gateway: gateway.clone(),
+    };
+    let link = link::Link {
+        documents: &documents,
+        modules: &modules,
+        gateway: gateway.as_deref(),
+        status: &status,
+        measured,
+    };
     tokio::select! {
         () = reconciler.run(document, identity.clone()) => {}
-        () = link::keep(identity.clone(), documents, &modules, gateway.as_deref(), &status, &renewed) => {}
+        () = link::keep(identity.clone(), link, &renewed) => {}
+        () = measure::keep(looking, config.measure_every, measuring) => {}
         () = renew(&config, &client, identities, &renewed) => {}
         () = end.cancelled() => {}
     }

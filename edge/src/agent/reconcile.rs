@@ -30,7 +30,7 @@ pub(super) type Document = Option<(u64, Value)>;
 /// By what desired states are brought about.
 #[derive(Debug)]
 pub(super) struct Bringing {
-    pub(super) releases: Releases,
+    pub(super) releases: Arc<Releases>,
     pub(super) modules: Arc<Modules>,
     pub(super) gateway: Option<Arc<Gateway>>,
     pub(super) status: Arc<Status>,
@@ -39,7 +39,7 @@ pub(super) struct Bringing {
 #[derive(Debug)]
 pub(super) struct Reconciler {
     path: PathBuf,
-    releases: Releases,
+    releases: Arc<Releases>,
     modules: Arc<Modules>,
     gateway: Option<Arc<Gateway>>,
     status: Arc<Status>,

@@ -41,6 +41,9 @@ pub(crate) struct Arguments {
     /// Megabytes of messages that wait for the server; the oldest make space
     #[arg(long, default_value_t = 256, value_name = "MB", requires = "listen")]
     queue: u64,
+    /// Seconds between two messages with what the device and its modules measure
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    measure_every: u64,
     /// Seconds for a version to become ready
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     start_timeout: u64,
@@ -67,6 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             upstream: QueueLimits { max_bytes: arguments.queue * 1_000_000, ..QueueLimits::default() },
         }),
         renew_check: Duration::from_hours(1),
+        measure_every: Duration::from_secs(arguments.measure_every),
     };
     // Small machines: two threads do for a connection and a few processes.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

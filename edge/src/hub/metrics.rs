@@ -142,6 +142,10 @@ impl Metrics {
         self.twin_requests.with_label_values(&[kind, status]).inc();
     }
 
+    pub(crate) fn unrouted_count(&self) -> u64 {
+        self.unrouted.get()
+    }
+
     pub(crate) fn unrouted(&self) {
         self.unrouted.inc();
     }

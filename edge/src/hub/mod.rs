@@ -31,7 +31,7 @@ mod twins;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -112,6 +112,19 @@ pub struct UpstreamMessage {
     pub sender: ClientId,
     pub properties: Properties,
     pub payload: Bytes,
+}
+
+/// What waits in the queues of a hub, and what was not delivered since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Messages for `$upstream`.
+    pub upstream: u64,
+    /// Bytes on disk, of all queues.
+    pub bytes: u64,
+    /// Messages for which there was no space, that became too old, or that were damaged.
+    pub lost: u64,
+    /// Messages that no route took.
+    pub unrouted: u64,
 }
 
 /// Reads what routes lead upstream, in its order, each message until it is done.
@@ -267,6 +280,20 @@ impl Hub {
     /// The reading end of a module's inputs, in place of a client of this name.
     pub async fn inputs(&self, id: &ClientId) -> Result<Inputs, HubError> {
         Ok(Inputs { consumer: Consumer::new(self.0.inbox(id).await?), id: id.clone() })
+    }
+
+    /// How much waits.
+    pub fn backlog(&self) -> Backlog {
+        let mut backlog = Backlog { unrouted: self.0.metrics.unrouted_count(), ..Backlog::default() };
+        backlog.upstream = self.0.upstream.depth().0;
+        for (_, queue) in self.0.queues.all() {
+            backlog.bytes += queue.depth().1;
+            let counts = &queue.counts;
+            for count in [&counts.dropped, &counts.expired, &counts.damaged] {
+                backlog.lost += count.load(Ordering::Relaxed);
+            }
+        }
+        backlog
     }
 
     /// What happens from now on.

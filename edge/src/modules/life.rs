@@ -7,13 +7,13 @@ use std::{
 
 use moorline_core::Backoff;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::Instant,
 };
 
 use super::{
-    ModuleError, ModuleView, ModulesConfig, RuntimeStatus, Version, front::Front, process::Process,
-    state::State,
+    ModuleError, ModuleView, ModulesConfig, OrderError, RuntimeStatus, Version, front::Front,
+    process::Process, state::State,
 };
 use crate::manifest::{RestartPolicy, Status};
 
@@ -31,6 +31,10 @@ impl Shown {
     fn change(&self, change: impl FnOnce(&mut ModuleView)) {
         change(&mut self.view.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.notify_one();
+    }
+
+    fn description(&self) -> String {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).description.clone()
     }
 }
 
@@ -57,9 +61,13 @@ struct Running {
     proved: bool,
 }
 
+/// To be started again, once; is told what came of it.
+pub(super) type Restart = oneshot::Sender<Result<(), OrderError>>;
+
 /// What happened to a module.
 enum Event {
     Wish,
+    Restart(Restart),
     Ended(String, Option<i32>),
     Proved,
     /// It is time to try again.
@@ -70,6 +78,7 @@ enum Event {
 impl Life {
     pub(super) fn new(
         name: String,
+        client: reqwest::Client,
         config: Arc<ModulesConfig>,
         mut state: State,
         front: Front,
@@ -79,14 +88,16 @@ impl Life {
             state.port = front.address().port();
             state.save()?;
         }
-        // To processes of this machine, never through a proxy.
-        let client = reqwest::Client::builder().no_proxy().build().map_err(ModuleError::NoAnswer)?;
         let backoff = Backoff::default();
         Ok(Self { name, config, state, front, shown, client, running: None, retry: None, backoff })
     }
 
     /// Until nobody wishes any more.
-    pub(super) async fn run(mut self, mut wishes: watch::Receiver<Option<Version>>) {
+    pub(super) async fn run(
+        mut self,
+        mut wishes: watch::Receiver<Option<Version>>,
+        mut restarts: mpsc::Receiver<Restart>,
+    ) {
         // Whatever comes later: what worked last works first, with no network and no hub.
         if let Some(good) = self.state.good.clone()
             && good.module.status == Status::Running
@@ -94,12 +105,16 @@ impl Life {
             self.start_again(good, VecDeque::new()).await;
         }
         loop {
-            match self.next_event(&mut wishes).await {
+            match self.next_event(&mut wishes, &mut restarts).await {
                 Event::Wish => {
                     let wish = wishes.borrow_and_update().clone();
                     if let Some(wish) = wish {
                         self.reconcile(wish).await;
                     }
+                }
+                Event::Restart(told) => {
+                    // Who asked may have gone.
+                    let _ = told.send(self.restart().await);
                 }
                 Event::Proved => {
                     if let Some(running) = &mut self.running {
@@ -120,17 +135,23 @@ impl Life {
         self.stop("the agent ends").await;
     }
 
-    async fn next_event(&mut self, wishes: &mut watch::Receiver<Option<Version>>) -> Event {
+    async fn next_event(
+        &mut self,
+        wishes: &mut watch::Receiver<Option<Version>>,
+        restarts: &mut mpsc::Receiver<Restart>,
+    ) -> Event {
         let proof = self.config.proof;
         let Some(running) = &mut self.running else {
             let pause = self.retry.as_ref().map(|_| self.backoff.next_pause());
             return tokio::select! {
                 changed = wishes.changed() => if changed.is_ok() { Event::Wish } else { Event::Gone },
+                Some(told) = restarts.recv() => Event::Restart(told),
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => Event::Retry,
             };
         };
         tokio::select! {
             changed = wishes.changed() => if changed.is_ok() { Event::Wish } else { Event::Gone },
+            Some(told) = restarts.recv() => Event::Restart(told),
             (how, code) = running.process.wait() => Event::Ended(how, code),
             () = tokio::time::sleep_until(running.since + proof), if !running.proved => Event::Proved,
         }
@@ -183,15 +204,32 @@ impl Life {
         }
     }
 
+    /// Starts what runs anew, beside itself, so that nobody is without an answer.
+    async fn restart(&mut self) -> Result<(), OrderError> {
+        let Some(running) = &self.running else { return Err(OrderError::NotRunning(self.name.clone())) };
+        let (version, crashes) = (running.version.clone(), running.crashes.clone());
+        let process = self.start(&version).await.map_err(|error| OrderError::Failed(describe(&error)))?;
+        let description = self.shown.description();
+        let old = self.install(version, process, crashes);
+        self.shown.change(|view| {
+            view.restarts += 1;
+            view.description = description;
+        });
+        if let Some(old) = old {
+            old.process.end(self.config.drain_timeout).await;
+        }
+        Ok(())
+    }
+
     fn install(&mut self, version: Version, process: Process, crashes: VecDeque<Instant>) -> Option<Running> {
         self.front.lead_to(process.data());
-        let (shown, id) = (version.module.clone(), process.id());
+        let (shown, id, admin) = (version.module.clone(), process.id(), process.admin());
         self.shown.change(|view| {
             view.status = RuntimeStatus::Running;
             view.description.clear();
             view.running = Some(shown);
             view.last_start = Some(jiff::Timestamp::now());
-            view.process = id;
+            (view.process, view.admin) = (id, admin);
         });
         self.retry = None;
         let running = Running { version, process, since: Instant::now(), crashes, proved: false };
@@ -219,8 +257,7 @@ impl Life {
     async fn start_again(&mut self, version: Version, crashes: VecDeque<Instant>) {
         match self.start(&version).await {
             Ok(process) => {
-                let description =
-                    self.shown.view.lock().unwrap_or_else(PoisonError::into_inner).description.clone();
+                let description = self.shown.description();
                 self.install(version, process, crashes);
                 // Why it is this version that runs.
                 self.shown.change(|view| view.description = description);
@@ -262,7 +299,7 @@ impl Life {
         self.shown.change(|view| {
             view.exit_code = code;
             view.last_exit = Some(jiff::Timestamp::now());
-            view.process = None;
+            (view.process, view.admin) = (None, None);
             view.running = None;
             view.description.clone_from(&why);
             view.status = if again { RuntimeStatus::Backoff } else { RuntimeStatus::Failed };
@@ -296,7 +333,7 @@ impl Life {
             view.status = RuntimeStatus::Stopped;
             why.clone_into(&mut view.description);
             view.running = None;
-            view.process = None;
+            (view.process, view.admin) = (None, None);
             view.last_exit = Some(jiff::Timestamp::now());
         });
     }
@@ -323,7 +360,7 @@ fn version_name(version: &Version) -> String {
 }
 
 /// An error with what caused it.
-fn describe(error: &ModuleError) -> String {
+pub(super) fn describe(error: &ModuleError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

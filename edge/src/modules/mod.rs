@@ -16,13 +16,13 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use moorline_core::Digest;
 use thiserror::Error;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
@@ -44,12 +44,38 @@ pub enum ModuleError {
     Ended { how: String, log: String },
     #[error("was not ready within {} s{log}", within.as_secs())]
     NotReady { within: Duration, log: String },
+    #[error("the client for modules could not be made")]
+    Client(#[source] reqwest::Error),
     #[error("did not answer its golden request")]
     NoAnswer(#[source] reqwest::Error),
     #[error("answered its golden request with {status}: {answer}")]
     Status { status: u16, answer: String },
     #[error("answered its golden request with {answer}, which is not the known answer")]
     OtherAnswer { answer: String },
+}
+
+/// Why something that was asked of a module was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum OrderError {
+    #[error("there is no module `{0}`")]
+    NoModule(String),
+    #[error("the module `{0}` does not run")]
+    NotRunning(String),
+    #[error("the module `{0}` has no golden request")]
+    NoGolden(String),
+    #[error("the module `{0}` has too much to do; try again later")]
+    Busy(String),
+    #[error("the module did not start: {0}")]
+    Failed(String),
+}
+
+/// What became of a golden request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GoldenRun {
+    pub release: Digest,
+    pub took: Duration,
+    /// Why the answer is not the known one.
+    pub failure: Option<String>,
 }
 
 /// How modules are run.
@@ -134,11 +160,14 @@ pub struct ModuleView {
     /// Where it takes requests, whichever version runs.
     pub address: Option<SocketAddr>,
     pub process: Option<u32>,
+    /// Where the version that runs tells its metrics.
+    pub admin: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
 struct Handle {
     wish: watch::Sender<Option<Version>>,
+    restarts: mpsc::Sender<life::Restart>,
     view: Arc<Mutex<ModuleView>>,
     task: JoinHandle<()>,
 }
@@ -149,6 +178,7 @@ pub struct Modules {
     config: Arc<ModulesConfig>,
     handles: Mutex<BTreeMap<String, Handle>>,
     changed: Arc<Notify>,
+    client: reqwest::Client,
 }
 
 impl Modules {
@@ -160,10 +190,13 @@ impl Modules {
         if killed > 0 {
             tracing::info!(processes = killed, "ended modules that a run before this one left");
         }
+        // To processes of this machine, never through a proxy.
+        let client = reqwest::Client::builder().no_proxy().build().map_err(ModuleError::Client)?;
         Ok(Self {
             config: Arc::new(config),
             handles: Mutex::new(BTreeMap::new()),
             changed: Arc::new(Notify::new()),
+            client,
         })
     }
 
@@ -193,17 +226,20 @@ impl Modules {
         let state = state::State::open(&self.config.folder, name)?;
         let front = front::Front::open(state.port).await?;
         let (wish, hears) = watch::channel(None);
+        // One at a time: more of them at once ask for the same.
+        let (restarts, asked) = mpsc::channel(1);
         let view =
             Arc::new(Mutex::new(ModuleView { address: Some(front.address()), ..ModuleView::default() }));
         let life = life::Life::new(
             name.to_owned(),
+            self.client.clone(),
             Arc::clone(&self.config),
             state,
             front,
             life::Shown { view: Arc::clone(&view), changed: Arc::clone(&self.changed) },
         )?;
-        let task = tokio::spawn(life.run(hears));
-        self.handles().insert(name.to_owned(), Handle { wish, view, task });
+        let task = tokio::spawn(life.run(hears, asked));
+        self.handles().insert(name.to_owned(), Handle { wish, restarts, view, task });
         Ok(())
     }
 
@@ -235,6 +271,36 @@ impl Modules {
         let handles = self.handles();
         let view = handles.get(name)?.view.lock().unwrap_or_else(PoisonError::into_inner);
         view.running.as_ref().and(view.address)
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.handles().keys().cloned().collect()
+    }
+
+    /// Starts a module that runs anew, in the version that it has; is done when that takes requests.
+    pub async fn restart(&self, name: &str) -> Result<(), OrderError> {
+        let no_module = || OrderError::NoModule(name.to_owned());
+        let restarts = self.handles().get(name).map(|handle| handle.restarts.clone());
+        let (told, hears) = oneshot::channel();
+        match restarts.ok_or_else(no_module)?.try_send(told) {
+            Ok(()) => hears.await.unwrap_or_else(|_| Err(no_module())),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(OrderError::Busy(name.to_owned())),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(no_module()),
+        }
+    }
+
+    /// Asks the version that runs its golden request, as any other client would.
+    pub async fn run_golden(&self, name: &str) -> Result<GoldenRun, OrderError> {
+        let view = self.views().remove(name).ok_or_else(|| OrderError::NoModule(name.to_owned()))?;
+        let (Some(running), Some(address)) = (view.running, view.address) else {
+            return Err(OrderError::NotRunning(name.to_owned()));
+        };
+        let settings = running.settings;
+        let golden = settings.golden.ok_or_else(|| OrderError::NoGolden(name.to_owned()))?;
+        let begun = Instant::now();
+        let asked = process::ask_golden(&self.client, address, &golden, self.config.start_timeout).await;
+        let failure = asked.err().map(|error| life::describe(&error));
+        Ok(GoldenRun { release: settings.release, took: begun.elapsed(), failure })
     }
 
     /// The end of the log of the version that was started last.

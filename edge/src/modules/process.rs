@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio::{process::Child, time::Instant};
 
 use super::{ModuleError, ModulesConfig, Version};
+use crate::desired::Golden;
 
 /// By which a process that a killed agent left is known.
 const MARK: &str = "MOORLINE_EDGE_MODULE";
@@ -30,10 +31,10 @@ pub(super) struct Process {
     child: Child,
     pid: Option<Pid>,
     log: PathBuf,
-    data: Option<SocketAddr>,
+    addresses: Option<Addresses>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 struct Addresses {
     data: SocketAddr,
     admin: SocketAddr,
@@ -57,7 +58,10 @@ impl Process {
             fs_err::remove_file(&address).map_err(error(&address))?;
         }
         let log = folder.join(format!("{}.log", &version.module.settings.release.hex()[..12]));
-        let output = fs_err::File::create(&log).map_err(error(&log))?;
+        fs_err::File::create(&log).map_err(error(&log))?;
+        // Where the same version is started beside itself, both write to its end.
+        let mut options = fs_err::OpenOptions::new();
+        let output = options.append(true).open(&log).map_err(error(&log))?;
         let second = output.try_clone().map_err(error(&log))?;
         let mut environment: BTreeMap<&str, &str> =
             config.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -86,7 +90,7 @@ impl Process {
             .spawn()
             .map_err(|source| ModuleError::Start { program: config.scorer.clone(), source })?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
-        Ok(Self { child, pid, log, data: None })
+        Ok(Self { child, pid, log, addresses: None })
     }
 
     /// Waits until it is ready and has answered its golden request.
@@ -96,9 +100,9 @@ impl Process {
         config: &ModulesConfig,
         folder: &Path,
         client: &reqwest::Client,
-    ) -> Result<SocketAddr, ModuleError> {
+    ) -> Result<(), ModuleError> {
         let deadline = Instant::now() + config.start_timeout;
-        let data = loop {
+        let addresses = loop {
             if Instant::now() >= deadline {
                 return Err(ModuleError::NotReady { within: config.start_timeout, log: self.last_words() });
             }
@@ -106,7 +110,7 @@ impl Process {
                 let ready =
                     client.get(format!("http://{}/ready", addresses.admin)).timeout(config.start_timeout);
                 if ready.send().await.is_ok_and(|answer| answer.status().is_success()) {
-                    break addresses.data;
+                    break addresses;
                 }
             }
             tokio::select! {
@@ -118,25 +122,11 @@ impl Process {
             }
         };
         if let Some(golden) = &version.module.settings.golden {
-            let answer = client
-                .post(format!("http://{data}/score"))
-                .json(&golden.request)
-                .timeout(deadline.saturating_duration_since(Instant::now()).max(POLL))
-                .send()
-                .await
-                .map_err(ModuleError::NoAnswer)?;
-            let status = answer.status();
-            let body = read_some(answer).await.map_err(ModuleError::NoAnswer)?;
-            let shown = || String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
-            if !status.is_success() {
-                return Err(ModuleError::Status { status: status.as_u16(), answer: shown() });
-            }
-            if !serde_json::from_slice::<Value>(&body).is_ok_and(|answer| golden.is_met_by(&answer)) {
-                return Err(ModuleError::OtherAnswer { answer: shown() });
-            }
+            let within = deadline.saturating_duration_since(Instant::now()).max(POLL);
+            ask_golden(client, addresses.data, golden, within).await?;
         }
-        self.data = Some(data);
-        Ok(data)
+        self.addresses = Some(addresses);
+        Ok(())
     }
 
     fn addresses(&self, path: &Path) -> Option<Addresses> {
@@ -146,7 +136,12 @@ impl Process {
 
     /// Where it takes requests, once it has proved itself.
     pub(super) fn data(&self) -> Option<SocketAddr> {
-        self.data
+        self.addresses.map(|addresses| addresses.data)
+    }
+
+    /// Where it tells its metrics, once it has proved itself.
+    pub(super) fn admin(&self) -> Option<SocketAddr> {
+        self.addresses.map(|addresses| addresses.admin)
     }
 
     pub(super) fn id(&self) -> Option<u32> {
@@ -188,6 +183,27 @@ impl Drop for Process {
             let _ = kill_process_group(pid, Signal::KILL);
         }
     }
+}
+
+/// Asks a golden request, and checks the answer.
+pub(super) async fn ask_golden(
+    client: &reqwest::Client,
+    address: SocketAddr,
+    golden: &Golden,
+    within: Duration,
+) -> Result<(), ModuleError> {
+    let asked = client.post(format!("http://{address}/score")).json(&golden.request).timeout(within);
+    let answer = asked.send().await.map_err(ModuleError::NoAnswer)?;
+    let status = answer.status();
+    let body = read_some(answer).await.map_err(ModuleError::NoAnswer)?;
+    let shown = || String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+    if !status.is_success() {
+        return Err(ModuleError::Status { status: status.as_u16(), answer: shown() });
+    }
+    if !serde_json::from_slice::<Value>(&body).is_ok_and(|answer| golden.is_met_by(&answer)) {
+        return Err(ModuleError::OtherAnswer { answer: shown() });
+    }
+    Ok(())
 }
 
 async fn read_some(mut answer: reqwest::Response) -> Result<Vec<u8>, reqwest::Error> {

@@ -32,7 +32,7 @@ use crate::{
 };
 
 #[derive(Debug, Default)]
-struct Tokens {
+pub(crate) struct Tokens {
     good: Mutex<Vec<String>>,
     renews: AtomicBool,
 }
@@ -50,24 +50,24 @@ impl Enrolments for Tokens {
     }
 }
 
-fn agent_id() -> ClientId {
+pub(crate) fn agent_id() -> ClientId {
     id(&format!("dev1/{AGENT}"))
 }
 
 /// A server: its hub, and what it answers over HTTP.
-struct Server {
-    hub: Hub,
-    identities: Arc<Listed>,
-    pki: Pki,
-    signer: Signer,
+pub(crate) struct Server {
+    pub(crate) hub: Hub,
+    pub(crate) identities: Arc<Listed>,
+    pub(crate) pki: Pki,
+    pub(crate) signer: Signer,
     tokens: Arc<Tokens>,
     blobs: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
     http: SocketAddr,
-    releases: Releases,
+    pub(crate) releases: Releases,
 }
 
 impl Server {
-    async fn start(lifetime: Duration) -> Option<Self> {
+    pub(crate) async fn start(lifetime: Duration) -> Option<Self> {
         let releases = Releases::new()?;
         let folder = releases.folder.path();
         let pki = Pki::new(folder, &["localhost"]);
@@ -102,37 +102,37 @@ impl Server {
         Some(Self { hub, identities, pki, signer, tokens, blobs, http, releases })
     }
 
-    async fn hub(pki: &Pki, folder: PathBuf, port: u16, identities: &Arc<Listed>) -> Hub {
+    pub(crate) async fn hub(pki: &Pki, folder: PathBuf, port: u16, identities: &Arc<Listed>) -> Hub {
         let config =
             HubConfig::new(folder, "localhost".to_owned(), ([127, 0, 0, 1], port).into(), pki.tls_files());
         Hub::start(config, identities.clone(), &prometheus::Registry::new()).await.unwrap()
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         self.releases.folder.path().join("device")
     }
 
     /// Puts the files of a version where devices fetch them.
-    fn publish(&self, version: &Version) {
+    pub(crate) fn publish(&self, version: &Version) {
         for path in [version.folder.join("release.json"), version.folder.join("model/model.onnx")] {
             let bytes = fs_err::read(path).unwrap();
             self.blobs.lock().unwrap().insert(Digest::of(&bytes).to_string(), bytes);
         }
     }
 
-    async fn wish(&self, serial: u64, modules: &[(&str, &Version)]) {
+    pub(crate) async fn wish(&self, serial: u64, modules: &[(&str, &Version)]) {
         let modules: BTreeMap<String, DesiredModule> =
             modules.iter().map(|(name, version)| ((*name).to_owned(), version.module.clone())).collect();
         self.set(&self.signer.document("dev1", &Desired { serial, modules, ..Desired::default() })).await;
     }
 
-    async fn set(&self, document: &Value) {
+    pub(crate) async fn set(&self, document: &Value) {
         let version = self.hub.twin(&agent_id()).unwrap().desired.version + 1;
         self.hub.replace_desired(&agent_id(), document, version).await.unwrap();
     }
 
     /// What the device reported, once it is as expected.
-    async fn reported(&self, what: &str, expected: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn reported(&self, what: &str, expected: impl Fn(&Value) -> bool) -> Value {
         let mut often = tokio::time::interval(Duration::from_millis(50));
         let begun = std::time::Instant::now();
         loop {
@@ -151,7 +151,7 @@ impl Server {
         command
     }
 
-    fn enrol(&self, token: &str) -> bool {
+    pub(crate) fn enrol(&self, token: &str) -> bool {
         let path = self.releases.folder.path().join("token");
         fs_err::write(&path, token).unwrap();
         let server = format!("http://{}", self.http);
@@ -160,18 +160,18 @@ impl Server {
         command.stderr(Stdio::null()).status().unwrap().success()
     }
 
-    fn run(&self) -> Agent {
+    pub(crate) fn run(&self) -> Agent {
         self.run_with(&[])
     }
 
-    fn run_with(&self, arguments: &[&str]) -> Agent {
+    pub(crate) fn run_with(&self, arguments: &[&str]) -> Agent {
         let mut command = self.command("run");
         command.args(arguments);
         Agent(command.arg("--scorer").arg(scorer().unwrap()).spawn().unwrap())
     }
 }
 
-struct Agent(Child);
+pub(crate) struct Agent(pub(crate) Child);
 
 impl Drop for Agent {
     fn drop(&mut self) {
@@ -181,13 +181,13 @@ impl Drop for Agent {
     }
 }
 
-fn runs(reported: &Value, name: &str, version: &Version) -> bool {
+pub(crate) fn runs(reported: &Value, name: &str, version: &Version) -> bool {
     let module = &reported["modules"][name];
     module["runtimeStatus"] == "running" && module["release"] == json!(version.module.settings.release)
 }
 
 /// The module's answer: what the hub was told last may be of an agent before this one, whose module is gone.
-async fn score(reported: &Value, name: &str) -> Value {
+pub(crate) async fn score(reported: &Value, name: &str) -> Value {
     let address = reported["modules"][name]["address"].as_str().unwrap();
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut often = tokio::time::interval(Duration::from_millis(50));

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod agent;
 #[cfg(test)]
+mod agent_methods;
+#[cfg(test)]
 mod azure;
 #[cfg(test)]
 mod bounds;

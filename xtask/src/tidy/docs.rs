@@ -13,7 +13,7 @@ pub(super) struct Listing {
     pub(super) document: &'static str,
 }
 
-pub(super) const LISTINGS: [Listing; 5] = [
+pub(super) const LISTINGS: [Listing; 6] = [
     Listing {
         source: "crates/scorer/src/settings.rs",
         opening: "env = \"",
@@ -40,6 +40,12 @@ pub(super) const LISTINGS: [Listing; 5] = [
     },
     Listing {
         source: "edge/src/hub/metrics.rs",
+        opening: "\"moorline_",
+        prefix: "moorline_",
+        document: "docs/metrics.md",
+    },
+    Listing {
+        source: "edge/src/metrics.rs",
         opening: "\"moorline_",
         prefix: "moorline_",
         document: "docs/metrics.md",

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use super::metrics::Measured;
 use crate::problem::chain;
 
 /// Messages that one watcher may be behind.
@@ -89,6 +90,7 @@ pub(crate) struct Messages {
     folder: Arc<PathBuf>,
     limits: MessageLimits,
     watchers: broadcast::Sender<Watched>,
+    measured: Arc<Measured>,
 }
 
 /// A message for watchers: its device, and its line.
@@ -101,7 +103,13 @@ pub(crate) struct Watched {
 impl Messages {
     pub(super) fn open(folder: PathBuf, limits: MessageLimits) -> io::Result<Self> {
         fs_err::create_dir_all(&folder)?;
-        Ok(Self { folder: Arc::new(folder), limits, watchers: broadcast::Sender::new(BEHIND) })
+        let (watchers, measured) = (broadcast::Sender::new(BEHIND), Arc::default());
+        Ok(Self { folder: Arc::new(folder), limits, watchers, measured })
+    }
+
+    /// What devices measured last: those messages are not kept.
+    pub(super) fn measured(&self) -> &Arc<Measured> {
+        &self.measured
     }
 
     /// What comes from now on.
@@ -123,14 +131,22 @@ impl Messages {
         }
     }
 
+    fn add(&self, batch: &mut Batch, message: &UpstreamMessage) -> io::Result<()> {
+        if self.measured.take(message) {
+            batch.sequences.push(message.sequence);
+            return Ok(());
+        }
+        batch.add(message)
+    }
+
     /// Fills the batch, writes it, and has the hub forget each message of it. Where that fails, the batch stays.
     async fn take_some(&self, upstream: &mut Upstream, batch: &mut Batch) -> Result<(), TakeError> {
         if batch.sequences.is_empty() {
             // The first one is waited for, and others only as far as they are there.
-            batch.add(&upstream.next().await?)?;
+            self.add(batch, &upstream.next().await?)?;
             while batch.sequences.len() < TOGETHER {
                 match upstream.next().now_or_never() {
-                    Some(message) => batch.add(&message?)?,
+                    Some(message) => self.add(batch, &message?)?,
                     None => break,
                 }
             }
@@ -182,6 +198,9 @@ enum TakeError {
 }
 
 fn append(folder: &Path, lines: &[u8], limits: MessageLimits) -> io::Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
     // In UTC, and the day is what stands before the `T`.
     let now = Timestamp::now().to_string();
     let day = now.split('T').next().unwrap_or(&now);

@@ -1,32 +1,133 @@
-//! Devices and their modules as metrics of the server: made when somebody asks, of what is known then.
+//! Devices and their modules as metrics of the server: made when somebody asks, of what is known then. What a device
+//! measures comes over MQTT; the last that each sent is shown, for as long as it is fresh.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
-use moorline_edge::{fleet::Fleet, hub::Hub};
+use moorline_edge::{
+    fleet::{Fleet, FleetDevice},
+    hub::{Hub, UpstreamMessage},
+    metrics::{DEVICE, MODULE, Measure, Snapshot},
+};
 use prometheus::{
     GaugeVec, Opts,
     core::{Collector, Desc},
-    proto::MetricFamily,
+    proto::{Counter, LabelPair, Metric, MetricFamily, MetricType},
 };
 
 use super::seen::Seen;
+
+/// Numbers that are older are of no use: a device that is away has none, and so is seen to be away.
+const FRESH: Duration = Duration::from_mins(5);
+
+/// What devices measured last.
+#[derive(Debug, Default)]
+pub(crate) struct Measured(Mutex<HashMap<String, (Instant, Snapshot)>>);
+
+impl Measured {
+    /// Takes a message in if it is a measurement; whether it was one.
+    pub(super) fn take(&self, message: &UpstreamMessage) -> bool {
+        let Some(read) = Snapshot::of(message) else { return false };
+        match read {
+            Ok(snapshot) => {
+                let device = message.sender.device_name().to_owned();
+                self.all().insert(device, (Instant::now(), snapshot));
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(client = %message.sender, error, "what a device measured is left out");
+            }
+        }
+        true
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<String, (Instant, Snapshot)>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, (at, _)| at.elapsed() < FRESH);
+        all
+    }
+
+    fn families(&self, devices: &[FleetDevice]) -> Vec<MetricFamily> {
+        let all = self.all();
+        let mut families = Families::default();
+        for device in devices {
+            let Some((_, snapshot)) = all.get(&device.name) else { continue };
+            let own = [("workspace", device.workspace.as_str()), ("device", device.name.as_str())];
+            for (measure, number) in DEVICE.iter().zip(snapshot.device) {
+                families.add(measure, &own, number);
+            }
+            for (name, numbers) in &snapshot.modules {
+                let labels = [own[0], own[1], ("module", name.as_str())];
+                for (measure, number) in MODULE.iter().zip(numbers) {
+                    families.add(measure, &labels, *number);
+                }
+            }
+        }
+        families.0.into_values().collect()
+    }
+}
+
+/// Families by their names, as they grow.
+#[derive(Default)]
+struct Families(std::collections::BTreeMap<&'static str, MetricFamily>);
+
+impl Families {
+    fn add(&mut self, measure: &Measure, labels: &[(&str, &str)], number: Option<f64>) {
+        let Some(number) = number else { return };
+        let family = self.0.entry(measure.name).or_insert_with(|| {
+            let mut family = MetricFamily::default();
+            family.set_name(measure.name.to_owned());
+            family.set_help(measure.help.to_owned());
+            family.set_field_type(if measure.counter { MetricType::COUNTER } else { MetricType::GAUGE });
+            family
+        });
+        let pair = |(name, value): &(&str, &str)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        };
+        let mut metric = Metric::default();
+        metric.set_label(labels.iter().map(pair).collect());
+        if measure.counter {
+            let mut counter = Counter::default();
+            counter.set_value(number);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = prometheus::proto::Gauge::default();
+            gauge.set_value(number);
+            metric.set_gauge(gauge);
+        }
+        family.mut_metric().push(metric);
+    }
+}
 
 /// Of the devices that have an agent.
 pub(super) struct DeviceMetrics {
     hub: Hub,
     fleet: Fleet,
     seen: Arc<Seen>,
+    measured: Arc<Measured>,
     connected: GaugeVec,
     last_seen: GaugeVec,
 }
 
 impl DeviceMetrics {
-    pub(super) fn new(hub: Hub, fleet: Fleet, seen: Arc<Seen>) -> prometheus::Result<Self> {
+    pub(super) fn new(
+        hub: Hub,
+        fleet: Fleet,
+        seen: Arc<Seen>,
+        measured: Arc<Measured>,
+    ) -> prometheus::Result<Self> {
         let gauge = |name: &str, help: &str| GaugeVec::new(Opts::new(name, help), &["workspace", "device"]);
         Ok(Self {
             hub,
             fleet,
             seen,
+            measured,
             connected: gauge("moorline_edge_device_connected", "Whether the agent of a device is connected: 0 or 1")?,
             last_seen: gauge(
                 "moorline_edge_device_last_seen_timestamp_seconds",
@@ -55,6 +156,6 @@ impl Collector for DeviceMetrics {
                 self.last_seen.with_label_values(&labels).set(*time as f64);
             }
         }
-        [self.connected.collect(), self.last_seen.collect()].concat()
+        [self.connected.collect(), self.last_seen.collect(), self.measured.families(&devices)].concat()
     }
 }

@@ -116,7 +116,7 @@ impl EdgeHub {
         tracing::info!(address = %hub.mqtt_address(), name = settings.name, "the hub listens");
         let fleet = fleet::start(&hub, store.clone(), signer(&folder)?, on_change);
         let seen = Arc::new(Seen::open(folder.join("seen.json")).map_err(failed)?);
-        let own = DeviceMetrics::new(hub.clone(), fleet.clone(), Arc::clone(&seen))?;
+        let own = DeviceMetrics::new(hub.clone(), fleet.clone(), Arc::clone(&seen), Arc::clone(messages.measured()))?;
         metrics.register(Box::new(own))?;
         tasks.spawn({
             let (hub, fleet, seen, stop) = (hub.clone(), fleet.clone(), Arc::clone(&seen), stop.clone());
