@@ -238,7 +238,16 @@ fn a_rollout_is_paused_and_goes_on() {
     assert!(eventually(PATIENCE, || heard("paused; 0 of 2 devices were told")));
     assert_eq!(told(), 0);
     workspace.json(&["compute", "update", "-n", "all", "--set", "paused=false"]);
-    assert!(create.wait().unwrap().success(), "{}", fs_err::read_to_string(&said).unwrap());
+    let mut ended = None;
+    assert!(
+        eventually(PATIENCE, || {
+            ended = create.try_wait().unwrap();
+            ended.is_some()
+        }),
+        "{}",
+        fs_err::read_to_string(&said).unwrap()
+    );
+    assert!(ended.is_some_and(|status| status.success()), "{}", fs_err::read_to_string(&said).unwrap());
     assert_eq!(told(), 2);
 }
 

@@ -263,6 +263,18 @@ impl Fleet {
         self.0.plan().await
     }
 
+    /// Its compute says something else of who is meant and how they are reached: that holds for a rollout under way as well.
+    pub fn adjust(&self, id: &DeploymentId, settings: &FleetSettings) {
+        if let Some(placed) = self.0.state().placed.get_mut(id) {
+            let wish = &mut placed.wish;
+            wish.condition.clone_from(&settings.condition);
+            wish.stages.clone_from(&settings.stages);
+            (wish.priority, wish.paused) = (settings.priority, settings.paused);
+            wish.max_failure_rate = settings.max_failure_rate;
+        }
+        self.look();
+    }
+
     /// Takes a deployment away from all devices: from their documents now, and from each when it reads its own.
     pub async fn remove(&self, id: &DeploymentId) -> Result<(), TargetError> {
         {

@@ -75,10 +75,11 @@ async fn put(
     name_document(&mut document, "name", at.name.as_str())?;
     let document = from_json::<Compute>(&Value::Object(document))?.document;
     let body = to_json(&document)?;
-    if document.kind == TargetKind::Edge {
-        // What is wrong in a condition is told now, and not to whoever deploys.
-        edge::settings(&document)?;
-    }
+    // What is wrong in a condition is told now, and not to whoever deploys.
+    let fleet = match document.kind {
+        TargetKind::Edge => Some(edge::settings(&document)?),
+        _ => None,
+    };
     let (store, name) = (&control.store, at.name.as_str());
     if !precondition.create {
         stays_where_it_is(&control, &at, &body).await?;
@@ -89,6 +90,9 @@ async fn put(
             Ok(record) => {
                 // What runs there may have to be another way now.
                 for id in deployments_on(&control, &at).await? {
+                    if let (Some(settings), Some(edge)) = (&fleet, &control.edge) {
+                        edge.fleet().adjust(&id, settings);
+                    }
                     control.reconciler.nudge(id);
                 }
                 return Ok((StatusCode::OK, Json(show(&record))));
