@@ -75,10 +75,10 @@ impl Readings {
                 let (labels, value) = split(rest)?;
                 let value = number(value)?;
                 let bound: f64 = label(labels, "le")?.parse().ok().filter(|bound: &f64| bound.is_finite())?;
-                match self.durations.iter_mut().find(|(own, _)| *own == bound) {
-                    Some((_, own)) => add(own, value),
-                    None if self.durations.len() < MOST_BOUNDS => self.durations.push((bound, value)),
-                    None => {}
+                if let Some((_, own)) = self.durations.iter_mut().find(|(own, _)| *own == bound) {
+                    add(own, value);
+                } else if self.durations.len() < MOST_BOUNDS {
+                    self.durations.push((bound, value));
                 }
                 return Some(());
             }
