@@ -21,6 +21,7 @@ mod reason;
 pub mod registry;
 mod routes;
 
+pub use probe::read as read_admin;
 pub use progress::{Direction, Progress, Step};
 
 /// An error and what caused it, in one line.

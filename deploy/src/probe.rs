@@ -34,8 +34,9 @@ pub(crate) async fn drain(admin: SocketAddr, within: Duration) -> io::Result<u64
     Ok(serde_json::from_slice::<Drain>(&body)?.requests_in_flight)
 }
 
-/// The body that a GET of `path` is answered with, of `most` bytes at most.
-pub(crate) async fn read(at: SocketAddr, path: &str, within: Duration, most: usize) -> io::Result<Bytes> {
+/// The body that a GET of `path` is answered with on an admin port, of `most` bytes at most. One that is late is
+/// `TimedOut`.
+pub async fn read(at: SocketAddr, path: &str, within: Duration, most: usize) -> io::Result<Bytes> {
     match timeout(within, ask_for(at, Method::GET, path, most)).await?? {
         (200, body) => Ok(body),
         (status, _) => Err(io::Error::other(format!("{path} was answered with {status}"))),

@@ -58,6 +58,8 @@ mod life_cycle;
 #[cfg(test)]
 mod mlflow;
 #[cfg(test)]
+mod monitoring;
+#[cfg(test)]
 mod observation;
 #[cfg(test)]
 mod onnx_nodes;

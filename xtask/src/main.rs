@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use xtask::{Workspace, bench, check, demo, edge, fpga, shell, test, tools};
+use xtask::{Workspace, bench, check, demo, edge, fpga, grafana, shell, test, tools};
 
 /// Everything that takes more than one command in this repository.
 #[derive(Parser)]
@@ -28,6 +28,8 @@ enum Verb {
     /// Build bitstreams from the kernels in `fpga/kernels`.
     #[command(subcommand)]
     Fpga(fpga::Fpga),
+    /// Write the dashboards in `deploy/grafana` from their source.
+    Grafana,
     /// Pack what is installed on devices.
     #[command(subcommand)]
     Edge(edge::Edge),
@@ -56,6 +58,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Verb::Check => check::run(&workspace),
         Verb::Bench(bench) => bench::run(&workspace, &bench),
         Verb::Fpga(verb) => fpga::run(&workspace, &verb),
+        Verb::Grafana => grafana::run(&workspace),
         Verb::Edge(verb) => edge::run(&workspace, &verb),
         Verb::Tools(arguments) => tools::run(&workspace, &arguments),
     }

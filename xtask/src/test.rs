@@ -9,7 +9,7 @@ use clap::Args;
 use crate::{
     Workspace, check, containers, helm,
     podman::Podman,
-    python, shell,
+    prometheus, python, shell,
     tools::{self, Tool},
 };
 
@@ -72,6 +72,9 @@ fn environment(workspace: &Workspace) -> Result<Vec<(String, OsString)>> {
     }
     if let Some(helm) = helm::program(workspace) {
         variables.push(("MOORLINE_TEST_HELM".into(), helm.into()));
+    }
+    if let Some(programs) = prometheus::programs(workspace) {
+        variables.push(("MOORLINE_TEST_PROMETHEUS".into(), programs.into()));
     }
     Ok(variables)
 }

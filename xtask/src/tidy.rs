@@ -42,6 +42,10 @@ pub fn run(workspace: &Workspace) -> Result<()> {
             .map(|path| fs_err::read_to_string(workspace.root().join(path)));
         findings.extend(docs::missing(listing, &source?, &document?));
     }
+    let metrics = docs::LISTINGS.iter().filter(|listing| listing.document == docs::METRICS);
+    let sources = metrics.map(|listing| fs_err::read_to_string(workspace.root().join(listing.source)));
+    let document = fs_err::read_to_string(workspace.root().join(docs::METRICS))?;
+    findings.extend(docs::invented(docs::METRICS, &document, &sources.collect::<Result<Vec<_>, _>>()?));
     let map = fs_err::read_to_string(workspace.root().join(crates::MAP))?;
     findings.extend(crates::check(&map, workspace.metadata(), workspace.root()));
     for Finding { path, line, message } in &findings {

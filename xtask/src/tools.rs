@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    Workspace, containers, helm,
+    Workspace, containers, helm, prometheus,
     python::{self, Requirements},
     shell,
 };
@@ -53,6 +53,8 @@ pub enum Tool {
     BaseImage,
     /// Helm, which renders the chart.
     Helm,
+    /// Prometheus and promtool, for alert rules and what Prometheus finds.
+    Prometheus,
     /// The load generator of the benches.
     Wrk,
     /// cargo-deny, compiled once.
@@ -60,7 +62,7 @@ pub enum Tool {
 }
 
 impl Tool {
-    pub const FOR_TESTS: [Self; 14] = [
+    pub const FOR_TESTS: [Self; 15] = [
         Self::Oracle,
         Self::Tools,
         Self::Mlflow,
@@ -75,6 +77,7 @@ impl Tool {
         Self::Containers,
         Self::BaseImage,
         Self::Helm,
+        Self::Prometheus,
     ];
 }
 
@@ -105,6 +108,7 @@ pub fn install(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
             Tool::Containers => containers::install()?,
             Tool::BaseImage => containers::base_image(workspace)?,
             Tool::Helm => helm::install(workspace)?,
+            Tool::Prometheus => prometheus::install(workspace)?,
             Tool::Wrk => wrk()?,
             Tool::Deny => install_deny(workspace)?,
         }

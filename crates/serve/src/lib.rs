@@ -16,6 +16,8 @@ mod server;
 mod sessions;
 pub mod swagger;
 mod trace;
+#[cfg(target_os = "linux")]
+mod workers;
 
 pub use app::{App, ModelServing, Served, ServedName};
 pub use config::ServeConfig;

@@ -8,6 +8,9 @@ use prometheus::{
     Registry, TextEncoder, process_collector::ProcessCollector,
 };
 
+#[cfg(target_os = "linux")]
+use crate::workers::Workers;
+
 /// The protocols as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -114,6 +117,8 @@ impl Metrics {
         ))?;
         registry.register(Box::new(model_load_seconds.clone()))?;
         registry.register(Box::new(ProcessCollector::for_self()))?;
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(Workers::new(own)?))?;
 
         Ok(Self {
             labels: [endpoint.to_owned(), deployment.to_owned()],

@@ -446,6 +446,14 @@ const ROUTES: &[(&str, &str, Action)] = &[
         "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/deployments/{deployment}/logs",
         Action::Read,
     ),
+    ("GET", "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/metrics", Action::Read),
+    ("GET", "/api/v1/workspaces/{workspace}/events", Action::Read),
+    ("GET", "/api/v1/prometheus/targets", Action::Read),
+    (
+        "GET",
+        "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/deployments/{deployment}/replicas/{replica}/metrics",
+        Action::Read,
+    ),
     ("GET", "/api/v1/workspaces/{workspace}/operations/{id}", Action::Read),
     ("GET", "/api/v1/workspaces/{workspace}/operations/{id}/events", Action::Read),
 ];

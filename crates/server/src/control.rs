@@ -2,14 +2,16 @@
 
 use std::sync::{Arc, OnceLock};
 
+use moorline_core::DeploymentId;
 use moorline_gateway::Gateway;
 use moorline_store::Store;
 use prometheus::Registry;
+use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    auth::Doorkeeper, config::ServerConfig, edge::EdgeHub, operations::Operations, reconcile::Reconciler,
-    release::Releases, targets::Targets,
+    auth::Doorkeeper, config::ServerConfig, edge::EdgeHub, monitor::Monitoring, operations::Operations,
+    reconcile::Reconciler, release::Releases, targets::Targets,
 };
 
 /// A running server's parts. Cheap to clone.
@@ -28,6 +30,9 @@ pub(crate) struct Control {
     /// Where devices connect, if they do here.
     pub(crate) edge: Option<EdgeHub>,
     pub(crate) metrics: Registry,
+    pub(crate) monitor: Monitoring,
+    /// Deployments of which a target saw something change.
+    pub(crate) observed: broadcast::Sender<DeploymentId>,
     /// Done when the server ends: streams that would go on for ever end with it.
     pub(crate) stopping: CancellationToken,
     /// Changes that were begun, and are finished whether their caller waits or not.

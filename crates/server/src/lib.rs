@@ -16,6 +16,7 @@ mod home;
 mod hosts;
 mod images;
 mod leader;
+mod monitor;
 mod namespace_gateway;
 mod openapi;
 mod opened;

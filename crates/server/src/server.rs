@@ -28,7 +28,7 @@ use prometheus::Registry;
 use prometheus::process_collector::ProcessCollector;
 use serde_json::json;
 use thiserror::Error;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::broadcast, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -44,6 +44,7 @@ use crate::{
     hosts::Hosts,
     images::ImageMaker,
     leader::{self, Leadership},
+    monitor::{self, Monitoring},
     operations::Operations,
     problem::chain,
     reconcile::{Parts, Reconciler},
@@ -100,6 +101,9 @@ impl StartError {
         }
     }
 }
+
+/// Changes that targets saw, which somebody who watches may be behind.
+const OBSERVED: usize = 1024;
 
 /// The server of one home.
 #[derive(Debug)]
@@ -245,6 +249,7 @@ impl Running {
                 tracing::warn!(seconds = limit.as_secs(), "requests were cut at the end of the drain timeout");
             }
         }
+        control.monitor.shutdown().await;
         control.reconciler.shutdown().await;
         control.targets.shutdown(keep).await;
         if let Some(edge) = &control.edge {
@@ -320,9 +325,12 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
         .register(Box::new(ProcessCollector::for_self()))
         .map_err(|source| part("the metrics")(source.into()))?;
 
+    let observed = broadcast::Sender::new(OBSERVED);
     let on_change: OnChange = {
-        let told = Arc::downgrade(&told);
+        let (told, observed) = (Arc::downgrade(&told), observed.clone());
         Arc::new(move |id| {
+            // Nobody may be watching.
+            let _ = observed.send(id.clone());
             if let Some(reconciler) = told.upgrade().as_deref().and_then(OnceLock::get) {
                 reconciler.observed(&id);
             }
@@ -401,6 +409,14 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
         operations: operations.clone(),
     };
     let reconciler = told.get_or_init(|| Reconciler::new(parts)).clone();
+    let parts = monitor::Parts {
+        home: &config.home,
+        store: store.clone(),
+        targets: targets.clone(),
+        reconciler: reconciler.clone(),
+        metrics: &metrics,
+    };
+    let monitor = Monitoring::open(parts).await.map_err(|source| part("the monitor")(source.into()))?;
     let control = Control {
         store,
         gateway,
@@ -413,11 +429,14 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
         doorkeeper,
         edge,
         metrics,
+        monitor,
+        observed,
         stopping: CancellationToken::new(),
         changes: TaskTracker::new(),
     };
     api::recover(&control).await.map_err(|source| part("where the last server ended")(source.into()))?;
     control.reconciler.start().await.map_err(|source| StartError::Store { source })?;
+    control.monitor.start();
     Ok(control)
 }
 

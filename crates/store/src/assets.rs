@@ -194,6 +194,7 @@ impl Store {
         let asset = read(&row.ok_or_else(|| missing(new.kind, &new.name, Some(&version)))?)?;
         if created.is_some() {
             transaction.commit().await?;
+            self.told().tell(&asset.workspace, asset.kind.as_str(), asset.name.as_str(), None);
         } else if asset.digest != new.digest {
             return Err(StoreError::OtherContent {
                 noun: new.kind.as_str(),
@@ -383,7 +384,11 @@ impl Store {
         transaction.find_latest(name_id).await?;
         let changed = transaction.row(which()).await?;
         transaction.commit().await?;
-        changed.as_ref().map(read).transpose()
+        let changed = changed.as_ref().map(read).transpose()?;
+        if let Some(asset) = &changed {
+            self.told().tell(&asset.workspace, asset.kind.as_str(), asset.name.as_str(), None);
+        }
+        Ok(changed)
     }
 
     async fn what_asset_is_missing(

@@ -17,6 +17,7 @@
 
 mod assets;
 mod blobs;
+mod changes;
 mod config;
 mod database;
 mod error;
@@ -31,6 +32,7 @@ mod workspaces;
 
 pub use assets::{Asset, AssetKind, AssetUpdate, NewAsset, Page, Registered};
 pub use blobs::{BlobStore, BlobStream};
+pub use changes::Change;
 pub use config::{Blobs, Database, StoreConfig};
 pub use error::{Cause, StoreError};
 pub use garbage::Collected;

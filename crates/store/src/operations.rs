@@ -112,6 +112,7 @@ impl Store {
         transaction.execute(query).await?;
         let operation = one(&mut transaction, &id).await?;
         transaction.commit().await?;
+        self.told().tell(&operation.workspace, NOUN, &operation.id, None);
         Ok(operation)
     }
 
@@ -138,6 +139,7 @@ impl Store {
         append_lines(&mut transaction, row.integer("seq")?, &update.log).await?;
         let operation = one(&mut transaction, id).await?;
         transaction.commit().await?;
+        self.told().tell(&operation.workspace, NOUN, &operation.id, None);
         Ok(operation)
     }
 

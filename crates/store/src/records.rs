@@ -112,7 +112,9 @@ impl Store {
         }
         let created = transaction.row(one(workspace, kind, name)).await?;
         transaction.commit().await?;
-        read(&created.ok_or_else(|| missing(kind, name))?)
+        let created = read(&created.ok_or_else(|| missing(kind, name))?)?;
+        self.told().tell(&created.workspace, kind.as_str(), &created.name, Some(created.generation));
+        Ok(created)
     }
 
     /// Replaces what is desired; the generation grows by one. With `expected_generation`, a record that has another one
@@ -154,6 +156,7 @@ impl Store {
             }),
             _ => {
                 transaction.commit().await?;
+                self.told().tell(&record.workspace, kind.as_str(), &record.name, Some(record.generation));
                 Ok(record)
             }
         }
@@ -171,17 +174,21 @@ impl Store {
         let mut transaction = self.database().write().await?;
         let query = Query::new(
             "UPDATE records SET status = $1
-             WHERE workspace_id = (SELECT id FROM workspaces WHERE name_key = $2) AND kind = $3 AND name_key = $4",
+             WHERE workspace_id = (SELECT id FROM workspaces WHERE name_key = $2) AND kind = $3 AND name_key = $4
+             RETURNING generation",
         )
         .text(status)
         .text(names::key(workspace.as_str()))
         .text(kind.as_str())
         .text(names::key(name));
-        if transaction.execute(query).await? == 0 {
+        let Some(row) = transaction.row(query).await? else {
             drop(transaction);
             return Err(self.what_is_missing(workspace, kind, name).await);
-        }
-        transaction.commit().await
+        };
+        let generation = row.count("generation")?;
+        transaction.commit().await?;
+        self.told().tell(workspace, kind.as_str(), name, Some(generation));
+        Ok(())
     }
 
     /// `NotFound` if it does not exist.
@@ -257,7 +264,11 @@ impl Store {
                 drop(transaction);
                 Err(self.what_is_missing(workspace, kind, name).await)
             }
-            Ok(_) => transaction.commit().await,
+            Ok(_) => {
+                transaction.commit().await?;
+                self.told().tell(workspace, kind.as_str(), name, None);
+                Ok(())
+            }
             // The only thing that refers to a record is a deployment to its endpoint.
             Err(StoreError::Deleted { .. }) => Err(StoreError::NotEmpty {
                 noun: kind.as_str(),

@@ -6,6 +6,7 @@ use age::x25519::Identity;
 
 use crate::{
     BlobStore, StoreConfig, StoreError,
+    changes::Changes,
     database::{Database, Query},
     secrets,
 };
@@ -23,6 +24,7 @@ struct Inner {
     database: Database,
     blobs: BlobStore,
     identity: Identity,
+    changes: Changes,
 }
 
 impl fmt::Debug for Store {
@@ -54,7 +56,8 @@ impl Store {
         }
         let identity = secrets::open_identity(&config.keys, database).await?;
         let blobs = BlobStore::open(&config.blobs, config.uploads.clone(), database.clone()).await?;
-        let store = Self { inner: Arc::new(Inner { database: database.clone(), blobs, identity }) };
+        let changes = Changes::default();
+        let store = Self { inner: Arc::new(Inner { database: database.clone(), blobs, identity, changes }) };
         store.ensure_default_workspace().await?;
         Ok(store)
     }
@@ -83,6 +86,10 @@ impl Store {
 
     pub(crate) fn database(&self) -> &Database {
         &self.inner.database
+    }
+
+    pub(crate) fn told(&self) -> &Changes {
+        &self.inner.changes
     }
 
     pub(crate) fn identity(&self) -> &Identity {

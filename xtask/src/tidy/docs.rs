@@ -13,7 +13,10 @@ pub(super) struct Listing {
     pub(super) document: &'static str,
 }
 
-pub(super) const LISTINGS: [Listing; 6] = [
+/// Where metrics are listed.
+pub(super) const METRICS: &str = "docs/metrics.md";
+
+pub(super) const LISTINGS: [Listing; 9] = [
     Listing {
         source: "crates/scorer/src/settings.rs",
         opening: "env = \"",
@@ -24,31 +27,44 @@ pub(super) const LISTINGS: [Listing; 6] = [
         source: "crates/serve/src/metrics.rs",
         opening: "\"moorline_",
         prefix: "moorline_",
-        document: "docs/metrics.md",
+        document: METRICS,
+    },
+    Listing {
+        source: "crates/serve/src/workers.rs",
+        opening: "\"moorline_",
+        prefix: "moorline_",
+        document: METRICS,
     },
     Listing {
         source: "crates/gateway/src/metrics.rs",
         opening: "\"moorline_",
         prefix: "moorline_",
-        document: "docs/metrics.md",
+        document: METRICS,
     },
     Listing {
-        source: "fpga/src/metrics.rs",
+        source: "crates/server/src/monitor/facts.rs",
         opening: "\"moorline_",
         prefix: "moorline_",
-        document: "docs/metrics.md",
+        document: METRICS,
     },
+    Listing { source: "fpga/src/metrics.rs", opening: "\"moorline_", prefix: "moorline_", document: METRICS },
     Listing {
         source: "edge/src/hub/metrics.rs",
         opening: "\"moorline_",
         prefix: "moorline_",
-        document: "docs/metrics.md",
+        document: METRICS,
     },
     Listing {
         source: "edge/src/metrics.rs",
         opening: "\"moorline_",
         prefix: "moorline_",
-        document: "docs/metrics.md",
+        document: METRICS,
+    },
+    Listing {
+        source: "crates/server/src/edge/metrics.rs",
+        opening: "\"moorline_",
+        prefix: "moorline_",
+        document: METRICS,
     },
 ];
 
@@ -69,6 +85,18 @@ pub(super) fn missing(listing: &Listing, source: &str, document: &str) -> Vec<Fi
             message: format!("does not list `{name}` of {}", listing.source),
         })
         .collect()
+}
+
+/// The metrics that a document has a row for, and no source has.
+pub(super) fn invented(path: &str, document: &str, sources: &[String]) -> Vec<Finding> {
+    let row = |(index, line): (usize, &str)| {
+        let name = line.strip_prefix("| `moorline_")?.split('`').next()?;
+        let name = format!("moorline_{name}");
+        let known = sources.iter().any(|source| source.contains(&format!("\"{name}\"")));
+        let message = format!("lists `{name}`, which no source has");
+        (!known).then(|| Finding { path: path.into(), line: index + 1, message })
+    };
+    document.lines().enumerate().filter_map(row).collect()
 }
 
 /// Relative links of a Markdown file that lead nowhere; `exists` takes a path relative to the root.
@@ -113,6 +141,17 @@ mod tests {
         let found = broken_links(Path::new("docs/src/a.md"), text, exists);
         assert_eq!(found.len(), 1);
         assert!(found[0].message.contains("gone.md"));
+    }
+
+    #[test]
+    fn what_a_table_has_for_nothing_is_told() {
+        let found = invented(
+            "m.md",
+            "# a\n| `moorline_a` | b |\n| `moorline_b` | a |\n",
+            &["\"moorline_a\"".to_owned()],
+        );
+        assert_eq!(found.len(), 1);
+        assert!(found[0].line == 3 && found[0].message.contains("`moorline_b`"), "{found:?}");
     }
 
     #[test]

@@ -75,6 +75,11 @@ impl Printing {
     }
 }
 
+/// A table by itself, as it is drawn for people.
+pub(crate) fn table(value: &Value, columns: Columns) -> String {
+    table::render(value, Some(columns), std::io::stdout().is_terminal())
+}
+
 /// Writes to standard output; a reader that has left, as `head` does, has what it wanted.
 pub(crate) fn write(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();

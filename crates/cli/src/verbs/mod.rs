@@ -11,6 +11,7 @@ pub(crate) mod fpga_profile;
 pub(crate) mod image;
 mod invoke;
 pub(crate) mod kubernetes;
+mod metrics;
 pub(crate) mod model;
 pub(crate) mod online_deployment;
 pub(crate) mod online_endpoint;

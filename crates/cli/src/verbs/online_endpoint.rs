@@ -8,7 +8,7 @@ use moorline_spec::OnlineEndpoint;
 use reqwest::{Method, header::AUTHORIZATION};
 use serde_json::{Map, Value, json};
 
-use super::{invoke, rollout};
+use super::{invoke, metrics, rollout};
 use crate::{
     arguments::{Local, NoWait, Yes},
     client::{Client, Precondition},
@@ -66,6 +66,10 @@ pub(crate) enum Verb {
                       moorline online-endpoint rollout -n iris --abort"
     )]
     Rollout(rollout::Rollout),
+    /// Show what the deployments of an endpoint did: requests, errors, latencies, replicas, processors, memory
+    #[command(after_help = "Examples:\n  moorline online-endpoint metrics -n iris --watch\n  \
+                      moorline online-endpoint metrics -n iris -d green --from 6h -o json")]
+    Metrics(metrics::Metrics),
     /// Delete an endpoint and its deployments
     #[command(after_help = "Example:\n  moorline online-endpoint delete -n iris -y")]
     Delete(Delete),
@@ -233,6 +237,7 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
         }
         Verb::Update(update) => self::update(session, update).await,
         Verb::Rollout(rollout) => rollout::run(session, rollout).await,
+        Verb::Metrics(metrics) => metrics::run(session, metrics).await,
         Verb::Delete(delete) => self::delete(session, delete).await,
         Verb::Invoke(invoke) => self::invoke(session, invoke).await,
         Verb::GetCredentials(show) => {

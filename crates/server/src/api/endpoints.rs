@@ -137,6 +137,11 @@ pub(super) struct Origin {
 }
 
 impl Origin {
+    /// Of this server: `http://host:port`.
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
     fn of(&self, workspace: &Name, document: &Value) -> &str {
         // Only the server knows tokens.
         let by_key = document["auth_mode"].as_str().is_none_or(|mode| mode == "key");

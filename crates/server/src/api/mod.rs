@@ -12,12 +12,15 @@ mod devices;
 mod endpoint_keys;
 mod endpoints;
 mod environments;
+mod events;
 mod extract;
 mod images;
 mod list;
 mod logs;
+mod metrics;
 mod models;
 mod operations;
+mod prometheus;
 mod removal;
 mod rollouts;
 mod secrets;
@@ -61,6 +64,9 @@ fn routes() -> OpenApiRouter<Control> {
         .merge(rollouts::routes())
         .merge(deployments::routes())
         .merge(logs::routes())
+        .merge(metrics::routes())
+        .merge(prometheus::routes())
+        .merge(events::routes())
         .merge(operations::routes())
         .merge(tokens::routes());
     OpenApiRouter::with_openapi(openapi::head()).nest(BASE, api).merge(server::unversioned())

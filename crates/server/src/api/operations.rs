@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// A silent stream says that it lives this often, so that nothing on the way takes it for dead.
-const ALIVE: Duration = Duration::from_secs(15);
+pub(super) const ALIVE: Duration = Duration::from_secs(15);
 
 pub(super) fn routes() -> OpenApiRouter<Control> {
     OpenApiRouter::new().routes(routes!(get)).routes(routes!(events))

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use moorline_core::{DeploymentId, ErrorClass, Name};
-use moorline_gateway::Answers;
 use moorline_store::{RecordKind, StoreError};
 use tokio::time::Instant;
 
@@ -193,12 +192,12 @@ impl Course<'_> {
 
     /// Looks at what the deployment answers until the step's time is over or a bound is broken.
     async fn watch(&self, rollout: &Rollout, id: &DeploymentId, last_ready: &mut Instant) -> Watched {
-        let earlier = self.answers(id);
+        let earlier = self.reconciler.answers(id);
         let begun = Instant::now();
         let deadline = begun + rollout.current().watched.unwrap_or_default();
         loop {
             let now = Instant::now();
-            let answers = self.answers(id).since(&earlier);
+            let answers = self.reconciler.answers(id).since(&earlier);
             let measured = Measured::of(&answers);
             if let Some(breach) = rollout.judge.breach(&answers) {
                 return Watched::Broken(breach);
@@ -221,17 +220,6 @@ impl Course<'_> {
             self.reconciler.0.operations.standing(self.operation, format!("{measured}; {rest}"));
             self.pause(next).await;
         }
-    }
-
-    /// What the deployment has answered, at whatever gateway it was asked.
-    fn answers(&self, id: &DeploymentId) -> Answers {
-        let inner = &self.reconciler.0;
-        let elsewhere = inner.targets.gateway_report(id);
-        inner.gateway.answers(id).with(&Answers {
-            requests: elsewhere.requests,
-            failed: elsewhere.failed,
-            within: elsewhere.within,
-        })
     }
 
     async fn pause(&self, until: Instant) {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use moorline_core::{DeploymentId, Desired, Scale};
+use moorline_gateway::Answers;
 
 use super::Reconciler;
 use crate::autoscale::{Rule, Scaler};
@@ -17,6 +18,13 @@ const TICK: Duration = Duration::from_millis(500);
 /// The deployments whose replicas the load decides.
 #[derive(Debug, Default)]
 pub(super) struct Scalers(Mutex<HashMap<DeploymentId, Entry>>);
+
+/// Requests of a deployment that have a place, and that wait for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) in_flight: u64,
+    pub(crate) waiting: u64,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -86,6 +94,25 @@ fn rule(desired: &Desired) -> Option<Rule> {
 }
 
 impl Reconciler {
+    /// What a deployment has answered, at whatever gateway it was asked.
+    pub(crate) fn answers(&self, id: &DeploymentId) -> Answers {
+        let elsewhere = self.0.targets.gateway_report(id);
+        self.0.gateway.answers(id).with(&Answers {
+            requests: elsewhere.requests,
+            failed: elsewhere.failed,
+            within: elsewhere.within,
+        })
+    }
+
+    /// What is asked of a deployment now, at all gateways.
+    pub(crate) fn load(&self, id: &DeploymentId) -> Load {
+        let (own, elsewhere) = (self.0.gateway.load(id), self.0.targets.gateway_report(id));
+        Load {
+            in_flight: own.in_flight as u64 + elsewhere.in_flight,
+            waiting: own.waiting as u64 + elsewhere.waiting,
+        }
+    }
+
     /// A request waits for a deployment that has no replica.
     pub(crate) fn wake(&self, id: &DeploymentId) {
         self.measure(id, Instant::now());
@@ -111,9 +138,8 @@ impl Reconciler {
 
     /// Asks the rule, and nudges the deployment where the answer is another than before.
     fn measure(&self, id: &DeploymentId, now: Instant) {
-        let load = self.0.gateway.load(id);
-        let elsewhere = self.0.targets.gateway_report(id);
-        let requests = (load.in_flight + load.waiting) as u64 + elsewhere.in_flight + elsewhere.waiting;
+        let load = self.load(id);
+        let requests = load.in_flight + load.waiting;
         let mut entries = self.0.scalers.lock();
         let Some(entry) = entries.get_mut(id) else { return };
         let before = entry.scaler.current();

@@ -93,6 +93,10 @@ async fn every_route_of_the_document_is_there_and_no_other_method() {
             .collect::<Vec<_>>()
             .join("/");
         for method in ["get", "put", "post", "patch", "delete"] {
+            // It has no end.
+            if method == "get" && path.ends_with("/{workspace}/events") {
+                continue;
+            }
             let mut request =
                 place.request(Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), &real);
             if ["put", "post", "patch"].contains(&method) {

@@ -17,6 +17,8 @@ mod endpoints;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod monitor;
+#[cfg(test)]
 mod place;
 #[cfg(test)]
 mod rollouts;

@@ -53,7 +53,7 @@ on_both_databases! {
     }
     records {
         count_their_generations, are_created_once, are_updated_once_a_generation, keep_endpoints_unique,
-        keep_deployments_under_endpoints, refuse_what_could_never_work,
+        keep_deployments_under_endpoints, refuse_what_could_never_work, tell_of_their_changes,
     }
     operations { go_from_start_to_end, are_bounded }
     secrets { are_set_and_read, are_encrypted_at_rest, need_their_identity }

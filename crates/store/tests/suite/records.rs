@@ -43,6 +43,31 @@ pub(crate) async fn count_their_generations(place: Place) {
     assert!(store.records(Compute, None).await.unwrap().is_empty());
 }
 
+pub(crate) async fn tell_of_their_changes(place: Place) {
+    let store = place.open().await;
+    let ws = default();
+    let mut changes = store.clone().changes();
+    store.create_record(&ws, Endpoint, "Iris", json!({})).await.unwrap();
+    store.create_record(&ws, Deployment, "iris/blue", json!({})).await.unwrap();
+    store.update_record(&ws, Endpoint, "iris", None, json!({"a": 1})).await.unwrap();
+    store.set_status(&ws, Deployment, "iris/blue", json!({})).await.unwrap();
+    store.create_record(&ws, Endpoint, "iris", json!({})).await.unwrap_err();
+    store.update_record(&ws, Endpoint, "iris", Some(7), json!({})).await.unwrap_err();
+    store.delete_record(&ws, Endpoint, "iris").await.unwrap_err();
+    store.delete_record(&ws, Deployment, "iris/blue").await.unwrap();
+    let told: Vec<_> = std::iter::from_fn(|| changes.try_recv().ok())
+        .map(|change| (change.kind, change.name, change.generation))
+        .collect();
+    let expected = [
+        ("endpoint", "Iris", Some(1)),
+        ("deployment", "iris/blue", Some(1)),
+        ("endpoint", "Iris", Some(2)),
+        ("deployment", "iris/blue", Some(1)),
+        ("deployment", "iris/blue", None),
+    ];
+    assert_eq!(told, expected.map(|(kind, name, generation)| (kind, name.to_owned(), generation)));
+}
+
 /// How many of many at once succeed; the others must have failed with a `Conflict`.
 async fn winners<F>(store: &Store, attempts: usize, attempt: impl Fn(Store, usize) -> F) -> usize
 where
