@@ -13,6 +13,7 @@ mod exit;
 mod files;
 mod gateway;
 mod ignore;
+mod live;
 mod local_server;
 mod operation;
 mod output;

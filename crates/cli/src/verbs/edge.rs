@@ -1,49 +1,30 @@
 //! `moorline edge`: devices and their modules, what they are to be, and what they say.
 
-use std::{
-    borrow::Cow,
-    io::Write as _,
-    path::{Path, PathBuf},
-};
+use std::borrow::Cow;
 
 use clap::{Args, Subcommand, ValueEnum};
 use moorline_core::Name;
 use reqwest::{Method, Url};
 use serde_json::{Map, Value, json};
 
-use super::edge_manifest::{self, ManifestOf};
+use super::{
+    edge_device::{self, COLUMNS, DeviceVerb},
+    edge_manifest::{self, ManifestOf},
+};
 use crate::{
     arguments::Yes,
     client::{Client, Precondition},
     confirm,
     exit::Explained,
     output::{Columns, Printing},
-    screen::Screen,
     session::Session,
     stream,
 };
 
-const COLUMNS: Columns = Columns(&[
-    ("Name", "name"),
-    ("Connected", "connected"),
-    ("Disabled", "disabled"),
-    ("Authentication", "authentication.type"),
-    ("Last seen", "last_disconnect"),
-]);
-/// Of `device show`: what its agent is told and says.
-const MODULES: Columns = Columns(&[
-    ("Module", "module"),
-    ("Deployment", "deployment"),
-    ("Desired", "desired_version"),
-    ("Runs", "version"),
-    ("Status", "status"),
-    ("Description", "description"),
-]);
-const CONNECTION: Columns = Columns(&[("Connection string", "primary_connection_string")]);
 const TWIN: Columns = Columns(&[("Tags", "tags"), ("Properties", "properties")]);
 const ANSWER: Columns = Columns(&[("Status", "status"), ("Payload", "payload")]);
-const ENROLMENT: Columns = Columns(&[("Server", "server"), ("Token", "token"), ("Expires", "expires")]);
-const KIND: &str = "devices";
+pub(super) const CONNECTION: Columns = Columns(&[("Connection string", "primary_connection_string")]);
+pub(super) const KIND: &str = "devices";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -72,82 +53,6 @@ pub(crate) enum Verb {
     /// Print what the workspace's devices send, as it comes
     #[command(after_help = "Example:\n  moorline edge monitor")]
     Monitor,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum DeviceVerb {
-    /// Make a device
-    #[command(
-        after_help = "Examples:\n  moorline edge device create -n line-3 --tag site=lyon --tag gpu=true\n  \
-                      moorline edge device create -n line-4 --auth certificate-authority"
-    )]
-    Create(Create),
-    /// Show a device
-    #[command(after_help = "Example:\n  moorline edge device show -n line-3")]
-    Show {
-        #[command(flatten)]
-        device: Named,
-        #[command(flatten)]
-        printing: Printing,
-    },
-    /// List the devices
-    #[command(after_help = "Example:\n  moorline edge device list --query \"[?connected].name\" -o tsv")]
-    List {
-        #[command(flatten)]
-        printing: Printing,
-    },
-    /// Change a device
-    #[command(
-        after_help = "Examples:\n  moorline edge device update -n line-3 --tag site=nice --tag gpu=null\n  \
-                      moorline edge device update -n line-3 --disabled true"
-    )]
-    Update(Update),
-    /// Delete a device, its modules, its twin and what waits for it
-    #[command(after_help = "Example:\n  moorline edge device delete -n line-3 -y")]
-    Delete {
-        #[command(flatten)]
-        device: Named,
-        #[command(flatten)]
-        yes: Yes,
-    },
-    /// Show the connection strings of a device, for whoever installs it
-    #[command(after_help = "Example:\n  moorline edge device connection-string -n line-3 -o tsv")]
-    ConnectionString {
-        #[command(flatten)]
-        device: Named,
-        #[command(flatten)]
-        printing: Printing,
-    },
-    /// Make a token by which a device enrols, once: `moorline-edge enrol` on the device takes it
-    #[command(after_help = "Example:\n  moorline edge device enrol-token -n line-3 --folder line-3")]
-    EnrolToken {
-        #[command(flatten)]
-        device: Named,
-        /// Write what the device needs into this folder: `token`, and `authority.pem`
-        #[arg(long, value_name = "FOLDER")]
-        folder: Option<PathBuf>,
-        #[command(flatten)]
-        printing: Printing,
-    },
-    /// Show what the modules of a device are to be, and what they are
-    #[command(after_help = "Example:\n  moorline edge device modules -n line-3 -o table")]
-    Modules {
-        #[command(flatten)]
-        device: Named,
-        #[command(flatten)]
-        printing: Printing,
-    },
-    /// Make one of the two keys of a device anew
-    #[command(after_help = "Example:\n  moorline edge device regenerate-key -n line-3 --key primary")]
-    RegenerateKey {
-        #[command(flatten)]
-        device: Named,
-        /// Which of the two
-        #[arg(long, value_name = "KEY")]
-        key: Key,
-        #[command(flatten)]
-        printing: Printing,
-    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -207,13 +112,6 @@ pub(crate) enum TwinVerb {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Named {
-    /// The device's name
-    #[arg(short, long, value_name = "NAME")]
-    name: Name,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct OfDevice {
     /// The device's name
     #[arg(short, long, value_name = "NAME")]
@@ -231,19 +129,6 @@ pub(crate) struct DeviceOrModule {
     /// A module of it
     #[arg(short, long, value_name = "NAME")]
     module: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Create {
-    #[command(flatten)]
-    device: Named,
-    #[command(flatten)]
-    proof: Proof,
-    /// A tag; values are JSON where they can be read as it, else text. May be repeated
-    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag)]
-    tags: Vec<(String, Value)>,
-    #[command(flatten)]
-    printing: Printing,
 }
 
 /// How it proves itself.
@@ -268,7 +153,7 @@ enum Auth {
 }
 
 impl Proof {
-    fn wish(&self) -> Option<Value> {
+    pub(super) fn wish(&self) -> Option<Value> {
         match (self.auth, &self.primary_thumbprint) {
             (None, None) => None,
             (Some(Auth::Sas), _) => Some(json!({ "type": "sas" })),
@@ -282,22 +167,6 @@ impl Proof {
             }
         }
     }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Update {
-    #[command(flatten)]
-    device: Named,
-    #[command(flatten)]
-    proof: Proof,
-    /// Whether it may not connect
-    #[arg(long, value_name = "BOOL")]
-    disabled: Option<bool>,
-    /// Set a tag, or take it away with `null`; may be repeated
-    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag)]
-    tags: Vec<(String, Value)>,
-    #[command(flatten)]
-    printing: Printing,
 }
 
 #[derive(Debug, Args)]
@@ -339,12 +208,6 @@ pub(crate) struct Send {
     time_to_live: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Key {
-    Primary,
-    Secondary,
-}
-
 /// JSON where it can be read as it, else text.
 fn any(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| text.into())
@@ -366,7 +229,7 @@ fn object(flag: &str, text: &str) -> anyhow::Result<Value> {
     }
 }
 
-fn tag(text: &str) -> Result<(String, Value), String> {
+pub(super) fn tag(text: &str) -> Result<(String, Value), String> {
     let (name, value) = property(text)?;
     Ok((name, any(&value)))
 }
@@ -385,7 +248,7 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
     let client = session.client().await?;
     match verb {
         Verb::Manifest(_) => unreachable!("it was printed"),
-        Verb::Device(verb) => device(session, &client, verb).await,
+        Verb::Device(verb) => edge_device::run(session, &client, verb).await,
         Verb::Module(verb) => module(&client, verb).await,
         Verb::Twin(verb) => twin(&client, verb).await,
         Verb::Call(call) => self::call(&client, call).await,
@@ -396,94 +259,6 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
                 .await
         }
     }
-}
-
-async fn device(session: &Session, client: &Client, verb: DeviceVerb) -> anyhow::Result<()> {
-    let at = |device: &Named| client.at(&[KIND, device.name.as_str()]);
-    match verb {
-        DeviceVerb::Create(create) => {
-            let wish = wish(create.proof.wish(), None, create.tags);
-            let made =
-                client.call(Method::PUT, at(&create.device), Some(&wish), Precondition::Absent).await?;
-            create.printing.print(made.body, COLUMNS)
-        }
-        DeviceVerb::Show { device, printing } => printing.print(client.get(at(&device)).await?, COLUMNS),
-        DeviceVerb::List { printing } => {
-            let found = client.list(client.at(&[KIND]), None).await?;
-            printing.print(Value::Array(found), COLUMNS)
-        }
-        DeviceVerb::Update(update) => {
-            let url = at(&update.device);
-            // A name that is mistyped must not make a device.
-            client.get(url.clone()).await?;
-            let wish = wish(update.proof.wish(), update.disabled, update.tags);
-            let made = client.call(Method::PUT, url, Some(&wish), Precondition::Any).await?;
-            update.printing.print(made.body, COLUMNS)
-        }
-        DeviceVerb::Delete { device, yes } => {
-            confirm::ask(&format!("Delete the device `{}` and what waits for it?", device.name), yes.yes)?;
-            client.call(Method::DELETE, at(&device), None, Precondition::Any).await.map(drop)
-        }
-        DeviceVerb::ConnectionString { device, printing } => {
-            let url = client.at(&[KIND, device.name.as_str(), "keys"]);
-            let keys = client.call(Method::POST, url, None, Precondition::Any).await?;
-            printing.print(keys.body, CONNECTION)
-        }
-        DeviceVerb::EnrolToken { device, folder, printing } => {
-            let url = client.at(&[KIND, device.name.as_str(), "enrol-token"]);
-            let made = client.call(Method::POST, url, None, Precondition::Any).await?.body;
-            match folder {
-                None => printing.print(made, ENROLMENT),
-                Some(folder) => keep_enrolment(&session.screen, &folder, device.name.as_str(), &made),
-            }
-        }
-        DeviceVerb::Modules { device, printing } => {
-            let shown = client.get(at(&device)).await?;
-            let modules = shown["agent"]["modules"].as_object().cloned().unwrap_or_default();
-            let row = |(name, mut module): (String, Value)| {
-                module["module"] = name.into();
-                module
-            };
-            printing.print(Value::Array(modules.into_iter().map(row).collect()), MODULES)
-        }
-        DeviceVerb::RegenerateKey { device, key, printing } => {
-            let url = client.at(&[KIND, device.name.as_str(), "regenerate-keys"]);
-            let which = match key {
-                Key::Primary => "primary",
-                Key::Secondary => "secondary",
-            };
-            let body = json!({ "key": which });
-            let keys = client.call(Method::POST, url, Some(&body), Precondition::Any).await?;
-            printing.print(keys.body, CONNECTION)
-        }
-    }
-}
-
-/// Writes what `moorline-edge enrol` takes, and says how to call it.
-fn keep_enrolment(screen: &Screen, folder: &Path, device: &str, made: &Value) -> anyhow::Result<()> {
-    use fs_err::os::unix::fs::OpenOptionsExt as _;
-    let text = |key: &str| made[key].as_str().unwrap_or_default().to_owned();
-    fs_err::create_dir_all(folder)?;
-    let mut options = fs_err::OpenOptions::new();
-    let mut token = options.write(true).create(true).truncate(true).mode(0o600).open(folder.join("token"))?;
-    token.write_all(text("token").as_bytes())?;
-    fs_err::write(folder.join("authority.pem"), text("trusted_certificates"))?;
-    screen.note(format_args!(
-        "copy `{}` to the device, and there, within a day:\n  moorline-edge enrol --server {} --device {device} --token-file token --authority authority.pem",
-        folder.display(),
-        text("server"),
-    ));
-    Ok(())
-}
-
-fn wish(authentication: Option<Value>, disabled: Option<bool>, tags: Vec<(String, Value)>) -> Value {
-    let mut wish = Map::new();
-    wish.extend(authentication.map(|value| ("authentication".to_owned(), value)));
-    wish.extend(disabled.map(|value| ("disabled".to_owned(), value.into())));
-    if !tags.is_empty() {
-        wish.insert("tags".to_owned(), Value::Object(tags.into_iter().collect()));
-    }
-    Value::Object(wish)
 }
 
 async fn module(client: &Client, verb: ModuleVerb) -> anyhow::Result<()> {

@@ -1,19 +1,18 @@
 //! `moorline online-endpoint metrics`: what deployments did of late, once or again and again.
 
 use std::{
-    io::IsTerminal,
     str::FromStr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context;
 use clap::Args;
 use moorline_core::Name;
 use serde_json::{Value, json};
 
 use super::online_endpoint::KIND;
 use crate::{
-    client::{Client, status_of},
+    client::Client,
+    live,
     output::{self, Columns, Printing},
     session::Session,
 };
@@ -99,7 +98,9 @@ impl Metrics {
 pub(crate) async fn run(session: &Session, metrics: Metrics) -> anyhow::Result<()> {
     let client = session.client().await?;
     if metrics.watch {
-        return watch(session, &client, &metrics).await;
+        let title = format!("{}, the last {}", metrics.name, spoken(metrics.from.0 as f64));
+        let ask = async || Ok(output::table(&rows(&metrics.ask(&client, Some(SHOWN)).await?), COLUMNS));
+        return live::show(session, &title, LOOK, ask).await;
     }
     if !metrics.printing.is_table() {
         let answer = metrics.ask(&client, None).await?;
@@ -107,41 +108,6 @@ pub(crate) async fn run(session: &Session, metrics: Metrics) -> anyhow::Result<(
     }
     let answer = metrics.ask(&client, Some(SHOWN)).await?;
     metrics.printing.print(rows(&answer), COLUMNS)
-}
-
-/// Draws over what was drawn before where somebody is looking, and goes on below it where not.
-async fn watch(session: &Session, client: &Client, metrics: &Metrics) -> anyhow::Result<()> {
-    let drawn_over = std::io::stdout().is_terminal();
-    let mut lost = false;
-    loop {
-        match metrics.ask(client, Some(SHOWN)).await {
-            Ok(answer) => {
-                lost = false;
-                let table = output::table(&rows(&answer), COLUMNS);
-                let title =
-                    format!("{}, the last {}; Ctrl-C ends\n\n", metrics.name, spoken(metrics.from.0 as f64));
-                let text = if drawn_over {
-                    // To the upper left, with each line and what is below the last one wiped.
-                    let lines = (title + &table).replace('\n', "\u{1b}[K\n");
-                    format!("\u{1b}[H{lines}\u{1b}[J")
-                } else {
-                    table + "\n"
-                };
-                output::write(&text)?;
-            }
-            Err(error) if status_of(&error).is_some() => return Err(error),
-            Err(error) => {
-                if !lost {
-                    session.screen.warn(format_args!("{error:#}; trying again"));
-                }
-                lost = true;
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            interrupted = tokio::signal::ctrl_c() => return interrupted.context("could not listen for Ctrl-C"),
-        }
-    }
 }
 
 /// A row for each series that has a value.

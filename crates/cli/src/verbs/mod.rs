@@ -4,6 +4,7 @@ pub(crate) mod bitstream;
 pub(crate) mod compute;
 pub(crate) mod device;
 pub(crate) mod edge;
+pub(crate) mod edge_device;
 mod edge_manifest;
 pub(crate) mod environment;
 pub(crate) mod fpga;
