@@ -430,6 +430,7 @@ mod tests {
         let error = Desired::read(&signer.document("d", &bad), "d", &trusted, 0).unwrap_err();
         assert!(matches!(error, DesiredError::Name(_)));
         let mut many = desired(1);
+        many.containers.clear();
         many.modules = (0..65).map(|n| (format!("m{n}"), module(b"2"))).collect();
         let error = Desired::read(&signer.document("d", &many), "d", &trusted, 0).unwrap_err();
         assert!(matches!(error, DesiredError::TooMany(65)));

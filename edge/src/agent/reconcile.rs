@@ -101,7 +101,10 @@ impl Reconciler {
                 match super::https(&newest, Some(&newest.key)) {
                     Ok(client) => self.releases.ask_by(client),
                     Err(error) => {
-                        tracing::error!(error = &error as &dyn std::error::Error, "goes on with the old certificate");
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            "goes on with the old certificate"
+                        );
                     }
                 }
             }
