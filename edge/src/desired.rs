@@ -17,14 +17,16 @@ use thiserror::Error;
 
 use crate::{
     hub::{NamedRoute, Route, RouteError},
-    manifest::{RestartPolicy, Status, is_module_name},
+    manifest::{ManifestError, Module, Registry, RestartPolicy, Status, is_module_name},
 };
 
 const SCHEMA: &str = "1.1";
 const INTEGRITY: &str = "integrity";
 const SIGNATURE: &str = "signature";
 /// Modules of one device.
-const MOST_MODULES: usize = 64;
+pub(crate) const MOST_MODULES: usize = 64;
+/// The type of modules that are containers.
+const DOCKER: &str = "docker";
 
 /// Why a document is not taken. What runs goes on.
 #[derive(Debug, Error)]
@@ -45,6 +47,10 @@ pub enum DesiredError {
     Name(String),
     #[error("the document has {0} modules; {MOST_MODULES} is the most")]
     TooMany(usize),
+    #[error("the container `{name}` of the document cannot be read")]
+    Container { name: String, source: ManifestError },
+    #[error("the registries of the document cannot be read")]
+    Registries(#[source] ManifestError),
     #[error("the route `{name}` of the document cannot be read")]
     Route { name: String, source: RouteError },
     #[error("a document is an object")]
@@ -67,6 +73,10 @@ pub struct Desired {
     /// Counts the states of this device.
     pub serial: u64,
     pub modules: BTreeMap<String, DesiredModule>,
+    /// Modules that are containers. None has the name of one that is a release.
+    pub containers: BTreeMap<String, Module>,
+    /// Where their images come from.
+    pub registries: BTreeMap<String, Registry>,
     /// Of the device's own hub.
     pub routes: BTreeMap<String, DesiredRoute>,
 }
@@ -151,7 +161,9 @@ pub struct Messaging {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Document {
     schema_version: String,
-    modules: BTreeMap<String, DesiredModule>,
+    modules: BTreeMap<String, Value>,
+    #[serde(default)]
+    runtime: Option<Value>,
     #[serde(default)]
     routes: BTreeMap<String, DesiredRoute>,
     integrity: Integrity,
@@ -199,11 +211,20 @@ impl Signer {
 
     /// The document of a device, for the desired properties of its `$edgeAgent`.
     pub fn document(&self, device: &str, desired: &Desired) -> Value {
+        let mut modules = json!(desired.modules);
+        for (name, module) in &desired.containers {
+            modules[name] = module.to_json();
+        }
         let mut document = json!({
             "schemaVersion": SCHEMA,
-            "modules": desired.modules,
+            "modules": modules,
             INTEGRITY: { "device": device, "serial": desired.serial },
         });
+        if !desired.registries.is_empty() {
+            let registries = crate::manifest::registries_to_json(&desired.registries);
+            document["runtime"] =
+                json!({ "type": DOCKER, "settings": { "registryCredentials": registries } });
+        }
         if !desired.routes.is_empty() {
             document["routes"] = json!(desired.routes);
         }
@@ -242,7 +263,7 @@ impl Desired {
         if !trusted.iter().any(by) {
             return Err(DesiredError::Signature);
         }
-        let Document { schema_version, modules, routes, integrity } =
+        let Document { schema_version, modules: listed, runtime, routes, integrity } =
             serde_json::from_value(document.clone()).map_err(DesiredError::Shape)?;
         if schema_version != SCHEMA {
             return Err(DesiredError::Schema(schema_version));
@@ -253,18 +274,37 @@ impl Desired {
         if integrity.serial < known {
             return Err(DesiredError::Older { found: integrity.serial, known });
         }
-        if modules.len() > MOST_MODULES {
-            return Err(DesiredError::TooMany(modules.len()));
+        if listed.len() > MOST_MODULES {
+            return Err(DesiredError::TooMany(listed.len()));
         }
-        if let Some(name) = modules.keys().find(|name| !is_module_name(name)) {
+        if let Some(name) = listed.keys().find(|name| !is_module_name(name)) {
             return Err(DesiredError::Name(name.clone()));
         }
+        let (mut modules, mut containers) = (BTreeMap::new(), BTreeMap::new());
+        for (name, module) in listed {
+            if module["type"] == DOCKER {
+                let read = Module::read(&module);
+                let read = read.map_err(|source| DesiredError::Container { name: name.clone(), source })?;
+                containers.insert(name, read);
+            } else {
+                modules.insert(name, serde_json::from_value(module).map_err(DesiredError::Shape)?);
+            }
+        }
+        let registries = runtime.as_ref().map(crate::manifest::read_registries).transpose();
+        let registries = registries.map_err(DesiredError::Registries)?.unwrap_or_default();
         for (name, route) in &routes {
             if let Err(source) = route.route.parse::<Route>() {
                 return Err(DesiredError::Route { name: name.clone(), source });
             }
         }
-        Ok(Self { serial: integrity.serial, modules, routes })
+        Ok(Self { serial: integrity.serial, modules, containers, registries, routes })
+    }
+
+    /// Every module, with what of its messages is scored for it.
+    pub(crate) fn names(&self) -> BTreeMap<&str, Option<&Messaging>> {
+        let releases =
+            self.modules.iter().map(|(name, module)| (name.as_str(), module.settings.messaging.as_ref()));
+        releases.chain(self.containers.keys().map(|name| (name.as_str(), None))).collect()
     }
 
     /// The routes as a hub takes them.
@@ -278,7 +318,7 @@ impl Desired {
 }
 
 /// The same text for the same document, however a twin ordered it.
-fn canonical(value: &Value) -> String {
+pub(crate) fn canonical(value: &Value) -> String {
     fn sorted(value: &Value) -> Value {
         match value {
             Value::Object(object) => {
@@ -319,6 +359,26 @@ mod tests {
         Desired {
             serial,
             modules: BTreeMap::from([("detector".to_owned(), module(b"1"))]),
+            containers: BTreeMap::from([(
+                "cam".to_owned(),
+                Module {
+                    image: "registry.example/cam:1".to_owned(),
+                    create_options: json!({"HostConfig": {"Memory": 1000, "Binds": ["x".repeat(2000)]}})
+                        .as_object()
+                        .unwrap()
+                        .clone(),
+                    environment: BTreeMap::from([("GREY".to_owned(), json!(true))]),
+                    ..Module::default()
+                },
+            )]),
+            registries: BTreeMap::from([(
+                "own".to_owned(),
+                Registry {
+                    address: "registry.example".to_owned(),
+                    username: "me".to_owned(),
+                    password: "not-a-secret".to_owned(),
+                },
+            )]),
             routes: BTreeMap::from([(
                 "up".to_owned(),
                 DesiredRoute { route: "FROM /* INTO $upstream".to_owned(), time_to_live_secs: Some(9) },
@@ -370,9 +430,16 @@ mod tests {
         let error = Desired::read(&signer.document("d", &bad), "d", &trusted, 0).unwrap_err();
         assert!(matches!(error, DesiredError::Name(_)));
         let mut many = desired(1);
+        many.containers.clear();
         many.modules = (0..65).map(|n| (format!("m{n}"), module(b"2"))).collect();
         let error = Desired::read(&signer.document("d", &many), "d", &trusted, 0).unwrap_err();
         assert!(matches!(error, DesiredError::TooMany(65)));
+        let mut document = json!({"schemaVersion": "1.1", "modules": {"cam": {"type": "docker", "settings": {}}},
+            "integrity": {"device": "d", "serial": 1}});
+        let signature = signer.0.sign(canonical(&document).as_bytes());
+        document["integrity"]["signature"] = STANDARD.encode(signature).into();
+        let error = Desired::read(&document, "d", &trusted, 0).unwrap_err();
+        assert!(matches!(error, DesiredError::Container { .. }), "{error}");
         let mut lost = desired(1);
         lost.routes
             .insert("x".to_owned(), DesiredRoute { route: "INTO".to_owned(), time_to_live_secs: None });

@@ -24,6 +24,7 @@
 
 pub mod agent;
 pub mod authority;
+pub mod containers;
 pub mod desired;
 pub mod disk;
 pub mod enrol;

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     authority::Authority,
+    containers::Spec,
     desired::{Desired, Messaging},
     disk::{QueueLimits, file_name},
     hub::{
@@ -125,8 +126,9 @@ impl Gateway {
     /// Serves the modules of a desired state, and routes as it says.
     pub(super) async fn apply(&self, desired: &Desired, modules: &Arc<Modules>) -> Result<(), AgentError> {
         self.hub.set_routes(desired.named_routes());
+        let names = desired.names();
         let gone: Vec<String> =
-            self.modules().keys().filter(|name| !desired.modules.contains_key(*name)).cloned().collect();
+            self.modules().keys().filter(|name| !names.contains_key(name.as_str())).cloned().collect();
         for name in gone {
             let served = self.modules().remove(&name);
             if let (Some(served), Ok(id)) = (served, ClientId::module(&self.device, &name)) {
@@ -137,16 +139,16 @@ impl Gateway {
                 let _ = fs_err::remove_file(self.key_path(&name));
             }
         }
-        for (name, module) in &desired.modules {
+        for (name, messaging) in names {
             let Ok(id) = ClientId::module(&self.device, name) else { continue };
             if !self.modules().contains_key(name) {
                 let key = self.key(name)?;
                 let proof = Proof::Sas { primary: key.clone(), secondary: None };
                 self.identities.set(id.clone(), HubIdentity { proof, enabled: true });
                 let workload = Workload::start(self.workload(&id, &key)).map_err(AgentError::Workload)?;
-                self.modules().insert(name.clone(), Served { key, workload, scoring: None });
+                self.modules().insert(name.to_owned(), Served { key, workload, scoring: None });
             }
-            let wished = module.settings.messaging.clone();
+            let wished = messaging.cloned();
             if let Some(served) = self.modules().get_mut(name)
                 && served.scoring.as_ref().map(|(messaging, _)| messaging) != wished.as_ref()
             {
@@ -156,7 +158,7 @@ impl Gateway {
                     let scoring = Scoring {
                         hub: self.hub.clone(),
                         id,
-                        name: name.clone(),
+                        name: name.to_owned(),
                         messaging: messaging.clone(),
                         modules: Arc::clone(modules),
                         client: self.client.clone(),
@@ -190,6 +192,23 @@ impl Gateway {
         served.workload.socket().clone_into(&mut config.socket);
         let variables = config.environment(&self.hub_name, &self.host_name);
         variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// Tells a container where the hub is: its variables, the folder of its socket, and the name of the hub.
+    pub(super) fn tell(&self, spec: &mut Spec) {
+        spec.environment = self.environment(&spec.name);
+        if spec.environment.is_empty() {
+            return;
+        }
+        let folder = self
+            .modules()
+            .get(&spec.name)
+            .and_then(|served| served.workload.socket().parent().map(Path::to_owned));
+        spec.environment.insert("IOTEDGE_WORKLOADURI".to_owned(), Spec::WORKLOAD.to_owned());
+        spec.sockets = folder;
+        // What names this machine itself names the container itself in there.
+        let own = self.host_name == "localhost" || self.host_name.parse::<std::net::IpAddr>().is_ok();
+        spec.hub_name = (!own).then(|| self.host_name.clone());
     }
 
     fn key_path(&self, name: &str) -> PathBuf {

@@ -19,7 +19,7 @@ use rustls::{
 };
 use serde_json::{Value, json};
 use thiserror::Error;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -28,12 +28,13 @@ use super::{
     methods,
     reconcile::Document,
     report::{self, Status},
+    runs::Runs,
+    twins::{Request, Twins},
 };
 use crate::{
     enrol::AGENT,
-    hub::{HubError, Upstream, UpstreamMessage},
+    hub::{HubError, HubEvent, Upstream, UpstreamMessage},
     metrics::Snapshot,
-    modules::Modules,
 };
 
 const FILTERS: [&str; 3] =
@@ -126,8 +127,8 @@ impl Sender {
 /// What a connection is for.
 pub(super) struct Link<'a> {
     pub(super) documents: &'a watch::Sender<Document>,
-    pub(super) modules: &'a Modules,
-    pub(super) gateway: Option<&'a Gateway>,
+    pub(super) runs: &'a Runs,
+    pub(super) gateway: Option<&'a Arc<Gateway>>,
     pub(super) status: &'a Status,
     /// What was measured last.
     pub(super) measured: watch::Receiver<Option<Snapshot>>,
@@ -153,8 +154,18 @@ impl Link<'_> {
         let mut measured = self.measured.clone();
         // Methods that are being answered; nothing else waits for them.
         let mut answering = FuturesUnordered::new();
+        let mut twins = Twins::new(self.gateway.cloned(), identity.id.device_name());
+        let mut happenings = self.gateway.map(|gateway| gateway.hub().events());
+        let mut twin_asked = tokio::time::Instant::now();
         loop {
             let deadline = asked + PATIENCE;
+            if known.is_some()
+                && client.open() < IN_FLIGHT
+                && let Some(Request { topic, payload }) = twins.next()?
+            {
+                twin_asked = tokio::time::Instant::now();
+                client.publish(topic, payload, None)?;
+            }
             tokio::select! {
                 event = heard.recv() => match event.ok_or(LinkError::Silent)?? {
                     Event::Incoming(Packet::ConnAck(_)) => {
@@ -175,7 +186,10 @@ impl Link<'_> {
                             known = Some(twin["reported"].clone());
                             due = Some(tokio::time::Instant::now());
                             self.desired(twin["desired"].clone());
+                            twins.follow(self.names());
                         }
+                        Some(Heard::OfModule { rid, status, twin }) => twins.heard(&rid, status, &twin).await?,
+                        Some(Heard::ModuleChanged(name)) => twins.changed(&name),
                         Some(Heard::Taken) => {
                             waiting = false;
                             known = reporting.take().or(known);
@@ -232,11 +246,16 @@ impl Link<'_> {
                         client.publish(topic, payload, None)?;
                     }
                 }
+                event = next_event(&mut happenings) => twins.happened(event.as_ref()),
+                () = tokio::time::sleep_until(twin_asked + PATIENCE), if twins.waits() => {
+                    return Err(LinkError::Silent);
+                }
                 () = self.status.changed.notified() => due = Some(tokio::time::Instant::now() + GATHER),
-                () = self.modules.changed() => due = Some(tokio::time::Instant::now() + GATHER),
+                () = self.runs.changed() => due = Some(tokio::time::Instant::now() + GATHER),
                 () = tokio::time::sleep_until(due.unwrap_or(deadline)), if due.is_some() && !waiting && known.is_some() => {
                     due = None;
-                    let now = report::reported(&self.status.get(), &self.modules.views());
+                    twins.follow(self.names());
+                    let now = report::reported(&self.status.get(), &self.runs.modules.views(), &self.runs.container_views());
                     let patch = known.as_ref().and_then(|known| report::patch(known, &now));
                     if let Some(patch) = patch {
                         request += 1;
@@ -262,8 +281,14 @@ impl Link<'_> {
         });
     }
 
+    /// The modules of the state that was taken last.
+    fn names(&self) -> impl Iterator<Item = String> {
+        let desired = self.status.get().desired.unwrap_or_default();
+        desired.names().into_keys().map(str::to_owned).collect::<Vec<_>>().into_iter()
+    }
+
     async fn method(&self, rid: String, name: String, payload: Value) -> (String, u16, Value) {
-        let (status, answer) = methods::answer(self.modules, &name, &payload).await;
+        let (status, answer) = methods::answer(self.runs, &name, &payload).await;
         (rid, status, answer)
     }
 }
@@ -276,6 +301,16 @@ async fn next_message(upstream: &mut Option<Upstream>) -> Result<UpstreamMessage
     match upstream {
         Some(upstream) => upstream.next().await,
         None => std::future::pending().await,
+    }
+}
+
+/// What happens at the device's own hub; `None` where some of it was missed.
+async fn next_event(happenings: &mut Option<broadcast::Receiver<HubEvent>>) -> Option<HubEvent> {
+    let Some(events) = happenings else { return std::future::pending().await };
+    match events.recv().await {
+        Ok(event) => Some(event),
+        Err(broadcast::error::RecvError::Lagged(_)) => None,
+        Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
     }
 }
 
@@ -296,6 +331,14 @@ enum Heard {
     Refused(u16),
     /// The desired properties.
     Changed,
+    /// Those of a module.
+    ModuleChanged(String),
+    /// The answer to a request for a module's twin.
+    OfModule {
+        rid: String,
+        status: u16,
+        twin: Value,
+    },
     Method {
         name: String,
         rid: String,
@@ -305,15 +348,23 @@ enum Heard {
 
 fn read(publish: &Publish) -> Option<Heard> {
     let rest = publish.topic.strip_prefix("$iothub/")?;
-    if rest.starts_with("twin/PATCH/properties/desired/") {
-        return Some(Heard::Changed);
+    if let Some(query) = rest.strip_prefix("twin/PATCH/properties/desired/") {
+        let module = query.split('&').find_map(|pair| pair.strip_prefix("$module="));
+        return Some(module.map_or(Heard::Changed, |module| Heard::ModuleChanged(module.to_owned())));
     }
     if let Some(method) = rest.strip_prefix("methods/POST/") {
         let (name, query) = method.split_once("/?$rid=")?;
         let payload = serde_json::from_slice(&publish.payload).unwrap_or_default();
         return Some(Heard::Method { name: name.to_owned(), rid: query.to_owned(), payload });
     }
-    match rest.strip_prefix("twin/res/")?.split('/').next()?.parse().ok()? {
+    let (status, query) = rest.strip_prefix("twin/res/")?.split_once('/')?;
+    let rid = query.trim_start_matches('?').split('&').find_map(|pair| pair.strip_prefix("$rid="))?;
+    if Twins::is_ours(rid) {
+        let (rid, status) = (rid.to_owned(), status.parse().ok()?);
+        let twin = serde_json::from_slice(&publish.payload).unwrap_or_default();
+        return Some(Heard::OfModule { rid, status, twin });
+    }
+    match status.parse().ok()? {
         200 => serde_json::from_slice(&publish.payload).ok().map(Heard::Twin),
         204 => Some(Heard::Taken),
         status => Some(Heard::Refused(status)),

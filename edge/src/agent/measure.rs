@@ -15,10 +15,11 @@ use self::{
     machine::Machine,
     scrape::{Histogram, Scraped},
 };
-use super::gateway::Gateway;
+use super::{gateway::Gateway, runs::Runs};
 use crate::{
+    containers::{ContainerView, Usage},
     metrics::{DeviceNumbers, ModuleNumbers, Snapshot},
-    modules::{ModuleView, Modules, RuntimeStatus},
+    modules::{ModuleView, RuntimeStatus},
     releases::Releases,
 };
 
@@ -27,7 +28,7 @@ pub const PERIODS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..
 
 /// What is measured.
 pub(super) struct Measured {
-    pub(super) modules: Arc<Modules>,
+    pub(super) runs: Runs,
     pub(super) releases: Arc<Releases>,
     pub(super) quota: u64,
     pub(super) gateway: Option<Arc<Gateway>>,
@@ -58,7 +59,7 @@ pub(super) async fn keep(measured: Measured, period: Duration, newest: watch::Se
 impl Measured {
     /// `before` are the durations of each module's requests when this was last done.
     async fn look(&self, client: &reqwest::Client, before: &mut BTreeMap<String, Histogram>) -> Snapshot {
-        let views = self.modules.views();
+        let views = self.runs.modules.views();
         let groups: Vec<u32> = views.values().filter_map(|view| view.process).collect();
         let releases = Arc::clone(&self.releases);
         let looked = tokio::task::spawn_blocking(move || (Machine::look(&groups), releases.used().ok()));
@@ -76,6 +77,13 @@ impl Measured {
             };
         }
         before.retain(|name, _| views.contains_key(name));
+        for (name, view) in self.runs.container_views() {
+            let usage = match &self.runs.containers {
+                Some(containers) => containers.usage(&name).await,
+                None => None,
+            };
+            modules.insert(name, container_numbers(&view, usage));
+        }
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         Snapshot { at, device: self.device(&machine, used), modules }
     }
@@ -101,6 +109,16 @@ impl Measured {
             of_hub(|backlog| backlog.unrouted),
         ]
     }
+}
+
+/// Nobody knows how its requests are measured.
+fn container_numbers(view: &ContainerView, usage: Option<Usage>) -> ModuleNumbers {
+    let mut numbers = ModuleNumbers::default();
+    numbers[0] = Some(f64::from(u8::from(view.status == RuntimeStatus::Running)));
+    numbers[1] = Some(f64::from(view.restarts));
+    numbers[8] = usage.map(|usage| usage.cpu_seconds);
+    numbers[9] = usage.map(|usage| usage.memory_bytes);
+    numbers
 }
 
 fn numbers(

@@ -7,7 +7,8 @@ use flate2::{Compression, write::GzEncoder};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use crate::modules::{Modules, OrderError};
+use super::runs::Runs;
+use crate::modules::OrderError;
 
 /// Bytes of JSON that all logs of one answer take: an answer has 128 KiB.
 const LONGEST: usize = 120 * 1024;
@@ -94,13 +95,13 @@ enum ContentType {
 }
 
 /// Does what is asked; gives the answer's status and payload. Names are read without regard to capitals, as Azure's are.
-pub(super) async fn answer(modules: &Modules, name: &str, payload: &Value) -> (u16, Value) {
+pub(super) async fn answer(runs: &Runs, name: &str, payload: &Value) -> (u16, Value) {
     let done = match name.to_ascii_lowercase().as_str() {
         "ping" => Ok(Value::Null),
-        "restartmodule" => restart(modules, payload).await,
-        "getmodulelogs" => logs(modules, payload),
-        "getlogs" => log(modules, payload),
-        "rungolden" => golden(modules, payload).await,
+        "restartmodule" => restart(runs, payload).await,
+        "getmodulelogs" => logs(runs, payload).await,
+        "getlogs" => log(runs, payload).await,
+        "rungolden" => golden(runs, payload).await,
         _ => Err(Refusal::Request(format!("`{name}` is no method of this agent; it has {NAMES}"))),
     };
     done.map_or_else(Refusal::answer, |answer| (200, answer))
@@ -129,16 +130,16 @@ fn named(payload: &Value) -> Result<String, Refusal> {
     Ok(id)
 }
 
-async fn restart(modules: &Modules, payload: &Value) -> Result<Value, Refusal> {
+async fn restart(runs: &Runs, payload: &Value) -> Result<Value, Refusal> {
     let id = named(payload)?;
-    modules.restart(&id).await.map_err(|error| Refusal::State(error.to_string()))?;
+    runs.restart(&id).await.map_err(|error| Refusal::State(error.to_string()))?;
     tracing::info!(module = id, "restarted a module, as it was asked to");
     Ok(Value::Null)
 }
 
-async fn golden(modules: &Modules, payload: &Value) -> Result<Value, Refusal> {
+async fn golden(runs: &Runs, payload: &Value) -> Result<Value, Refusal> {
     let id = named(payload)?;
-    match modules.run_golden(&id).await {
+    match runs.run_golden(&id).await {
         Ok(run) => Ok(json!({
             "id": id,
             "release": run.release,
@@ -152,22 +153,22 @@ async fn golden(modules: &Modules, payload: &Value) -> Result<Value, Refusal> {
 }
 
 /// The end of one module's log.
-fn log(modules: &Modules, payload: &Value) -> Result<Value, Refusal> {
+async fn log(runs: &Runs, payload: &Value) -> Result<Value, Refusal> {
     let id = named(payload)?;
-    match modules.log(&id) {
+    match runs.log(&id).await {
         Some(log) => Ok(json!({ "id": id, "payload": within(&log, LONGEST) })),
         None => Err(Refusal::Missing(OrderError::NoModule(id).to_string())),
     }
 }
 
-fn logs(modules: &Modules, payload: &Value) -> Result<Value, Refusal> {
+async fn logs(runs: &Runs, payload: &Value) -> Result<Value, Refusal> {
     let Logs { schema_version, items, encoding, content_type: ContentType::Text } = read(payload)?;
     check_schema(schema_version.as_deref())?;
     let items = match items {
         Items::Many(items) => items,
         Items::One(item) => vec![item],
     };
-    let names = modules.names();
+    let names = runs.names();
     let mut asked = Vec::new();
     for item in &items {
         let known = names.iter().filter(|name| item.id == ".*" || **name == item.id);
@@ -179,15 +180,16 @@ fn logs(modules: &Modules, payload: &Value) -> Result<Value, Refusal> {
     }
     asked.truncate(MOST_LOGS);
     let share = LONGEST / asked.len().max(1) - 200;
-    let answer = asked.into_iter().map(|(name, tail)| {
-        let log = modules.log(name).unwrap_or_default();
+    let mut answer = Vec::with_capacity(asked.len());
+    for (name, tail) in asked {
+        let log = runs.log(name).await.unwrap_or_default();
         let log = last_lines(&log, tail);
-        match encoding {
+        answer.push(match encoding {
             Encoding::None => json!({ "id": name, "payload": within(log, share) }),
             Encoding::Gzip => json!({ "id": name, "payloadBytes": packed(log, share) }),
-        }
-    });
-    Ok(Value::Array(answer.collect()))
+        });
+    }
+    Ok(Value::Array(answer))
 }
 
 fn last_lines(log: &str, tail: Option<usize>) -> &str {

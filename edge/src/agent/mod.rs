@@ -8,6 +8,8 @@ mod measure;
 mod methods;
 mod reconcile;
 mod report;
+mod runs;
+mod twins;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -19,8 +21,9 @@ pub use gateway::GatewayConfig;
 pub use identity::Identity;
 pub use measure::PERIODS;
 
-use self::reconcile::Reconciler;
+use self::{reconcile::Reconciler, runs::Runs};
 use crate::{
+    containers::{Containers, ContainersConfig},
     modules::{ModuleError, Modules, ModulesConfig},
     releases::{Releases, ReleasesConfig, ReleasesError},
 };
@@ -60,6 +63,8 @@ pub struct AgentConfig {
     /// Of everything that it keeps.
     pub folder: PathBuf,
     pub modules: ModulesConfig,
+    /// Modules as containers, where the device has an Engine.
+    pub containers: Option<ContainersConfig>,
     /// Bytes that releases may take.
     pub quota: u64,
     /// Bytes in a second that fetching them may take.
@@ -89,6 +94,8 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
         own,
     )?);
     let modules = Arc::new(Modules::open(config.modules.clone())?);
+    let containers = config.containers.clone().map(|containers| Arc::new(Containers::new(containers)));
+    let runs = Runs { modules, containers };
     let status = Arc::new(report::Status::default());
     let gateway = match &config.gateway {
         None => None,
@@ -107,7 +114,7 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
     let (identities, identity) = watch::channel(identity);
     let bringing = reconcile::Bringing {
         releases: Arc::clone(&releases),
-        modules: Arc::clone(&modules),
+        runs: runs.clone(),
         gateway: gateway.clone(),
         status: Arc::clone(&status),
     };
@@ -115,16 +122,12 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
     let (documents, document) = watch::channel(None);
     let renewed = Notify::new();
     let (measuring, measured) = watch::channel(None);
-    let looking = measure::Measured {
-        modules: Arc::clone(&modules),
-        releases,
-        quota: config.quota,
-        gateway: gateway.clone(),
-    };
+    let looking =
+        measure::Measured { runs: runs.clone(), releases, quota: config.quota, gateway: gateway.clone() };
     let link = link::Link {
         documents: &documents,
-        modules: &modules,
-        gateway: gateway.as_deref(),
+        runs: &runs,
+        gateway: gateway.as_ref(),
         status: &status,
         measured,
     };
@@ -141,7 +144,10 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
         drop(gateway);
         hub.shutdown().await;
     }
-    modules.shutdown().await;
+    if let Some(containers) = &runs.containers {
+        containers.leave().await;
+    }
+    runs.modules.shutdown().await;
     Ok(())
 }
 

@@ -17,10 +17,13 @@ use super::{
     gateway::Gateway,
     identity::{Identity, replace},
     report::Status,
+    runs::Runs,
 };
 use crate::{
+    containers::{Spec, registry_of},
     desired::{Desired, DesiredModule},
-    modules::{Modules, Version},
+    manifest::Module,
+    modules::Version,
     releases::{Releases, ReleasesError},
 };
 
@@ -31,7 +34,7 @@ pub(super) type Document = Option<(u64, Value)>;
 #[derive(Debug)]
 pub(super) struct Bringing {
     pub(super) releases: Arc<Releases>,
-    pub(super) modules: Arc<Modules>,
+    pub(super) runs: Runs,
     pub(super) gateway: Option<Arc<Gateway>>,
     pub(super) status: Arc<Status>,
 }
@@ -40,7 +43,7 @@ pub(super) struct Bringing {
 pub(super) struct Reconciler {
     path: PathBuf,
     releases: Arc<Releases>,
-    modules: Arc<Modules>,
+    runs: Runs,
     gateway: Option<Arc<Gateway>>,
     status: Arc<Status>,
     /// The last document that was taken.
@@ -50,9 +53,9 @@ pub(super) struct Reconciler {
 impl Reconciler {
     /// Takes up what the last document said, with what is on the device.
     pub(super) async fn open(folder: &Path, bringing: Bringing) -> Result<Self, AgentError> {
-        let Bringing { releases, modules, gateway, status } = bringing;
+        let Bringing { releases, runs, gateway, status } = bringing;
         let path = folder.join("desired.json");
-        let mut reconciler = Self { path, releases, modules, gateway, status, current: Desired::default() };
+        let mut reconciler = Self { path, releases, runs, gateway, status, current: Desired::default() };
         let identity = Identity::open(folder)?;
         let written = fs_err::read(&reconciler.path).ok();
         let written = written.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
@@ -71,12 +74,12 @@ impl Reconciler {
         let current = reconciler.current.clone();
         // Sockets first: modules look for them when they start.
         if let Some(gateway) = &reconciler.gateway
-            && let Err(error) = gateway.apply(&current, &reconciler.modules).await
+            && let Err(error) = gateway.apply(&current, &reconciler.runs.modules).await
         {
             tracing::warn!(error = &error as &dyn std::error::Error, "could not serve the modules' messages");
         }
         for name in current.modules.keys() {
-            reconciler.modules.resume(name).await?;
+            reconciler.runs.modules.resume(name).await?;
         }
         reconciler.status.set(|told| {
             (told.serial, told.code) = (current.serial, if current.serial == 0 { 406 } else { 200 });
@@ -98,7 +101,10 @@ impl Reconciler {
                 match super::https(&newest, Some(&newest.key)) {
                     Ok(client) => self.releases.ask_by(client),
                     Err(error) => {
-                        tracing::error!(error = &error as &dyn std::error::Error, "goes on with the old certificate");
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            "goes on with the old certificate"
+                        );
                     }
                 }
             }
@@ -167,30 +173,40 @@ impl Reconciler {
     async fn bring_about(&mut self) -> bool {
         let mut done = true;
         let gone: Vec<String> = self
+            .runs
             .modules
             .views()
             .into_keys()
             .filter(|name| !self.current.modules.contains_key(name))
             .collect();
         for name in gone {
-            self.modules.remove(&name).await;
+            self.runs.modules.remove(&name).await;
         }
         if let Some(gateway) = &self.gateway
-            && let Err(error) = gateway.apply(&self.current, &self.modules).await
+            && let Err(error) = gateway.apply(&self.current, &self.runs.modules).await
         {
             tracing::warn!(error = &error as &dyn std::error::Error, "could not serve the modules' messages");
             done = false;
         }
-        let mut modules: Vec<(String, DesiredModule)> =
-            self.current.modules.iter().map(|(name, module)| (name.clone(), module.clone())).collect();
-        modules.sort_by_key(|(_, module)| module.startup_order);
-        for (name, module) in modules {
+        done &= self.remove_containers().await;
+        // Of both kinds, by the order that the document gives them.
+        let releases = self.current.modules.iter().map(|(name, module)| (module.startup_order, name));
+        let containers = self.current.containers.iter().map(|(name, module)| (module.startup_order, name));
+        let mut ordered: Vec<(u32, String)> =
+            releases.chain(containers).map(|(order, name)| (order, name.clone())).collect();
+        ordered.sort();
+        for (_, name) in ordered {
+            if let Some(module) = self.current.containers.get(&name).cloned() {
+                self.set_container(name, module);
+                continue;
+            }
+            let Some(module) = self.current.modules.get(&name).cloned() else { continue };
             match self.version(&name, module).await {
                 Ok(version) => {
                     self.status.set(|told| {
                         told.failures.remove(&name);
                     });
-                    if let Err(error) = self.modules.set(&name, version).await {
+                    if let Err(error) = self.runs.modules.set(&name, version).await {
                         tracing::warn!(
                             module = name,
                             error = &error as &dyn std::error::Error,
@@ -204,7 +220,7 @@ impl Reconciler {
                     let why = describe(&error);
                     tracing::warn!(module = name, reason = why, "could not fetch a release");
                     // What worked last goes on.
-                    if let Err(error) = self.modules.resume(&name).await {
+                    if let Err(error) = self.runs.modules.resume(&name).await {
                         tracing::warn!(
                             module = name,
                             error = &error as &dyn std::error::Error,
@@ -219,6 +235,39 @@ impl Reconciler {
         }
         self.collect();
         done
+    }
+
+    async fn remove_containers(&self) -> bool {
+        let Some(containers) = &self.runs.containers else { return true };
+        let names = self.current.containers.keys().map(String::as_str).collect();
+        match containers.retain(&names).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "could not look for containers that are not wished for any more"
+                );
+                // Without an Engine there are none.
+                false
+            }
+        }
+    }
+
+    fn set_container(&self, name: String, module: Module) {
+        let Some(containers) = &self.runs.containers else {
+            let why = "this device runs no containers: its agent was started without --engine";
+            self.status.set(|told| {
+                told.failures.insert(name, why.to_owned());
+            });
+            return;
+        };
+        let credentials = registry_of(&module.image, &self.current.registries).cloned();
+        let environment = std::collections::BTreeMap::new();
+        let mut spec = Spec { name, module, credentials, environment, sockets: None, hub_name: None };
+        if let Some(gateway) = &self.gateway {
+            gateway.tell(&mut spec);
+        }
+        containers.set(spec);
     }
 
     async fn version(&self, name: &str, module: DesiredModule) -> Result<Version, ReleasesError> {
@@ -237,7 +286,7 @@ impl Reconciler {
     }
 
     fn collect(&self) {
-        let mut keep: BTreeSet<_> = self.modules.needed().into_iter().collect();
+        let mut keep: BTreeSet<_> = self.runs.modules.needed().into_iter().collect();
         keep.extend(self.current.modules.values().map(|module| module.settings.release));
         match self.releases.collect(&keep) {
             Ok(0) => {}

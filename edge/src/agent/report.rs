@@ -9,7 +9,12 @@ use std::{
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 
-use crate::{desired::Desired, modules::ModuleView};
+use crate::{
+    containers::ContainerView,
+    desired::Desired,
+    manifest::Module,
+    modules::{ModuleView, RuntimeStatus},
+};
 
 const SCHEMA: &str = "1.1";
 /// Characters of a description: a text of a twin has a bound.
@@ -48,7 +53,11 @@ impl Status {
 }
 
 /// The reported properties.
-pub(super) fn reported(told: &Told, views: &BTreeMap<String, ModuleView>) -> Value {
+pub(super) fn reported(
+    told: &Told,
+    views: &BTreeMap<String, ModuleView>,
+    containers: &BTreeMap<String, ContainerView>,
+) -> Value {
     let mut modules = Map::new();
     let desired = told.desired.as_ref().map(|desired| &desired.modules);
     let names = views.keys().chain(desired.into_iter().flatten().map(|(name, _)| name));
@@ -80,6 +89,12 @@ pub(super) fn reported(told: &Told, views: &BTreeMap<String, ModuleView>) -> Val
         module["refusedVersion"] = json!(view.refused.as_ref().and_then(|refused| refused.version.as_ref()));
         modules.insert(name.clone(), module);
     }
+    let wished = told.desired.as_ref().map(|desired| &desired.containers);
+    for name in containers.keys().chain(wished.into_iter().flatten().map(|(name, _)| name)) {
+        let view = containers.get(name).cloned().unwrap_or_default();
+        let wish = wished.and_then(|wished| wished.get(name));
+        modules.insert(name.clone(), container(&view, wish, told.failures.get(name)));
+    }
     json!({
         "schemaVersion": SCHEMA,
         "version": { "version": env!("CARGO_PKG_VERSION") },
@@ -92,6 +107,31 @@ pub(super) fn reported(told: &Told, views: &BTreeMap<String, ModuleView>) -> Val
         "gateway": told.gateway.map(|address| address.to_string()),
         "modules": modules,
     })
+}
+
+/// A container, as Azure's agent reports one.
+fn container(view: &ContainerView, wished: Option<&Module>, failure: Option<&String>) -> Value {
+    let status = if failure.is_some() { RuntimeStatus::Failed } else { view.status };
+    let description = failure.unwrap_or(&view.description);
+    // Options may be long, and hold what is not to be told twice.
+    let settings = json!({ "image": view.image, "imageHash": view.image_hash });
+    let mut container = json!({
+        "type": "docker",
+        "runtimeStatus": status.as_str(),
+        "statusDescription": description.chars().take(LONGEST).collect::<String>(),
+        "exitCode": view.exit_code.unwrap_or(0),
+        "restartCount": view.restarts,
+        "lastStartTimeUtc": view.last_start,
+        "lastExitTimeUtc": view.last_exit,
+        "settings": settings,
+    });
+    if let Some(wished) = wished {
+        container["status"] = json!(wished.status);
+        container["restartPolicy"] = json!(wished.restart_policy);
+        container["version"] = json!(wished.version);
+        container["desiredImage"] = json!(wished.image);
+    }
+    container
 }
 
 /// The patch that makes what the hub knows what is so now; `None` if it is.

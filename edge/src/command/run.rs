@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use anyhow::{Context as _, Result};
 use moorline_edge::{
     agent::{self, AgentConfig, GatewayConfig},
+    containers::{Allowed, ContainersConfig},
     disk::QueueLimits,
     modules::ModulesConfig,
 };
@@ -41,6 +42,24 @@ pub(crate) struct Arguments {
     /// Megabytes of messages that wait for the server; the oldest make space
     #[arg(long, default_value_t = 256, value_name = "MB", requires = "listen")]
     queue: u64,
+    /// The socket of the device's Engine, for modules that are containers: /var/run/docker.sock; it runs none without this
+    #[arg(long, value_name = "SOCKET")]
+    engine: Option<PathBuf>,
+    /// A folder of which containers may be given any part; may be said again
+    #[arg(long, value_name = "FOLDER", requires = "engine")]
+    allow_mount: Vec<PathBuf>,
+    /// A device file that containers may be given; may be said again
+    #[arg(long, value_name = "PATH", requires = "engine")]
+    allow_device: Vec<PathBuf>,
+    /// Containers may use GPUs
+    #[arg(long, requires = "engine")]
+    allow_gpus: bool,
+    /// Containers may share the device's network
+    #[arg(long, requires = "engine")]
+    allow_host_network: bool,
+    /// Containers may be privileged, and be given whatever the device has
+    #[arg(long, requires = "engine")]
+    allow_privileged: bool,
     /// Seconds between two messages with what the device and its modules measure
     #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     measure_every: u64,
@@ -58,9 +77,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .collect();
     let mut modules = ModulesConfig::new(arguments.scorer.clone(), folder.join("modules"), environment);
     modules.start_timeout = Duration::from_secs(arguments.start_timeout);
+    let containers = arguments.engine.as_ref().map(|socket| {
+        let allowed = Allowed {
+            privileged: arguments.allow_privileged,
+            host_network: arguments.allow_host_network,
+            gpus: arguments.allow_gpus,
+            mounts: arguments.allow_mount.clone(),
+            devices: arguments.allow_device.clone(),
+        };
+        ContainersConfig::new(socket.clone(), allowed, &folder)
+    });
     let config = AgentConfig {
         folder,
         modules,
+        containers,
         quota: arguments.quota * 1_000_000,
         bandwidth: arguments.bandwidth.map(|kilobytes| kilobytes * 1000),
         gateway: arguments.listen.map(|mqtt| GatewayConfig {

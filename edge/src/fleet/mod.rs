@@ -24,8 +24,8 @@ use thiserror::Error;
 use tokio::sync::{Notify, broadcast::error::RecvError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::target::{FleetSettings, FleetTarget};
 use self::plan::{Device, Reported, Told, Wish};
+pub use self::target::{FleetSettings, FleetTarget};
 use crate::{
     desired::{Desired, DesiredModule, DesiredRoute, Signer, TrustedKey},
     hub::{AGENT, ClientId, Hub, HubError, HubEvent, Twin},
@@ -48,7 +48,9 @@ pub enum Share {
 
 /// A text that is no part of a fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("`{0}` is no part of a fleet; expected a number of devices, such as `1`, or a percentage, such as `10%`")]
+#[error(
+    "`{0}` is no part of a fleet; expected a number of devices, such as `1`, or a percentage, such as `10%`"
+)]
 pub struct ShareError(String);
 
 impl Share {
@@ -114,7 +116,10 @@ pub struct FleetConfig {
 
 impl fmt::Debug for FleetConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FleetConfig").field("hub", &self.hub).field("members", &self.members).finish_non_exhaustive()
+        f.debug_struct("FleetConfig")
+            .field("hub", &self.hub)
+            .field("members", &self.members)
+            .finish_non_exhaustive()
     }
 }
 
@@ -251,7 +256,12 @@ impl Fleet {
     }
 
     /// Takes a wish up, and tells the first devices of it.
-    async fn place(&self, id: &DeploymentId, mut wish: Wish, files: BTreeMap<Digest, PathBuf>) -> Result<(), FleetError> {
+    async fn place(
+        &self,
+        id: &DeploymentId,
+        mut wish: Wish,
+        files: BTreeMap<Digest, PathBuf>,
+    ) -> Result<(), FleetError> {
         {
             let mut state = self.0.state();
             state.pending.remove(id);
@@ -427,7 +437,8 @@ impl Inner {
         };
         let hub = &self.config.hub;
         if all {
-            let members = self.config.members.members().await.inspect_err(|_| self.state().all_dirty = true)?;
+            let members =
+                self.config.members.members().await.inspect_err(|_| self.state().all_dirty = true)?;
             let connected = connected(hub);
             let mut now: BTreeMap<Name, BTreeMap<String, SeenDevice>> = BTreeMap::new();
             for member in members {
@@ -457,6 +468,7 @@ impl Inner {
             serial: seconds.max(device.serial + 1),
             modules: told.modules.clone(),
             routes: told.routes.clone(),
+            ..Desired::default()
         };
         let document = self.config.signer.document(name, &desired);
         self.config.hub.replace_desired(&id, &document, device.version + 1).await
@@ -480,7 +492,8 @@ fn read(hub: &Hub, name: &str, connected: bool) -> Option<SeenDevice> {
             "tags": device.tags,
             "properties": { "desired": device.desired.properties, "reported": device.reported.properties },
         });
-        let serial = agent.desired.properties.get("integrity").and_then(|integrity| integrity["serial"].as_u64());
+        let serial =
+            agent.desired.properties.get("integrity").and_then(|integrity| integrity["serial"].as_u64());
         let reported = serde_json::from_value(agent.reported.properties.clone().into());
         let reported: Reported = reported.unwrap_or_else(|error| {
             tracing::debug!(device = name, %error, "what a device reports cannot be read");
@@ -502,7 +515,8 @@ fn read(hub: &Hub, name: &str, connected: bool) -> Option<SeenDevice> {
 /// What the document in an agent's twin says.
 fn told(agent: &Twin) -> Told {
     let part = |name: &str| agent.desired.properties.get(name).cloned().unwrap_or_else(|| json!({}));
-    let modules: BTreeMap<String, DesiredModule> = serde_json::from_value(part("modules")).unwrap_or_default();
+    let modules: BTreeMap<String, DesiredModule> =
+        serde_json::from_value(part("modules")).unwrap_or_default();
     let routes = serde_json::from_value(part("routes")).unwrap_or_default();
     Told { modules, routes }
 }

@@ -139,7 +139,10 @@ impl Target for FleetTarget {
             ));
         }
         if !matches!(desired.scale, Scale::Fixed { .. }) {
-            return refused("each device runs its own module, so there is nothing to scale; leave `scale_settings` out".to_owned());
+            return refused(
+                "each device runs its own module, so there is nothing to scale; leave `scale_settings` out"
+                    .to_owned(),
+            );
         }
         Ok(())
     }
@@ -224,9 +227,8 @@ impl Target for FleetTarget {
 /// The files of a release that lies in a folder.
 fn files(release: &Release, folder: &Path) -> BTreeMap<Digest, PathBuf> {
     let model = release.model.iter().flat_map(|model| &model.files);
-    let mut files: BTreeMap<Digest, PathBuf> = model
-        .map(|file| (file.sha256, folder.join(Release::MODEL_DIR).join(&file.path)))
-        .collect();
+    let mut files: BTreeMap<Digest, PathBuf> =
+        model.map(|file| (file.sha256, folder.join(Release::MODEL_DIR).join(&file.path))).collect();
     files.insert(release.digest(), folder.join(Release::FILE));
     files
 }

@@ -25,6 +25,12 @@ pub(crate) enum Control {
         version: u64,
         patch: String,
     },
+    /// A change of those of a module: what its device's agent is told.
+    ModuleDesired {
+        module: String,
+        version: u64,
+        patch: String,
+    },
 }
 
 /// What happens at a hub. Whoever falls behind is told so, and looks at the whole again.

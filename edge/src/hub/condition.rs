@@ -498,7 +498,9 @@ impl<'a> Parser<'a> {
                 "properties" => "properties",
                 _ => {
                     self.at = start;
-                    return Err(self.unexpected("`tags.…`, `properties.…`, `deviceId`, a value or a function"));
+                    return Err(
+                        self.unexpected("`tags.…`, `properties.…`, `deviceId`, a value or a function")
+                    );
                 }
             };
             let mut steps = self.steps()?;

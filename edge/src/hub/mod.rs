@@ -442,6 +442,12 @@ impl Inner {
 
     fn tell_desired(&self, id: &ClientId, patch: &Value, version: u64) {
         let patch = Section::notice(patch, version).to_string();
+        if let Some(module) = id.module_name().filter(|module| *module != AGENT)
+            && let Ok(agent) = ClientId::module(id.device_name(), AGENT)
+        {
+            let told = Control::ModuleDesired { module: module.to_owned(), version, patch: patch.clone() };
+            self.clients.tell(&agent, told);
+        }
         self.clients.tell(id, Control::Desired { version, patch });
     }
 

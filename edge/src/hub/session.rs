@@ -406,6 +406,11 @@ impl Session<'_> {
                     self.publish(&topic::desired_patch(version), patch.into(), 0);
                 }
             }
+            Control::ModuleDesired { module, version, patch } => {
+                if self.subscriptions.has(Feature::DesiredPatches) {
+                    self.publish(&topic::desired_patch_of(&module, version), patch.into(), 0);
+                }
+            }
             Control::Method(request) => {
                 if !self.subscriptions.has(Feature::Methods) {
                     let _ = request.answer.send(Err(super::methods::MethodError::Offline));

@@ -7,6 +7,7 @@ use super::{
     identity::ClientId,
     properties::{Properties, PropertiesError},
 };
+use crate::manifest::is_module_name;
 
 /// The module that speaks for a device.
 pub(crate) const AGENT: &str = "$edgeAgent";
@@ -28,19 +29,29 @@ pub(crate) enum TopicError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Published<'a> {
     Telemetry(Properties),
-    TwinGet { rid: &'a str },
-    TwinReported { rid: &'a str },
-    MethodResponse { status: u16, rid: &'a str },
+    /// Of the module of its device that the agent names, or of the client itself.
+    TwinGet {
+        rid: &'a str,
+        module: Option<&'a str>,
+    },
+    TwinReported {
+        rid: &'a str,
+        module: Option<&'a str>,
+    },
+    MethodResponse {
+        status: u16,
+        rid: &'a str,
+    },
 }
 
 /// Reads the topic of a message that `id` published.
 pub(crate) fn published<'a>(topic: &'a str, id: &ClientId) -> Result<Published<'a>, TopicError> {
     if let Some(rest) = topic.strip_prefix("$iothub/") {
         if let Some(query) = rest.strip_prefix("twin/GET/") {
-            return Ok(Published::TwinGet { rid: rid(query)? });
+            return Ok(Published::TwinGet { rid: rid(query)?, module: module(query, id)? });
         }
         if let Some(query) = rest.strip_prefix("twin/PATCH/properties/reported/") {
-            return Ok(Published::TwinReported { rid: rid(query)? });
+            return Ok(Published::TwinReported { rid: rid(query)?, module: module(query, id)? });
         }
         let (status, query) = rest
             .strip_prefix("methods/res/")
@@ -69,6 +80,15 @@ fn rid(query: &str) -> Result<&str, TopicError> {
         && rid.len() <= LONGEST_RID
         && !rid.contains(|c: char| c.is_control() || matches!(c, '/' | '+' | '#'));
     if fits { Ok(rid) } else { Err(TopicError::RequestId) }
+}
+
+/// The module whose twin is meant, where it is not the caller's own: a device's agent asks for those of its modules.
+fn module<'a>(query: &'a str, id: &ClientId) -> Result<Option<&'a str>, TopicError> {
+    let named = query.trim_start_matches('?').split('&').find_map(|pair| pair.strip_prefix("$module="));
+    match named {
+        Some(name) if id.module_name() != Some(AGENT) || !is_module_name(name) => Err(TopicError::Foreign),
+        named => Ok(named),
+    }
 }
 
 /// What a client is subscribed to, at which quality of service: at most these five.
@@ -149,6 +169,11 @@ pub(crate) fn desired_patch(version: u64) -> String {
     format!("$iothub/twin/PATCH/properties/desired/?$version={version}")
 }
 
+/// The same of a module, as its device's agent is told it.
+pub(crate) fn desired_patch_of(module: &str, version: u64) -> String {
+    format!("{}&$module={module}", desired_patch(version))
+}
+
 pub(crate) fn method_request(name: &str, rid: &str) -> String {
     format!("$iothub/methods/POST/{name}/?$rid={rid}")
 }
@@ -207,10 +232,15 @@ mod tests {
         assert!(matches!(ok("devices/d1/messages/events/", &device), Published::Telemetry(_)));
         assert!(matches!(ok("devices/d1/messages/events", &device), Published::Telemetry(_)));
         assert!(matches!(ok("devices/d1/modules/m1/messages/events/a=b/", &module), Published::Telemetry(_)));
-        assert_eq!(ok("$iothub/twin/GET/?$rid=7", &module), Published::TwinGet { rid: "7" });
+        assert_eq!(ok("$iothub/twin/GET/?$rid=7", &module), Published::TwinGet { rid: "7", module: None });
+        let agent: ClientId = "d1/$edgeAgent".parse().unwrap();
+        assert_eq!(
+            ok("$iothub/twin/GET/?$rid=7&$module=m1", &agent),
+            Published::TwinGet { rid: "7", module: Some("m1") }
+        );
         assert_eq!(
             ok("$iothub/twin/PATCH/properties/reported/?$version=3&$rid=x-1", &device),
-            Published::TwinReported { rid: "x-1" }
+            Published::TwinReported { rid: "x-1", module: None }
         );
         assert_eq!(
             ok("$iothub/methods/res/200/?$rid=1", &device),
@@ -227,6 +257,9 @@ mod tests {
             ("$iothub/twin/res/200/?$rid=1", &device),
             ("$iothub/methods/POST/reboot/?$rid=1", &device),
             ("$iothub/methods/res/two/?$rid=1", &device),
+            ("$iothub/twin/GET/?$rid=1&$module=m2", &module),
+            ("$iothub/twin/PATCH/properties/reported/?$rid=1&$module=m1", &device),
+            ("$iothub/twin/GET/?$rid=1&$module=$edgeAgent", &agent),
             ("$SYS/broker", &device),
             ("other", &device),
         ] {

@@ -1,6 +1,7 @@
 //! Deployment manifests of Azure IoT Edge, schema 1.0 and 1.1: read with every mistake and its place, and written so that
 //! Azure's own runtime takes them.
 
+mod apply;
 mod read;
 mod write;
 
@@ -9,7 +10,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use apply::Applied;
+pub(crate) use read::read_registries;
 pub use read::{ManifestError, Mistake};
+pub(crate) use write::registries_to_json;
 
 /// What a device is to run.
 #[derive(Clone, Debug, PartialEq)]

@@ -58,6 +58,26 @@ impl Manifest {
     }
 }
 
+impl Module {
+    /// Reads one module as `$edgeAgent` has it, schema 1.1.
+    pub fn read(value: &Value) -> Result<Self, ManifestError> {
+        let mut reader = Reader::default();
+        let module = reader.module(value, true, true);
+        if reader.mistakes.is_empty() { Ok(module) } else { Err(ManifestError::Mistakes(reader.mistakes)) }
+    }
+}
+
+/// Reads the registries of a `runtime`.
+pub(crate) fn read_registries(runtime: &Value) -> Result<BTreeMap<String, Registry>, ManifestError> {
+    let (mut reader, mut agent) = (Reader::default(), AgentSection::default());
+    reader.runtime(runtime, &mut agent);
+    if reader.mistakes.is_empty() {
+        Ok(agent.registries)
+    } else {
+        Err(ManifestError::Mistakes(reader.mistakes))
+    }
+}
+
 #[derive(Debug, Default)]
 struct Reader {
     path: Vec<String>,

@@ -1,8 +1,10 @@
 //! Writing a manifest, as schema 1.1.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
-use super::{ImagePullPolicy, Manifest, Module, RestartPolicy, RouteSpec, Status, word};
+use super::{ImagePullPolicy, Manifest, Module, Registry, RestartPolicy, RouteSpec, Status, word};
 
 /// Characters of a text in a twin of Azure's.
 const PIECE: usize = 512;
@@ -19,15 +21,7 @@ impl Manifest {
             settings.extend(value.as_ref().map(|value| (name.to_owned(), value.as_str().into())));
         }
         if !agent.registries.is_empty() {
-            let registries = agent.registries.iter().map(|(name, registry)| {
-                let fields = json!({
-                    "address": registry.address,
-                    "username": registry.username,
-                    "password": registry.password,
-                });
-                (name.clone(), fields)
-            });
-            settings.insert("registryCredentials".to_owned(), Value::Object(registries.collect()));
+            settings.insert("registryCredentials".to_owned(), registries_to_json(&agent.registries));
         }
         let modules = agent.modules.iter().map(|(name, module)| (name.clone(), self::module(module, true)));
         let modules: Map<String, Value> = modules.collect();
@@ -58,6 +52,25 @@ impl Manifest {
         }
         json!({ "modulesContent": content })
     }
+}
+
+impl Module {
+    /// The module as `$edgeAgent` has it.
+    pub fn to_json(&self) -> Value {
+        module(self, true)
+    }
+}
+
+pub(crate) fn registries_to_json(registries: &BTreeMap<String, Registry>) -> Value {
+    let written = registries.iter().map(|(name, registry)| {
+        let fields = json!({
+            "address": registry.address,
+            "username": registry.username,
+            "password": registry.password,
+        });
+        (name.clone(), fields)
+    });
+    Value::Object(written.collect())
 }
 
 fn module(module: &Module, full: bool) -> Value {

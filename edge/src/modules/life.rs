@@ -8,7 +8,7 @@ use std::{
 use moorline_core::Backoff;
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -19,6 +19,8 @@ use crate::manifest::{RestartPolicy, Status};
 
 /// So many crashes before it has proved itself, and a version gives way.
 const CRASHES: usize = 3;
+/// Between the last connection that a process was led and its end.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// Where the module is seen.
 #[derive(Debug)]
@@ -200,7 +202,7 @@ impl Life {
         });
         let old = self.install(version, process, VecDeque::new());
         if let Some(old) = old {
-            old.process.end(self.config.drain_timeout).await;
+            self.retire(old).await;
         }
     }
 
@@ -216,9 +218,16 @@ impl Life {
             view.description = description;
         });
         if let Some(old) = old {
-            old.process.end(self.config.drain_timeout).await;
+            self.retire(old).await;
         }
         Ok(())
+    }
+
+    /// Ends a process that takes no new connections any more.
+    async fn retire(&self, old: Running) {
+        // Those that were on their way to it when the front was turned have arrived by then.
+        tokio::time::sleep(SETTLE).await;
+        old.process.end(self.config.drain_timeout).await;
     }
 
     fn install(&mut self, version: Version, process: Process, crashes: VecDeque<Instant>) -> Option<Running> {

@@ -126,6 +126,8 @@ pub enum RuntimeStatus {
     /// It ended, and is started again in a while.
     Backoff,
     Running,
+    /// It runs, and says itself that it does not work.
+    Unhealthy,
     Stopped,
     /// It does not run, and is not tried again before something changes.
     Failed,
@@ -137,6 +139,7 @@ impl RuntimeStatus {
             Self::Unknown => "unknown",
             Self::Backoff => "backoff",
             Self::Running => "running",
+            Self::Unhealthy => "unhealthy",
             Self::Stopped => "stopped",
             Self::Failed => "failed",
         }

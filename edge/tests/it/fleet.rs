@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use moorline_core::{
-    DeploymentId, Digest, Observation, Phase, Placement, Probe, Release, Resources, Scale, Scheduling, Source,
-    Target as _,
+    DeploymentId, Digest, Observation, Phase, Placement, Probe, Release, Resources, Scale, Scheduling,
+    Source, Target as _,
 };
 use moorline_edge::{
     desired::Signer,
@@ -119,8 +119,7 @@ async fn a_device_gets_the_files_of_its_own_releases_and_nobody_else_does() {
     };
     let model = fs_err::read(version.folder.join("model/model.onnx")).unwrap();
     let (file, release) = (Digest::of(&model).to_string(), placement.release.digest().to_string());
-    let (own, other, nobody) =
-        (client(&pki, Some("dev1")), client(&pki, Some("dev2")), client(&pki, None));
+    let (own, other, nobody) = (client(&pki, Some("dev1")), client(&pki, Some("dev2")), client(&pki, None));
     assert_eq!(ask(&own, &file, None).await, (200, model.clone().into()));
     assert_eq!(ask(&own, &release, None).await, (200, json.into_bytes().into()));
     assert_eq!(ask(&own, &file, Some(7)).await, (206, model[7..].to_vec().into()));

@@ -11,6 +11,8 @@ mod bounds;
 #[cfg(test)]
 mod certificates;
 #[cfg(test)]
+mod containers;
+#[cfg(test)]
 mod fleet;
 #[cfg(test)]
 mod kills;
@@ -26,5 +28,7 @@ mod plain;
 mod releases;
 #[cfg(test)]
 mod sessions;
+#[cfg(test)]
+mod twins;
 #[cfg(test)]
 mod workload;

@@ -170,7 +170,10 @@ fn too_many_failures_end_it_and_the_former_version_comes_back() {
     }
     wishes.insert(id("blue"), wish("blue", "2", "true"));
     step(&mut devices, &mut wishes, running);
-    assert_eq!(step(&mut devices, &mut wishes, |name| Some(if name == "d1" { "no" } else { "running" })).1, 2);
+    assert_eq!(
+        step(&mut devices, &mut wishes, |name| Some(if name == "d1" { "no" } else { "running" })).1,
+        2
+    );
     for _ in 0..3 {
         let (plan, told) = step(&mut devices, &mut wishes, running);
         let observation = &plan.observations[&id("blue")];
@@ -218,7 +221,11 @@ fn priorities_layers_and_what_nobody_owns() {
     let lost = module("gone", "0");
     devices[0].told.modules.insert("old".to_owned(), lost.clone());
     let special = Wish { priority: 5, ..wish("green", "2", "tags.number = 0") };
-    let layer = Wish { module_name: "other".to_owned(), routes: BTreeMap::new(), ..wish("layer", "3", "tags.number < 2") };
+    let layer = Wish {
+        module_name: "other".to_owned(),
+        routes: BTreeMap::new(),
+        ..wish("layer", "3", "tags.number < 2")
+    };
     let mut wishes = BTreeMap::from([
         (id("blue"), wish("blue", "1", "true")),
         (id("green"), special),

@@ -104,8 +104,13 @@ fn devices_are_meant_by_their_tags_and_properties() {
     for text in ["tags.site = 'oslo'", "tags.none = 'x'", "NOT tags.none = 'x'", "tags.gpu", "tags.site"] {
         assert_eq!(holds(text), text == "tags.gpu", "{text}");
     }
-    for (text, at) in [("site = 'lyon'", 1), ("tags.site = 'lyon' AND $body.x = 1", 24), ("tags.", 6), ("", 1)] {
+    for (text, at) in
+        [("site = 'lyon'", 1), ("tags.site = 'lyon' AND $body.x = 1", 24), ("tags.", 6), ("", 1)]
+    {
         let error = text.parse::<DeviceCondition>().unwrap_err();
-        assert!(matches!(error, ConditionError::Unexpected { at: found, .. } if found == at), "{text}: {error}");
+        assert!(
+            matches!(error, ConditionError::Unexpected { at: found, .. } if found == at),
+            "{text}: {error}"
+        );
     }
 }

@@ -21,6 +21,10 @@ use crate::hub::{
     twins::Side,
 };
 
+fn no_such_module() -> (u16, Option<u64>, Bytes) {
+    (404, None, Bytes::from_static(b"{\"message\":\"the device is to run no such module\"}"))
+}
+
 /// Filters of one packet; there are five that mean anything.
 const FILTERS: usize = 16;
 
@@ -85,16 +89,18 @@ impl Session<'_> {
                 self.methods.answer(rid, status, &publish.payload);
                 self.answer_in_turn(ack);
             }
-            Published::TwinGet { rid } => {
-                let rid = rid.to_owned();
-                self.twin_request("get", rid, ack, |hub, id| async move {
+            Published::TwinGet { rid, module } => {
+                let (rid, whose) = (rid.to_owned(), self.whose(module));
+                self.twin_request("get", rid, ack, |hub| async move {
+                    let Some(id) = whose else { return Ok(no_such_module()) };
                     let twin = hub.twins.read(&id).await?;
                     Ok((200, None, twin.document().to_string().into()))
                 });
             }
-            Published::TwinReported { rid } => {
-                let (rid, payload) = (rid.to_owned(), publish.payload);
-                self.twin_request("reported", rid, ack, |hub, id| async move {
+            Published::TwinReported { rid, module } => {
+                let (rid, payload, whose) = (rid.to_owned(), publish.payload, self.whose(module));
+                self.twin_request("reported", rid, ack, |hub| async move {
+                    let Some(id) = whose else { return Ok(no_such_module()) };
                     let Ok(patch) = serde_json::from_slice::<Value>(&payload) else {
                         return Ok((
                             400,
@@ -109,6 +115,14 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whose twin is meant: an agent's modules are those of its own desired state, so that it makes no twins at will.
+    fn whose(&self, module: Option<&str>) -> Option<ClientId> {
+        let Some(module) = module else { return Some(self.id.clone()) };
+        let own = self.hub.twins.get(&self.id).ok()?.desired.properties;
+        own.get("modules")?.get(module)?;
+        ClientId::module(self.id.device_name(), module).ok()
     }
 
     /// Acknowledges after what came before.
@@ -128,13 +142,13 @@ impl Session<'_> {
         kind: &'static str,
         rid: String,
         ack: Option<u16>,
-        request: impl FnOnce(std::sync::Arc<Inner>, ClientId) -> F,
+        request: impl FnOnce(std::sync::Arc<Inner>) -> F,
     ) where
         F: Future<Output = Result<(u16, Option<u64>, Bytes), HubError>> + Send + 'static,
     {
         let hub = std::sync::Arc::clone(self.hub);
         let allowed = self.twin_requests.take(Instant::now());
-        let request = allowed.then(|| request(std::sync::Arc::clone(self.hub), self.id.clone()));
+        let request = allowed.then(|| request(std::sync::Arc::clone(self.hub)));
         self.doing.push_back(
             async move {
                 let done = match request {
