@@ -263,16 +263,23 @@ impl Desired {
         if !trusted.iter().any(by) {
             return Err(DesiredError::Signature);
         }
+        let (own, desired) = Self::read_own(document)?;
+        if own != device {
+            return Err(DesiredError::OtherDevice { named: own, own: device.to_owned() });
+        }
+        if desired.serial < known {
+            return Err(DesiredError::Older { found: desired.serial, known });
+        }
+        Ok(desired)
+    }
+
+    /// Reads a document whose signature need not be looked at, as the one who signed it keeps it; whose it is, and what it
+    /// says.
+    pub(crate) fn read_own(document: &Value) -> Result<(String, Self), DesiredError> {
         let Document { schema_version, modules: listed, runtime, routes, integrity } =
             serde_json::from_value(document.clone()).map_err(DesiredError::Shape)?;
         if schema_version != SCHEMA {
             return Err(DesiredError::Schema(schema_version));
-        }
-        if integrity.device != device {
-            return Err(DesiredError::OtherDevice { named: integrity.device, own: device.to_owned() });
-        }
-        if integrity.serial < known {
-            return Err(DesiredError::Older { found: integrity.serial, known });
         }
         if listed.len() > MOST_MODULES {
             return Err(DesiredError::TooMany(listed.len()));
@@ -297,7 +304,7 @@ impl Desired {
                 return Err(DesiredError::Route { name: name.clone(), source });
             }
         }
-        Ok(Self { serial: integrity.serial, modules, containers, registries, routes })
+        Ok((integrity.device, Self { serial: integrity.serial, modules, containers, registries, routes }))
     }
 
     /// Every module, with what of its messages is scored for it.

@@ -407,6 +407,7 @@ const ROUTES: &[(&str, &str, Action)] = &[
     ("POST", "/api/v1/workspaces/{workspace}/devices/{name}/keys", Action::Keys),
     ("POST", "/api/v1/workspaces/{workspace}/devices/{name}/regenerate-keys", Action::Keys),
     ("POST", "/api/v1/workspaces/{workspace}/devices/{name}/enrol-token", Action::Keys),
+    ("PUT DELETE", "/api/v1/workspaces/{workspace}/devices/{name}/manifest", Action::Write),
     ("PUT DELETE", "/api/v1/workspaces/{workspace}/devices/{name}/modules/{module}", Action::Write),
     ("POST", "/api/v1/workspaces/{workspace}/devices/{name}/modules/{module}/keys", Action::Keys),
     ("GET", "/api/v1/workspaces/{workspace}/devices/{name}/twin", Action::Read),

@@ -18,16 +18,16 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream};
-use moorline_core::{DeploymentId, Digest, Name, Observation, TargetError};
+use moorline_core::{DeploymentId, Digest, ErrorClass, Name, Observation, TargetError};
 use serde_json::json;
 use thiserror::Error;
 use tokio::sync::{Notify, broadcast::error::RecvError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::plan::{Device, Reported, Told, Wish};
+use self::plan::{Device, Reported, Wish};
 pub use self::target::{FleetSettings, FleetTarget};
 use crate::{
-    desired::{Desired, DesiredModule, DesiredRoute, Signer, TrustedKey},
+    desired::{Desired, Signer, TrustedKey},
     hub::{AGENT, ClientId, Hub, HubError, HubEvent, Twin},
 };
 
@@ -228,24 +228,25 @@ impl Fleet {
         Ok(placed.map(|(_, placed)| placed.files.get(digest)).find_map(|path| path.cloned()))
     }
 
-    /// Adds a module that is no deployment's to the document of a device, or changes one; takes it away without a module.
-    pub async fn set_own(&self, device: &str, own: OwnModules) -> Result<(), FleetError> {
+    /// Gives a device modules and routes that are no deployment's, in the place of those that it was given before.
+    pub async fn set_own(&self, device: &str, own: Desired) -> Result<(), FleetError> {
         let mut seen = self.0.planning.lock().await;
         self.0.refresh(&mut seen).await?;
         let Some(there) = seen.0.values().find_map(|devices| devices.get(device)) else {
             return Err(FleetError::NotEnrolled(device.to_owned()));
         };
-        let mut next = there.device.told.clone();
-        next.modules.retain(|_, module| module.deployment.is_some());
-        next.routes.retain(|name, _| name.contains('/'));
-        if let Some(name) = own.modules.keys().find(|name| next.modules.contains_key(*name)) {
+        let told = &there.device.told;
+        let mut next = Desired { containers: own.containers, registries: own.registries, ..told.clone() };
+        if let Some(name) = next.containers.keys().find(|name| next.modules.contains_key(*name)) {
             return Err(FleetError::Taken { device: device.to_owned(), module: name.clone() });
         }
-        next.modules.extend(own.modules);
-        next.routes.extend(own.routes);
-        let written = self.0.write(device, there, &next).await;
+        // Those of deployments are named after their modules.
+        next.routes.retain(|name, _| name.contains('/'));
+        next.routes.extend(own.routes.into_iter().map(|(name, route)| (name.replace('/', "-"), route)));
+        self.0.write(device, there, &next).await?;
         self.0.state().dirty.insert(device.to_owned());
-        Ok(written?)
+        self.0.wake.notify_one();
+        Ok(())
     }
 
     /// Ends.
@@ -311,13 +312,6 @@ impl Fleet {
     }
 }
 
-/// Modules and routes of a device that no deployment put there: those of a manifest.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct OwnModules {
-    pub modules: BTreeMap<String, DesiredModule>,
-    pub routes: BTreeMap<String, DesiredRoute>,
-}
-
 /// Why devices were not told.
 #[derive(Debug, Error)]
 pub enum FleetError {
@@ -329,6 +323,17 @@ pub enum FleetError {
     NotEnrolled(String),
     #[error("module `{module}` of device `{device}` is a deployment's")]
     Taken { device: String, module: String },
+}
+
+impl FleetError {
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Members(_) => ErrorClass::Unavailable,
+            Self::Hub(error) => error.class(),
+            Self::NotEnrolled(_) => ErrorClass::NotFound,
+            Self::Taken { .. } => ErrorClass::Conflict,
+        }
+    }
 }
 
 /// Plans whenever something was heard.
@@ -460,16 +465,11 @@ impl Inner {
         Ok(())
     }
 
-    async fn write(&self, name: &str, device: &SeenDevice, told: &Told) -> Result<(), HubError> {
+    async fn write(&self, name: &str, device: &SeenDevice, told: &Desired) -> Result<(), HubError> {
         let id = ClientId::module(name, AGENT).map_err(|_| HubError::UnknownClient(name.to_owned()))?;
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let desired = Desired {
-            // Also above those of a life of this server that was lost with its disk.
-            serial: seconds.max(device.serial + 1),
-            modules: told.modules.clone(),
-            routes: told.routes.clone(),
-            ..Desired::default()
-        };
+        // Also above those of a life of this server that was lost with its disk.
+        let desired = Desired { serial: seconds.max(device.serial + 1), ..told.clone() };
         let document = self.config.signer.document(name, &desired);
         self.config.hub.replace_desired(&id, &document, device.version + 1).await
     }
@@ -492,8 +492,7 @@ fn read(hub: &Hub, name: &str, connected: bool) -> Option<SeenDevice> {
             "tags": device.tags,
             "properties": { "desired": device.desired.properties, "reported": device.reported.properties },
         });
-        let serial =
-            agent.desired.properties.get("integrity").and_then(|integrity| integrity["serial"].as_u64());
+        let told = told(&agent);
         let reported = serde_json::from_value(agent.reported.properties.clone().into());
         let reported: Reported = reported.unwrap_or_else(|error| {
             tracing::debug!(device = name, %error, "what a device reports cannot be read");
@@ -501,8 +500,14 @@ fn read(hub: &Hub, name: &str, connected: bool) -> Option<SeenDevice> {
         });
         Ok(SeenDevice {
             version: agent.desired.version,
-            serial: serial.unwrap_or_default(),
-            device: Device { name: name.to_owned(), connected, facts, told: told(&agent), reported },
+            serial: told.serial,
+            device: Device {
+                name: name.to_owned(),
+                connected,
+                facts,
+                told: Desired { serial: 0, ..told },
+                reported,
+            },
         })
     };
     read()
@@ -512,11 +517,20 @@ fn read(hub: &Hub, name: &str, connected: bool) -> Option<SeenDevice> {
         .ok()
 }
 
-/// What the document in an agent's twin says.
-fn told(agent: &Twin) -> Told {
-    let part = |name: &str| agent.desired.properties.get(name).cloned().unwrap_or_else(|| json!({}));
-    let modules: BTreeMap<String, DesiredModule> =
-        serde_json::from_value(part("modules")).unwrap_or_default();
-    let routes = serde_json::from_value(part("routes")).unwrap_or_default();
-    Told { modules, routes }
+/// What the document in an agent's twin says; nothing, where there is none or somebody has spoilt it.
+fn told(agent: &Twin) -> Desired {
+    if agent.desired.properties.is_empty() {
+        return Desired::default();
+    }
+    let document = agent.desired.properties.clone().into();
+    match Desired::read_own(&document) {
+        Ok((_, desired)) => desired,
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the document of a device cannot be read, and is written anew");
+            // An older serial would not be taken.
+            let serial = document["integrity"]["serial"].as_u64().unwrap_or_default();
+            Desired { serial, ..Desired::default() }
+        }
+    }
 }

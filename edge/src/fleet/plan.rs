@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::Share;
 use crate::{
-    desired::{DesiredModule, DesiredRoute},
+    desired::{Desired, DesiredModule, DesiredRoute},
     hub::DeviceCondition,
 };
 
@@ -29,16 +29,9 @@ pub(super) struct Device {
     pub(super) connected: bool,
     /// What conditions are about.
     pub(super) facts: Value,
-    /// What its document says.
-    pub(super) told: Told,
+    /// What its document says, without its serial.
+    pub(super) told: Desired,
     pub(super) reported: Reported,
-}
-
-/// What a device is told to run.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Told {
-    pub(super) modules: BTreeMap<String, DesiredModule>,
-    pub(super) routes: BTreeMap<String, DesiredRoute>,
 }
 
 /// What a device says of itself.
@@ -98,7 +91,7 @@ impl Wish {
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// Of the devices that are to be told something else than before.
-    pub(super) documents: Vec<(String, Told)>,
+    pub(super) documents: Vec<(String, Desired)>,
     pub(super) observations: BTreeMap<DeploymentId, Observation>,
     pub(super) finished: BTreeSet<DeploymentId>,
 }
@@ -141,7 +134,12 @@ pub(super) fn plan(
         allowed.insert(id, rollout.allowed);
     }
     for (idx, device) in devices.iter().enumerate() {
-        let mut next = Told::default();
+        // What no deployment put there is a person's, and stays.
+        let mut next = Desired {
+            containers: device.told.containers.clone(),
+            registries: device.told.registries.clone(),
+            ..Desired::default()
+        };
         for (name, module) in &device.told.modules {
             let owner = module.deployment.as_deref();
             let known = owner.is_none_or(|owner| pending.iter().any(|id| id.to_string() == owner));
@@ -172,7 +170,7 @@ fn owner_of(route: &str) -> Option<&str> {
     route.split_once('/').map(|(module, _)| module)
 }
 
-fn keep(told: &Told, name: &str, next: &mut Told) {
+fn keep(told: &Desired, name: &str, next: &mut Desired) {
     if let Some(module) = told.modules.get(name) {
         next.modules.insert(name.to_owned(), module.clone());
     }
@@ -180,7 +178,7 @@ fn keep(told: &Told, name: &str, next: &mut Told) {
     next.routes.extend(own.map(|(route, value)| (route.clone(), value.clone())));
 }
 
-/// The deployment that each module of a device is to be of.
+/// The deployment that each module of a device is to be of. A module that somebody named himself is of none.
 fn winners<'a>(
     device: &Device,
     wishes: &BTreeMap<&'a DeploymentId, &'a Wish>,
@@ -189,7 +187,8 @@ fn winners<'a>(
     for (id, wish) in wishes {
         // In the order of names, so that of two with the same priority the later name wins.
         let best = winners.get(wish.module_name.as_str()).is_none_or(|(_, best)| *best <= wish.priority);
-        if best && wish.condition.holds(&device.facts) {
+        let own = device.told.containers.contains_key(&wish.module_name);
+        if best && !own && wish.condition.holds(&device.facts) {
             winners.insert(&wish.module_name, (id, wish.priority));
         }
     }

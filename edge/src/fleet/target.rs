@@ -243,11 +243,5 @@ fn no_secrets(name: &str) -> TargetError {
 }
 
 pub(super) fn failed(error: FleetError) -> TargetError {
-    let class = match &error {
-        FleetError::Members(_) => ErrorClass::Unavailable,
-        FleetError::Hub(error) => error.class(),
-        FleetError::NotEnrolled(_) => ErrorClass::NotFound,
-        FleetError::Taken { .. } => ErrorClass::Conflict,
-    };
-    TargetError::caused(class, "the devices could not be told", error)
+    TargetError::caused(error.class(), "the devices could not be told", error)
 }

@@ -44,10 +44,11 @@ pub(crate) enum Verb {
     /// Leave a message for a device, which gets it when it is connected
     #[command(after_help = "Example:\n  moorline edge send -d line-3 --payload night -p urgent=yes")]
     Send(Send),
-    /// Print a deployment as a manifest for Azure IoT Edge's own runtime, or check one
+    /// Print a deployment as a manifest for Azure IoT Edge's own runtime, check one, or have a device run one
     #[command(
         after_help = "Examples:\n  moorline edge manifest -f blue.yml --image registry.example/iris:1 > manifest.json\n  \
-                      moorline edge manifest --check manifest.json"
+                      moorline edge manifest --check manifest.json\n  \
+                      moorline edge manifest --apply manifest.json -d line-3"
     )]
     Manifest(Box<ManifestOf>),
     /// Print what the workspace's devices send, as it comes
@@ -243,7 +244,7 @@ fn property(text: &str) -> Result<(String, String), String> {
 
 pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
     if let Verb::Manifest(of) = verb {
-        return edge_manifest::run(session, *of);
+        return edge_manifest::run(session, *of).await;
     }
     let client = session.client().await?;
     match verb {

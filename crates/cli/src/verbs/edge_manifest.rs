@@ -1,10 +1,14 @@
 //! `moorline edge manifest`: a deployment as a module of Azure IoT Edge's own runtime, and a look at manifests that are
 //! there already.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use clap::Args;
+use moorline_core::Name;
 use moorline_edge::{
     hub::Route,
     manifest::{
@@ -12,9 +16,12 @@ use moorline_edge::{
     },
 };
 use moorline_spec::OnlineDeployment;
+use reqwest::Method;
 use serde_json::{Map, Value, json};
 
+use super::edge::KIND;
 use crate::{
+    client::Precondition,
     document::{DocumentFlags, Flags, pair},
     exit::Explained,
     output,
@@ -32,7 +39,13 @@ const TIME_TO_LIVE: u64 = 7200;
 #[derive(Debug, Args)]
 pub(crate) struct ManifestOf {
     /// The deployment's document
-    #[arg(short, long, value_name = "FILE", required_unless_present = "check", requires = "image")]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        required_unless_present_any = ["check", "apply", "remove"],
+        requires = "image"
+    )]
     file: Option<PathBuf>,
     /// The deployment's image in a registry that devices reach: `moorline image build -f FILE --push …` makes one
     #[arg(long, value_name = "IMAGE")]
@@ -49,9 +62,21 @@ pub(crate) struct ManifestOf {
     /// Read a manifest that is there, and tell every mistake in it
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     check: Option<PathBuf>,
+    /// Have a device of this workspace run a manifest that is there, in the place of the one before
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "check"], requires = "device")]
+    apply: Option<PathBuf>,
+    /// Take away what a device runs for a manifest
+    #[arg(long, conflicts_with_all = ["file", "check", "apply"], requires = "device")]
+    remove: bool,
+    /// The device, with --apply and --remove
+    #[arg(short, long, value_name = "NAME")]
+    device: Option<Name>,
 }
 
-pub(crate) fn run(session: &Session, of: ManifestOf) -> anyhow::Result<()> {
+pub(crate) async fn run(session: &Session, of: ManifestOf) -> anyhow::Result<()> {
+    if let Some(device) = of.device.as_ref().filter(|_| of.apply.is_some() || of.remove) {
+        return give(session, device, of.apply.as_deref()).await;
+    }
     if let Some(path) = &of.check {
         let text = fs_err::read_to_string(path)?;
         let manifest = Manifest::parse(&text).map_err(|error| told(&path.display().to_string(), error))?;
@@ -77,6 +102,26 @@ pub(crate) fn run(session: &Session, of: ManifestOf) -> anyhow::Result<()> {
     // Read back as a device would, so that what it would refuse is refused here.
     Manifest::parse(&json.to_string()).map_err(|error| told("the manifest", error))?;
     output::write(&format!("{json:#}\n"))
+}
+
+/// Gives a device a manifest, or takes away the one that it has.
+async fn give(session: &Session, device: &Name, file: Option<&Path>) -> anyhow::Result<()> {
+    let client = session.client().await?;
+    let url = client.at(&[KIND, device.as_str(), "manifest"]);
+    let Some(path) = file else {
+        return client.call(Method::DELETE, url, None, Precondition::Any).await.map(drop);
+    };
+    let text = fs_err::read_to_string(path)?;
+    // With its mistakes told by their places, before anybody is asked.
+    Manifest::parse(&text).map_err(|error| told(&path.display().to_string(), error))?;
+    let manifest: Value = serde_json::from_str(&text)?;
+    let taken = client.call(Method::PUT, url, Some(&manifest), Precondition::Any).await?.body;
+    for note in taken["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        session.screen.note(note);
+    }
+    let modules = taken["modules"].as_array().map_or(0, Vec::len);
+    session.screen.note(format_args!("device `{device}` is to run {modules} module(s) of it"));
+    Ok(())
 }
 
 fn manifest(name: &str, deployment: &OnlineDeployment, of: &ManifestOf) -> anyhow::Result<Manifest> {

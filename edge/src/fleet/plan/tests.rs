@@ -257,7 +257,7 @@ fn priorities_layers_and_what_nobody_owns() {
     wishes.clear();
     step(&mut devices, &mut wishes, running);
     assert_eq!(versions(&devices[0]), ["camera=own"]);
-    assert!(devices[1].told == Told::default());
+    assert!(devices[1].told == Desired::default());
 }
 
 #[test]

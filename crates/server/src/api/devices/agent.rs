@@ -7,27 +7,36 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use jiff::Timestamp;
-use moorline_edge::hub::{AGENT, HubError};
+use moorline_edge::{
+    desired::Desired,
+    fleet::FleetError,
+    hub::{AGENT, HubError},
+    manifest::Manifest,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    super::{AtName, Refusals, extract::At, stored},
-    record, update,
+    super::{
+        AtName, Refusals,
+        extract::{At, Given},
+        stored,
+    },
+    of_hub, record, update,
 };
 use crate::{
     auth::Caller,
     control::Control,
     edge::{DeviceBody, EdgeHub, client, new_token},
-    problem::ApiError,
+    problem::{ApiError, chain},
 };
 
 pub(super) fn routes() -> OpenApiRouter<Control> {
-    OpenApiRouter::new().routes(routes!(enrol_token))
+    OpenApiRouter::new().routes(routes!(enrol_token)).routes(routes!(put_manifest, delete_manifest))
 }
 
 /// How a device enrols, once.
@@ -137,6 +146,51 @@ pub(super) fn shown(
         agent_version: reported.version["version"].as_str().map(str::to_owned),
         modules,
     }))
+}
+
+/// What became of a manifest.
+#[derive(Serialize, ToSchema)]
+struct ManifestTaken {
+    /// The modules that the device is to run for it.
+    modules: Vec<String>,
+    /// What of it means nothing to our devices.
+    notes: Vec<String>,
+}
+
+/// Has a device run a deployment manifest of Azure IoT Edge, in the place of the one before, beside its deployments.
+#[utoipa::path(put, path = "/workspaces/{workspace}/devices/{name}/manifest", params(AtName),
+    request_body = Object, responses((status = 200, body = ManifestTaken), Refusals))]
+async fn put_manifest(
+    State(control): State<Control>,
+    At(at): At<AtName>,
+    Given(manifest): Given<Value>,
+) -> Result<Json<ManifestTaken>, ApiError> {
+    let edge = control.edge()?;
+    let there = record(&control, &at).await?;
+    let read = Manifest::parse(&manifest.to_string()).and_then(|manifest| manifest.apply());
+    let applied = read.map_err(|error| ApiError::invalid(format!("the manifest is not taken: {}", chain(&error))))?;
+    let modules = applied.desired.containers.keys().cloned().collect();
+    edge.fleet().set_own(&there.name, applied.desired).await.map_err(|error| of_fleet(&error))?;
+    for (module, properties) in applied.twins {
+        let id = client(&there.name, Some(&module)).map_err(|error| ApiError::invalid(error.to_string()))?;
+        let version = edge.hub().twin(&id).map_err(of_hub)?.desired.version + 1;
+        edge.hub().replace_desired(&id, &properties.into(), version).await.map_err(of_hub)?;
+    }
+    Ok(Json(ManifestTaken { modules, notes: applied.notes }))
+}
+
+/// Takes away what a device runs for a manifest. What deployments put there stays.
+#[utoipa::path(delete, path = "/workspaces/{workspace}/devices/{name}/manifest", params(AtName),
+    responses((status = 204, description = "Taken away."), Refusals))]
+async fn delete_manifest(State(control): State<Control>, At(at): At<AtName>) -> Result<StatusCode, ApiError> {
+    let edge = control.edge()?;
+    let there = record(&control, &at).await?;
+    edge.fleet().set_own(&there.name, Desired::default()).await.map_err(|error| of_fleet(&error))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn of_fleet(error: &FleetError) -> ApiError {
+    ApiError::new(error.class(), chain(error))
 }
 
 /// Makes a token by which a device enrols, once and within a day; one that was made before is good no more. It is a POST
