@@ -1,8 +1,9 @@
 import { useQuery } from "@tanstack/react-query";
 import { lazy, Suspense, useEffect } from "react";
-import { Redirect, Route, Switch, useParams } from "wouter";
+import { Redirect, Route, Switch, useLocation, useParams } from "wouter";
 import { path, Session, useDefaultWorkspace } from "./api/session";
 import { about } from "./api/queries";
+import { Boundary } from "./ui/boundary";
 import { Empty, Page, Trouble, Waiting } from "./ui/parts";
 import { Toasts } from "./ui/toast";
 import { Shell } from "./ui/shell";
@@ -69,10 +70,12 @@ function Begin() {
 
 function InWorkspace() {
   const workspace = decodeURIComponent(useParams<{ workspace: string }>().workspace);
+  const [location] = useLocation();
   const page = (name: string) => `/w/:workspace/${name}`;
   return (
     <Session key={workspace} workspace={workspace}>
       <Shell>
+        <Boundary at={location}>
         <Suspense fallback={<Waiting />}>
           <Switch>
             <Route path="/w/:workspace"><Overview /></Route>
@@ -95,6 +98,7 @@ function InWorkspace() {
             </Route>
           </Switch>
         </Suspense>
+        </Boundary>
       </Shell>
     </Session>
   );

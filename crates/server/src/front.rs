@@ -36,6 +36,10 @@ pub(crate) async fn answer(control: Control, router: Router, request: Request<Bo
     if let Some(answer) = leader::probe(&request, true, true) {
         return answer;
     }
+    // What a browser shows is the same for everyone; whoever asks the API for what is in it says who they are.
+    if let Some(page) = moorline_portal::answer(request.method(), request.uri().path(), request.headers()) {
+        return page.map(Body::from);
+    }
     answer_api(control, router, request).await
 }
 

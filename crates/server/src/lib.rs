@@ -30,6 +30,7 @@ mod rollout;
 mod route_settings;
 mod secrets;
 mod server;
+mod signature;
 mod status;
 mod targets;
 

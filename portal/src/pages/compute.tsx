@@ -50,7 +50,7 @@ export function Compute() {
               )}
             </Card>
             <Card title="Settings">
-              <Code label="settings" text={JSON.stringify(compute, null, 2)} />
+              <Code label="settings as JSON" text={JSON.stringify(compute, null, 2)} />
             </Card>
           </div>
         </>

@@ -132,12 +132,12 @@ function Phases({ endpoint, name }: { endpoint: string; name: string }) {
   const all = useQuery(operations(workspace, `${endpoint}/${name}`)).data;
   const newest = all?.[0];
   const followed = useFollowed(newest);
-  const whole = useQuery({ ...operationOf(workspace, newest?.id ?? ""), enabled: newest !== undefined && newest.state !== "Running" }).data;
+  const whole = useQuery({ ...operationOf(workspace, newest?.id ?? ""), enabled: newest !== undefined && newest.state !== "Running", retry: false }).data;
   if (!newest) return null;
   const lines = followed.lines.length > 0 ? followed.lines : (whole?.log ?? []);
   return (
     <Card title={operationTitle(newest)} actions={<State state={newest.state} />}>
-      <Timeline operation={newest} followed={followed} />
+      <Timeline operation={whole?.id === newest.id ? whole : newest} followed={followed} />
       {lines.length > 0 && (
         <details open={newest.state === "Running"}>
           <summary>What was done</summary>

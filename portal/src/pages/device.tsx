@@ -75,7 +75,7 @@ function Twin({ name, modules, module, choose }: { name: string; modules: string
       }
     >
       {found.isError ? <Trouble error={found.error} /> : !found.data ? <Waiting /> : lines.length === 0 ? <Empty>Nothing is desired, and nothing was reported.</Empty> : (
-        <div className="scroll-x">
+        <div className="scroll-x" tabIndex={0} role="region" aria-label="Properties">
           <table className="small twin">
             <thead>
               <tr><th scope="col">Property</th><th scope="col">Desired</th><th scope="col">Reported</th><th scope="col">Standing</th></tr>

@@ -23,7 +23,6 @@ export function Endpoint() {
   const { workspace, at, may } = useSession();
   const params = useParams<{ endpoint: string; part?: string }>();
   const name = decodeURIComponent(params.endpoint);
-  const part = params.part ?? "";
   const found = useQuery(one(workspace, name));
   const below = useQuery(deployments(workspace)).data?.filter(({ endpoint_name }) => endpoint_name?.toLowerCase() === name.toLowerCase());
   const queries = useQueryClient();
@@ -31,6 +30,8 @@ export function Endpoint() {
   const [deleting, remove] = useState(false);
   const endpoint = found.data;
   const parts = PARTS.filter(([name]) => name === "" || (name === "console" ? may("keys") || may("score") : may("keys")));
+  // What a role may not do is not there, whatever the address says.
+  const part = parts.find(([key]) => key === params.part)?.[0] ?? "";
   return (
     <Page
       title={name}
@@ -96,8 +97,8 @@ function Below({ endpoint, below, shares }: { endpoint: string; below: Deploymen
           href={({ name }) => at("deployments", endpoint, name ?? "")}
           empty={<Empty action={<Link className="button primary" href={at("models")}>Choose a model to deploy</Link>}>It has no deployment yet.</Empty>}
           columns={[
-            { title: "Name", cell: ({ name }) => name },
-            { title: "State", cell: ({ provisioning_state }) => <State state={provisioning_state} /> },
+            { title: "Name", cell: ({ name }) => name, width: "minmax(3.5rem, 1fr)" },
+            { title: "State", cell: ({ provisioning_state }) => <State state={provisioning_state} />, width: "minmax(6.6rem, 1fr)" },
             { title: "Traffic", cell: ({ name }) => `${shares[name ?? ""] ?? 0} %`, right: true, width: "4.5rem" },
             { title: "Replicas", cell: replicasReady, right: true, width: "5rem" },
             { title: "Model", cell: ({ model }) => <Tag>{model?.replace(/^azureml:/, "") ?? "–"}</Tag>, wide: true, width: "minmax(0, 1.5fr)" },

@@ -4,7 +4,7 @@ import { Link, useParams } from "wouter";
 import { answer, api } from "../api/client";
 import { image as one, type Image as Shown } from "../api/queries";
 import { useSession } from "../api/session";
-import { bytes, short } from "../lib/format";
+import { bytes, plural, short } from "../lib/format";
 import { Button, Card, Copy, Empty, Facts, Page, Tag, Trouble, Waiting } from "../ui/parts";
 import { Table } from "../ui/table";
 
@@ -53,7 +53,7 @@ export function Image() {
                 ]}
               />
               <details>
-                <summary>{Object.keys(image.labels).length} labels</summary>
+                <summary>{plural(Object.keys(image.labels).length, "label")}</summary>
                 <Facts of={Object.entries(image.labels as Record<string, string>).map(([name, value]) => [name, <span className="mono cut" key={name}>{value}</span>])} />
               </details>
             </Card>

@@ -111,7 +111,7 @@ function Signature({ name, version }: { name: string; version: string }) {
       {found.isPending ? <Waiting /> : found.isError || found.data.inputs.length + found.data.outputs.length === 0 ? (
         <Empty>The files of this version do not say what it takes and gives.</Empty>
       ) : (
-        <div className="scroll-x">
+        <div className="scroll-x" tabIndex={0} role="region" aria-label="Inputs and outputs">
           <table className="small">
             <thead>
               <tr><th scope="col">Name</th><th scope="col">Type</th><th scope="col">Shape</th></tr>

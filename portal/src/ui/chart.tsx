@@ -50,7 +50,7 @@ export function Chart({ title, lines, from, to, height = 150 }: ChartProps) {
           cursor: { points: { size: 5 }, drag: { x: false, y: false } },
           scales: { x: { time: true }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
           axes: [
-            { ...axis, size: 24, space: 70 },
+            { ...axis, size: 24, space: 64, values: (_, ticks) => ticks.map((tick) => clock(tick, to - from)) },
             { ...axis, size: 62, space: 34, values: (_, ticks) => ticks.map((tick) => (tick === 0 ? "0" : inUnit(tick, unit))) },
           ],
           series: [
@@ -84,7 +84,8 @@ export function Chart({ title, lines, from, to, height = 150 }: ChartProps) {
       plot.current?.destroy();
       plot.current = undefined;
     };
-  }, [names, unit, height]);
+    // The numbers of the axes depend on the window, and on nothing else that changes.
+  }, [names, unit, height, to - from]);
 
   useEffect(() => {
     plot.current?.setData(joined(lines), false);
@@ -114,6 +115,13 @@ export function Chart({ title, lines, from, to, height = 150 }: ChartProps) {
       />
     </figure>
   );
+}
+
+/** A tick of the time axis: the hour, or the day where the window is of days. */
+function clock(seconds: number, window: number): string {
+  const date = new Date(seconds * 1000);
+  if (window > 2 * 86_400) return date.toLocaleDateString(undefined, { day: "numeric", month: "short" });
+  return date.toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 }
 
 /** One list of times for all lines, as uPlot wants them. */

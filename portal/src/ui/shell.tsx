@@ -30,13 +30,13 @@ export function Shell({ children }: { children: ReactNode }) {
     window.scrollTo(0, 0);
   }, [location.split("/").slice(0, 6).join("/")]);
   return (
-    <div className={`shell${open ? " nav-open" : ""}`}>
+    <div className={`shell${open ? " nav-open" : ""}`} onKeyDown={(event) => event.key === "Escape" && setOpen(false)}>
       <a className="skip" href="#content">Skip to the content</a>
-      <div className="shell-bar">
+      <header className="shell-bar">
         <Button look="quiet" icon={open ? "close" : "menu"} label={open ? "Close the menu" : "Open the menu"} aria-expanded={open} aria-controls="nav" onClick={() => setOpen(!open)} />
         <Link href={at()} className="brand"><Mark /> Moorline</Link>
-      </div>
-      <div className="shell-nav" id="nav">
+      </header>
+      <aside className="shell-nav" id="nav" aria-label="Workspace and pages">
         <Link href={at()} className="brand"><Mark /> Moorline</Link>
         <Workspaces />
         <nav aria-label="Pages">
@@ -55,7 +55,7 @@ export function Shell({ children }: { children: ReactNode }) {
           </ul>
         </nav>
         <Foot />
-      </div>
+      </aside>
       <main id="content" tabIndex={-1}>
         <Banner />
         {children}
