@@ -56,6 +56,9 @@ const QUESTIONS: Record<string, string[]> = {
   secret: ["secrets"],
 };
 
+/** Questions that no change is about, or that are asked again at a pace of their own. */
+const OWN_PACE = new Set(["about", "signature", "packages", "findings", "opencl", "metrics"]);
+
 /** Follows a workspace until the signal is given. */
 export async function follow(workspace: string, queries: QueryClient, signal: AbortSignal): Promise<void> {
   let due: ReturnType<typeof setTimeout> | undefined;
@@ -64,7 +67,12 @@ export async function follow(workspace: string, queries: QueryClient, signal: Ab
     due = undefined;
     const kinds = new Set(asked);
     asked.clear();
-    void queries.invalidateQueries({ predicate: ({ queryKey }) => kinds.has("*") || kinds.has(String(queryKey[0])) });
+    void queries.invalidateQueries({
+      predicate: ({ queryKey }) => {
+        const kind = String(queryKey[0]);
+        return kinds.has(kind) || (kinds.has("*") && !OWN_PACE.has(kind));
+      },
+    });
   };
   const ask = (...kinds: string[]) => {
     for (const kind of kinds) asked.add(kind);

@@ -1,7 +1,7 @@
 // The questions that pages ask. The first part of each key is what live.ts asks for anew.
 
 import { keepPreviousData, queryOptions } from "@tanstack/react-query";
-import { all, answer, api, refused, type Schemas, send } from "./client";
+import { all, answer, api, Refusal, refused, type Schemas, send } from "./client";
 
 export type Deployment = Schemas["DeploymentShown"];
 export type Endpoint = Schemas["EndpointShown"];
@@ -18,10 +18,16 @@ export const me = () =>
     queryFn: () => answer(api.GET("/api/v1/caller")),
     retry: false,
     staleTime: 60_000,
+    refetchInterval: whileAway,
   });
 
 export const about = () =>
-  queryOptions({ queryKey: ["about"], queryFn: () => answer(api.GET("/api/v1")), staleTime: 60_000 });
+  queryOptions({ queryKey: ["about"], queryFn: () => answer(api.GET("/api/v1")), staleTime: 60_000, refetchInterval: whileAway });
+
+/** Where a page cannot begin because no server answers, it is asked again and again. */
+function whileAway({ state }: { state: { error: unknown; data: unknown } }): number | false {
+  return state.data === undefined && state.error instanceof Refusal && state.error.status === 0 ? 2_000 : false;
+}
 
 export const workspaces = () =>
   queryOptions({
@@ -78,12 +84,15 @@ export const endpoint = (workspace: string, endpoint: string) =>
 export const deployments = (workspace: string) =>
   queryOptions({
     queryKey: ["deployments", workspace],
+    // Replicas come and go without anybody changing anything.
+    refetchInterval: 15_000,
     queryFn: () => all((after) => answer(api.GET(`${W}/deployments`, { params: { path: { workspace }, query: { after } } }))),
   });
 
 export const deployment = (workspace: string, endpoint: string, deployment: string) =>
   queryOptions({
     queryKey: ["deployment", workspace, endpoint, deployment],
+    refetchInterval: 5_000,
     queryFn: () =>
       answer(
         api.GET(`${W}/online-endpoints/{endpoint}/deployments/{deployment}`, { params: { path: { workspace, endpoint, deployment } } }),

@@ -1,6 +1,7 @@
 //! Who calls, as they are known here: what a page needs to offer no more than it may do.
 
 use axum::{Extension, Json};
+use moorline_store::Role;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -11,7 +12,6 @@ use crate::{
     control::Control,
     problem::ApiError,
 };
-use moorline_store::Role;
 
 pub(super) fn routes() -> OpenApiRouter<Control> {
     OpenApiRouter::new().routes(routes!(caller))
