@@ -26,7 +26,7 @@ async function register(file, { name, description }) {
 async function deploy({ endpoint, deployment }, state) {
   await page.getByRole("button", { name: "Deploy", exact: true }).click();
   const dialog = page.getByRole("dialog");
-  await dialog.getByLabel("Endpoint").fill(endpoint);
+  await dialog.getByLabel("Endpoint", { exact: true }).fill(endpoint);
   await dialog.getByRole("button", { name: "Deploy" }).click();
   await heading(`${endpoint}/${deployment}`);
   await page.locator(".page-head").getByText(state, { exact: true }).waitFor();
@@ -67,7 +67,7 @@ try {
     await heading("iris");
     await page.getByRole("link", { name: "Console" }).click();
     const body = page.getByLabel("Body", { exact: true });
-    await until("a sample of the model's inputs", async () => (await body.inputValue()).includes("data"));
+    await until("a sample of the model's inputs", async () => (await body.inputValue()).includes('"x"'));
     await page.getByRole("button", { name: "Send" }).click();
     await page.locator(".status-line").getByText("200").waitFor();
     await page.locator(".status-line").getByText("by blue").waitFor();
@@ -105,7 +105,7 @@ try {
   await part(page, "the charts move", async () => {
     await page.getByRole("link", { name: "Console" }).click();
     const body = page.getByLabel("Body", { exact: true });
-    await until("a sample of the model's inputs", async () => (await body.inputValue()).includes("data"));
+    await until("a sample of the model's inputs", async () => (await body.inputValue()).includes('"x"'));
     const answered = new Set();
     for (let call = 0; call < 40; call++) {
       await page.getByRole("button", { name: "Send" }).click();

@@ -55,7 +55,10 @@ fn play(story: &str, variables: &[(&str, String)], mut act: impl FnMut(&str)) {
         whole.push('\n');
     }
     let status = node.wait().expect("a child can be waited for");
-    assert!(status.success() && whole.lines().any(|line| line == "DONE"), "{story} ended with {status}:\n{whole}");
+    assert!(
+        status.success() && whole.lines().any(|line| line == "DONE"),
+        "{story} ended with {status}:\n{whole}"
+    );
     println!("{whole}");
 }
 
@@ -116,7 +119,6 @@ fn roles_are_offered_what_they_may_do() {
     workspace.stop();
     workspace.set_listen("0.0.0.0:0");
     workspace.start();
-    let variables =
-        [("PORTAL_BASE", url(&workspace)), ("PORTAL_OWNER", owner), ("PORTAL_READER", reader)];
+    let variables = [("PORTAL_BASE", url(&workspace)), ("PORTAL_OWNER", owner), ("PORTAL_READER", reader)];
     play("roles.mjs", &variables, |what| panic!("the story asks for `{what}`"));
 }

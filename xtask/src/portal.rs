@@ -78,7 +78,9 @@ fn sources(portal: &Path) -> Result<String> {
     for name in ["src", "public", "scripts"] {
         collect(&portal.join(name), &mut files)?;
     }
-    for name in ["index.html", "openapi.json", "package.json", "package-lock.json", "tsconfig.json", "vite.config.ts"] {
+    for name in
+        ["index.html", "openapi.json", "package.json", "package-lock.json", "tsconfig.json", "vite.config.ts"]
+    {
         files.push(portal.join(name));
     }
     files.sort();

@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn what_is_not_the_portals_is_left_to_others() {
-        for path in ["/api/v1", "/endpoints/iris/score", "/metrics", "/web", "/assetsx/a", "/index.html", ""] {
+        for path in ["/api/v1", "/endpoints/iris/score", "/metrics", "/web", "/assetsx/a", "/index.html", ""]
+        {
             assert!(get(path).is_none(), "{path}");
         }
         assert!(answer(&Method::POST, "/", &HeaderMap::new()).is_none());

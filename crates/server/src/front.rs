@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     auth::Caller,
+    config::Pages,
     control::Control,
     leader,
     problem::{ApiError, render},
@@ -37,7 +38,8 @@ pub(crate) async fn answer(control: Control, router: Router, request: Request<Bo
         return answer;
     }
     // What a browser shows is the same for everyone; whoever asks the API for what is in it says who they are.
-    if let Some(page) = moorline_portal::answer(request.method(), request.uri().path(), request.headers()) {
+    let page = |pages: Pages| pages(request.method(), request.uri().path(), request.headers());
+    if let Some(page) = control.config.pages.and_then(page) {
         return page.map(Body::from);
     }
     answer_api(control, router, request).await

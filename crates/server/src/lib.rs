@@ -34,7 +34,7 @@ mod signature;
 mod status;
 mod targets;
 
-pub use config::{Bounds, ServerConfig};
+pub use config::{Bounds, Pages, ServerConfig};
 pub use edge::HubSettings;
 pub use home::Announcement;
 pub use leader::{LeaderElection, Leadership};

@@ -355,10 +355,7 @@ mod tests {
     }
 
     fn info(name: &str, element: i32, dims: &[Result<i64, &str>]) -> Vec<u8> {
-        let dims = dims.iter().map(|dim| Dim {
-            value: dim.ok(),
-            name: dim.err().map(ToOwned::to_owned),
-        });
+        let dims = dims.iter().map(|dim| Dim { value: dim.ok(), name: dim.err().map(ToOwned::to_owned) });
         let tensor = TensorType { element, shape: Some(Shape { dims: dims.collect() }) };
         let kind = ValueType { tensor: Some(tensor), ..ValueType::default() };
         ValueInfo { name: name.to_owned(), kind: Some(kind) }.encode_to_vec()

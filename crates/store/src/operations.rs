@@ -280,7 +280,8 @@ fn cut(line: &str) -> &str {
 }
 
 fn read(row: &Row, lines: &[Row], phases: &[Row]) -> Result<Operation, StoreError> {
-    let phase = |row: &Row| Ok::<_, StoreError>(OperationPhase { name: row.text("name")?, at: row.time("at")? });
+    let phase =
+        |row: &Row| Ok::<_, StoreError>(OperationPhase { name: row.text("name")?, at: row.time("at")? });
     Ok(Operation {
         id: row.text("id")?,
         workspace: row.name("workspace")?,

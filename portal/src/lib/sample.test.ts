@@ -10,12 +10,12 @@ test("the scorer's own example comes first", () => {
 });
 
 test("zeros have the shape and the type of the inputs", () => {
-  expect(JSON.parse(fromSignature([{ name: "x", datatype: "FP32", shape: [-1, 3] }])!)).toEqual({ data: [[0, 0, 0]] });
+  expect(JSON.parse(fromSignature([{ name: "x", datatype: "FP32", shape: [-1, 3] }])!)).toEqual({ inputs: { x: [[0, 0, 0]] } });
   const two = fromSignature([
     { name: "a", datatype: "BOOL", shape: [2] },
     { name: "b", datatype: "BYTES", shape: [] },
   ]);
-  expect(JSON.parse(two!)).toEqual({ data: { a: [false, false], b: "" } });
+  expect(JSON.parse(two!)).toEqual({ inputs: { a: [false, false], b: "" } });
   expect(fromSignature([{ name: "x", datatype: "FP32", shape: [1, 3, 640, 640] }])).toBeUndefined();
 });
 

@@ -28,8 +28,7 @@ export function fromSignature(inputs: Tensor[]): string | undefined {
   if (inputs.length === 0) return undefined;
   const values = inputs.map((input) => [input.name, zeros(input)] as const);
   if (values.some(([, value]) => value === undefined)) return undefined;
-  if (values.length === 1) return pretty({ data: values[0]![1]! });
-  return pretty({ data: Object.fromEntries(values) as Record<string, Json> });
+  return pretty({ inputs: Object.fromEntries(values) as Record<string, Json> });
 }
 
 function zeros({ datatype, shape }: Tensor): Json | undefined {

@@ -36,6 +36,8 @@ export function Traffic({ endpoint, below }: { endpoint: Endpoint; below: Deploy
 
   const apply = async (traffic: Shares, mirror_traffic: Shares, generation: number | undefined) => {
     const before = { traffic: now, mirror: mirrored };
+    // One deployment alone can be named there, so that the one before has to be taken away.
+    const patch = Object.fromEntries(Object.entries(mirror_traffic).map(([name, share]) => [name, share > 0 ? share : null]));
     setBusy(true);
     setError(undefined);
     try {
@@ -45,7 +47,7 @@ export function Traffic({ endpoint, below }: { endpoint: Endpoint; below: Deploy
             path: { workspace, endpoint: endpoint.name },
             header: generation === undefined ? {} : { "if-match": `"${generation}"` },
           },
-          body: { traffic, mirror_traffic },
+          body: { traffic, mirror_traffic: patch as Shares },
         }),
       );
       queries.setQueryData(["endpoint", workspace, endpoint.name], changed);

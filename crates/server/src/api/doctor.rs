@@ -107,8 +107,11 @@ async fn devices(
         return Err(unsupported(format!("compute `{}` is not of `type: fpga`", at.name)));
     }
     if let Some(below) = below.filter(|below| !below.eq_ignore_ascii_case("local")) {
-        return Err(unsupported(format!("the devices of compute `{}` are those of compute `{below}`", at.name))
-            .hint("`moorline device list` on that machine shows them"));
+        return Err(unsupported(format!(
+            "the devices of compute `{}` are those of compute `{below}`",
+            at.name
+        ))
+        .hint("`moorline device list` on that machine shows them"));
     }
     let listed = ask::<Vec<Listed>>(&control, "devices", &["device", "list"]).await?;
     let shown = listed.into_iter().map(|device| OpenClDevice {

@@ -101,7 +101,11 @@ impl From<Operation> for OperationShown {
             subject: operation.subject,
             state: operation.state.as_str(),
             phase: operation.phase,
-            phases: operation.phases.into_iter().map(|phase| PhaseShown { name: phase.name, at: phase.at }).collect(),
+            phases: operation
+                .phases
+                .into_iter()
+                .map(|phase| PhaseShown { name: phase.name, at: phase.at })
+                .collect(),
             log: operation.log,
             error: operation.error,
             created_at: operation.created_at,

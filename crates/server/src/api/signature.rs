@@ -75,7 +75,8 @@ async fn get(
     };
     let found = match store.blobs().path(&file.sha256) {
         Some(path) => {
-            blocking(move || signature::read(kind, std::io::BufReader::new(fs_err::File::open(path)?))).await?
+            blocking(move || signature::read(kind, std::io::BufReader::new(fs_err::File::open(path)?)))
+                .await?
         }
         None => {
             let content = fetch(&control, file).await?;
@@ -84,11 +85,7 @@ async fn get(
     };
     let shown = |tensors: Vec<Tensor>| tensors.into_iter().map(Into::into).collect();
     let Signature { inputs, outputs } = found;
-    Ok(Json(SignatureShown {
-        inputs: shown(inputs),
-        outputs: shown(outputs),
-        file: Some(file.path.clone()),
-    }))
+    Ok(Json(SignatureShown { inputs: shown(inputs), outputs: shown(outputs), file: Some(file.path.clone()) }))
 }
 
 async fn fetch(control: &Control, file: &FileEntry) -> Result<Bytes, ApiError> {
@@ -109,7 +106,9 @@ async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(work).await;
     let done = done.map_err(|error| ApiError::internal("a file was not looked into", error))?;
     done.map_err(|error| {
-        if error.kind() == std::io::ErrorKind::InvalidData || error.kind() == std::io::ErrorKind::UnexpectedEof {
+        if error.kind() == std::io::ErrorKind::InvalidData
+            || error.kind() == std::io::ErrorKind::UnexpectedEof
+        {
             ApiError::new(ErrorClass::Unsupported, format!("the file of this model cannot be read: {error}"))
         } else {
             ApiError::internal("a file could not be looked into", error)

@@ -176,7 +176,10 @@ async fn made_id(place: &Place, owner: &str, name: &str) -> String {
 async fn callers_are_told_who_they_are() {
     let alone = Place::new().await;
     let me = alone.get("/api/v1/caller").await.expect(200);
-    assert_eq!((&me["name"], &me["role"], &me["signed_in"]), (&json!("local"), &json!("owner"), &json!(false)));
+    assert_eq!(
+        (&me["name"], &me["role"], &me["signed_in"]),
+        (&json!("local"), &json!("owner"), &json!(false))
+    );
     assert_eq!(me["may"].as_array().unwrap().len(), 7);
 
     let (place, owner) = open_to_all().await;
