@@ -70,6 +70,8 @@ mod open_inference;
 #[cfg(test)]
 mod platforms;
 #[cfg(test)]
+mod portal;
+#[cfg(test)]
 mod quantize;
 #[cfg(test)]
 mod rollout;

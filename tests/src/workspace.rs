@@ -30,6 +30,8 @@ pub struct Workspace {
     folder: TempDir,
     server: Option<Child>,
     address: SocketAddr,
+    /// The host and port that it is to listen on.
+    listen: String,
     arguments: Vec<String>,
     variables: Vec<(String, OsString)>,
 }
@@ -78,6 +80,7 @@ impl Workspace {
             folder,
             server: None,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: "127.0.0.1:0".to_owned(),
             arguments: Vec::new(),
             variables: Vec::new(),
         }
@@ -86,6 +89,11 @@ impl Workspace {
     /// Sets a variable of the server and of every command.
     pub fn set_variable(&mut self, name: &str, value: impl Into<OsString>) {
         self.variables.push((name.to_owned(), value.into()));
+    }
+
+    /// Has the next server listen here, as the last one did not.
+    pub fn set_listen(&mut self, address: &str) {
+        address.clone_into(&mut self.listen);
     }
 
     pub fn home(&self) -> PathBuf {
@@ -114,7 +122,7 @@ impl Workspace {
             .expect("a log can be opened");
         let (log, _) = log.into_parts();
         let mut command = self.command(&[]);
-        command.args(["up", "--listen", "127.0.0.1:0"]).args(&self.arguments);
+        command.args(["up", "--listen", &self.listen]).args(&self.arguments);
         command.stdout(Stdio::null()).stderr(log);
         self.server = Some(command.spawn().expect("`moorline` can be started"));
         let told = self.home().join("server.json");

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    Workspace, python, shell,
+    Workspace, portal, python, shell,
     tools::{self, Tool},
 };
 
@@ -17,7 +17,8 @@ use crate::{
 const NEXT: &str = "
 That was the main job. To go on, with the target folder's `release` on the PATH:
 
-    moorline up                                        a workspace in ~/.moorline, on 127.0.0.1:7440
+    moorline up                                        a workspace in ~/.moorline, on 127.0.0.1:7440,
+                                                       and its portal at http://127.0.0.1:7440/
     moorline model create -n NAME -p FILE-OR-FOLDER    register a model of your own
     moorline online-endpoint create -n NAME            and see docs/examples for documents to begin with
     docs/src/SUMMARY.md                                the guide
@@ -33,6 +34,7 @@ struct Demo<'a> {
 
 pub fn run(workspace: &Workspace) -> Result<()> {
     tools::install(workspace, &[Tool::Tools, Tool::OnnxRuntime])?;
+    portal::run_if_possible(workspace)?;
     workspace.build()?;
     let folder = workspace.target().join("demo");
     if folder.exists() {

@@ -11,6 +11,7 @@ pub mod grafana;
 mod helm;
 mod podman;
 mod prometheus;
+pub mod portal;
 pub mod python;
 pub mod scorer;
 pub mod shell;

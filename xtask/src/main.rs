@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use xtask::{Workspace, bench, check, demo, edge, fpga, grafana, shell, test, tools};
+use xtask::{Workspace, bench, check, demo, edge, fpga, grafana, portal, shell, test, tools};
 
 /// Everything that takes more than one command in this repository.
 #[derive(Parser)]
@@ -33,6 +33,8 @@ enum Verb {
     /// Pack what is installed on devices.
     #[command(subcommand)]
     Edge(edge::Edge),
+    /// Build the web portal with npm, so that the next build of the server has it.
+    Portal,
     /// Install what tests, demo and benches need below `target/`; a second run does nothing.
     Tools(tools::Arguments),
 }
@@ -60,6 +62,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Verb::Fpga(verb) => fpga::run(&workspace, &verb),
         Verb::Grafana => grafana::run(&workspace),
         Verb::Edge(verb) => edge::run(&workspace, &verb),
+        Verb::Portal => portal::run(&workspace),
         Verb::Tools(arguments) => tools::run(&workspace, &arguments),
     }
 }

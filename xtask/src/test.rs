@@ -9,7 +9,7 @@ use clap::Args;
 use crate::{
     Workspace, check, containers, helm,
     podman::Podman,
-    prometheus, python, shell,
+    portal, prometheus, python, shell,
     tools::{self, Tool},
 };
 
@@ -29,6 +29,7 @@ pub fn run(workspace: &Workspace, arguments: &Arguments) -> Result<()> {
         check::run(workspace)?;
     }
     tools::install(workspace, &Tool::FOR_TESTS)?;
+    portal::run_if_possible(workspace)?;
     // Before the ordinary one, which Cargo gives the same name.
     let static_scorer = containers::static_scorer(workspace)?;
     // The tests with the binaries: alone, those would be compiled with fewer features of what both depend on, and all

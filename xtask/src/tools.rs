@@ -55,6 +55,8 @@ pub enum Tool {
     Helm,
     /// Prometheus and promtool, for alert rules and what Prometheus finds.
     Prometheus,
+    /// A browser, for the tests of the portal.
+    Chromium,
     /// The load generator of the benches.
     Wrk,
     /// cargo-deny, compiled once.
@@ -62,7 +64,7 @@ pub enum Tool {
 }
 
 impl Tool {
-    pub const FOR_TESTS: [Self; 15] = [
+    pub const FOR_TESTS: [Self; 16] = [
         Self::Oracle,
         Self::Tools,
         Self::Mlflow,
@@ -78,6 +80,7 @@ impl Tool {
         Self::BaseImage,
         Self::Helm,
         Self::Prometheus,
+        Self::Chromium,
     ];
 }
 
@@ -109,6 +112,7 @@ pub fn install(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
             Tool::BaseImage => containers::base_image(workspace)?,
             Tool::Helm => helm::install(workspace)?,
             Tool::Prometheus => prometheus::install(workspace)?,
+            Tool::Chromium => chromium()?,
             Tool::Wrk => wrk()?,
             Tool::Deny => install_deny(workspace)?,
         }
@@ -203,6 +207,18 @@ fn postgres() -> Result<()> {
         return Ok(());
     }
     apt(&["postgresql"])
+}
+
+fn chromium() -> Result<()> {
+    if shell::find("chromium").is_some() {
+        return Ok(());
+    }
+    if !can_install()? {
+        // Not a failure: the tests that want it say that they are skipped.
+        shell::say("no Chromium: the portal is not tested in a browser (Debian: `apt-get install chromium`)");
+        return Ok(());
+    }
+    apt(&["chromium", "fonts-dejavu-core"])
 }
 
 fn mosquitto() -> Result<()> {

@@ -290,6 +290,7 @@ fn config(session: &Session, up: Up, home: PathBuf) -> anyhow::Result<ServerConf
             pod,
         }),
         hub: up.hub.zip(up.hub_name).map(|(mqtt, name)| HubSettings { mqtt, https: up.hub_https, name }),
+        pages: Some(moorline_portal::answer),
         bounds: Bounds::default(),
     })
 }

@@ -35,6 +35,8 @@ const TOKEN_BYTES: usize = 512;
 pub(crate) enum Action {
     /// Asks whether the server lives, or for its document.
     Greet,
+    /// Asks who it is.
+    Itself,
     /// Sees what there is, secrets and keys aside.
     Read,
     /// Registers, deploys, changes and deletes inside a workspace.
@@ -55,7 +57,7 @@ impl Action {
     /// Whether `role` may do this.
     pub(crate) const fn allowed_to(self, role: Role) -> bool {
         match self {
-            Self::Greet => true,
+            Self::Greet | Self::Itself => true,
             Self::Read => matches!(role, Role::Owner | Role::Contributor | Role::Reader),
             Self::Write | Self::Keys | Self::Secrets => matches!(role, Role::Owner | Role::Contributor),
             Self::Workspaces | Self::Tokens => matches!(role, Role::Owner),
@@ -67,6 +69,7 @@ impl Action {
     pub(crate) const fn needs(self) -> &'static str {
         match self {
             Self::Greet => "no role",
+            Self::Itself => "any role",
             Self::Read => "the role reader, contributor or owner",
             Self::Write | Self::Keys | Self::Secrets => "the role contributor or owner",
             Self::Workspaces | Self::Tokens => "the role owner",
@@ -127,7 +130,8 @@ impl Caller {
             named.is_none_or(|named| !named.eq_ignore_ascii_case(scope.as_str()))
         };
         // What lists or greets shows a scoped caller only its own.
-        let server_wide = workspace.is_none() && matches!(action, Action::Greet | Action::Read);
+        let server_wide =
+            workspace.is_none() && matches!(action, Action::Greet | Action::Itself | Action::Read);
         if let Some(scope) = &token.workspace
             && !server_wide
             && outside(scope, workspace)
@@ -138,7 +142,7 @@ impl Caller {
             ));
         }
         if let Some(scope) = &token.endpoint
-            && action != Action::Greet
+            && !matches!(action, Action::Greet | Action::Itself)
             && outside(scope, endpoint)
         {
             return Err(ApiError::new(
@@ -361,6 +365,8 @@ const ROUTES: &[(&str, &str, Action)] = &[
     ("GET", "/api/v1", Action::Greet),
     ("GET", "/api/v1/health", Action::Greet),
     ("GET", "/api/openapi.json", Action::Greet),
+    ("GET", "/api/v1/caller", Action::Itself),
+    ("GET", "/api/v1/doctor", Action::Read),
     ("GET", "/metrics", Action::Read),
     ("GET", "/api/v1/workspaces", Action::Read),
     ("POST", "/api/v1/workspaces", Action::Workspaces),
@@ -375,6 +381,7 @@ const ROUTES: &[(&str, &str, Action)] = &[
     ("POST", "/api/v1/workspaces/{workspace}/models/{name}/versions", Action::Write),
     ("GET", "/api/v1/workspaces/{workspace}/models/{name}/versions/{version}", Action::Read),
     ("PUT PATCH", "/api/v1/workspaces/{workspace}/models/{name}/versions/{version}", Action::Write),
+    ("GET", "/api/v1/workspaces/{workspace}/models/{name}/versions/{version}/signature", Action::Read),
     ("POST", "/api/v1/workspaces/{workspace}/models/{name}/versions/{version}/archive", Action::Write),
     ("POST", "/api/v1/workspaces/{workspace}/models/{name}/versions/{version}/restore", Action::Write),
     ("GET", "/api/v1/workspaces/{workspace}/bitstreams", Action::Read),
@@ -401,6 +408,7 @@ const ROUTES: &[(&str, &str, Action)] = &[
     ("GET", "/api/v1/workspaces/{workspace}/computes", Action::Read),
     ("GET", "/api/v1/workspaces/{workspace}/computes/{name}", Action::Read),
     ("PUT DELETE", "/api/v1/workspaces/{workspace}/computes/{name}", Action::Write),
+    ("GET", "/api/v1/workspaces/{workspace}/computes/{name}/devices", Action::Read),
     ("GET", "/api/v1/workspaces/{workspace}/devices", Action::Read),
     ("GET", "/api/v1/workspaces/{workspace}/devices/{name}", Action::Read),
     ("PUT DELETE", "/api/v1/workspaces/{workspace}/devices/{name}", Action::Write),
@@ -421,6 +429,7 @@ const ROUTES: &[(&str, &str, Action)] = &[
     ("GET", "/api/v1/workspaces/{workspace}/images/{image}", Action::Read),
     ("GET", "/api/v1/workspaces/{workspace}/images/{image}/archive", Action::Read),
     ("POST", "/api/v1/workspaces/{workspace}/images/{image}/verify", Action::Read),
+    ("GET", "/api/v1/workspaces/{workspace}/images/{image}/packages", Action::Read),
     ("GET", "/api/v1/workspaces/{workspace}/secrets", Action::Secrets),
     ("PUT DELETE", "/api/v1/workspaces/{workspace}/secrets/{name}", Action::Secrets),
     ("GET", "/api/v1/workspaces/{workspace}/online-endpoints", Action::Read),
@@ -455,6 +464,8 @@ const ROUTES: &[(&str, &str, Action)] = &[
         "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/deployments/{deployment}/replicas/{replica}/metrics",
         Action::Read,
     ),
+    ("GET", "/api/v1/workspaces/{workspace}/deployments", Action::Read),
+    ("GET", "/api/v1/workspaces/{workspace}/operations", Action::Read),
     ("GET", "/api/v1/workspaces/{workspace}/operations/{id}", Action::Read),
     ("GET", "/api/v1/workspaces/{workspace}/operations/{id}/events", Action::Read),
 ];

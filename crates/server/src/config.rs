@@ -2,10 +2,15 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response};
 use moorline_core::{Name, Secret};
 use moorline_store::StoreConfig;
 
 use crate::{edge::HubSettings, leader::LeaderElection};
+
+/// Answers what is asked for a browser's pages, by method, path and headers; `None` is for others to answer.
+pub type Pages = fn(&Method, &str, &HeaderMap) -> Option<Response<Bytes>>;
 
 /// The settings of a server.
 #[derive(Clone, Debug)]
@@ -41,6 +46,9 @@ pub struct ServerConfig {
     pub leader_election: Option<LeaderElection>,
     /// The hub for devices; none where it is left out.
     pub hub: Option<HubSettings>,
+    /// The portal; none where it is left out. It is given, and not linked, so that a change of the pages compiles no
+    /// server.
+    pub pages: Option<Pages>,
     pub bounds: Bounds,
 }
 

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     auth::Caller,
+    config::Pages,
     control::Control,
     leader,
     problem::{ApiError, render},
@@ -35,6 +36,11 @@ pub(crate) async fn answer(control: Control, router: Router, request: Request<Bo
     }
     if let Some(answer) = leader::probe(&request, true, true) {
         return answer;
+    }
+    // What a browser shows is the same for everyone; whoever asks the API for what is in it says who they are.
+    let page = |pages: Pages| pages(request.method(), request.uri().path(), request.headers());
+    if let Some(page) = control.config.pages.and_then(page) {
+        return page.map(Body::from);
     }
     answer_api(control, router, request).await
 }

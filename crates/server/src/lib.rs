@@ -30,10 +30,11 @@ mod rollout;
 mod route_settings;
 mod secrets;
 mod server;
+mod signature;
 mod status;
 mod targets;
 
-pub use config::{Bounds, ServerConfig};
+pub use config::{Bounds, Pages, ServerConfig};
 pub use edge::HubSettings;
 pub use home::Announcement;
 pub use leader::{LeaderElection, Leadership};

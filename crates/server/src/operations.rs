@@ -11,7 +11,10 @@ use std::{
 
 use moorline_core::{ErrorClass, Name};
 use moorline_deploy::{Direction, Progress, Step};
-use moorline_store::{NewOperation, Operation, OperationState, OperationUpdate, Store, StoreError};
+use moorline_store::{
+    NewOperation, OPERATION_PHASES_KEPT, Operation, OperationPhase, OperationState, OperationUpdate, Store,
+    StoreError,
+};
 use serde_json::json;
 use tokio::sync::{broadcast, mpsc};
 
@@ -149,6 +152,10 @@ impl Operations {
                 return false;
             }
             live.operation.phase = Some(phase.to_owned());
+            if (live.operation.phases.len() as u64) < OPERATION_PHASES_KEPT {
+                let at = jiff::Timestamp::now();
+                live.operation.phases.push(OperationPhase { name: phase.to_owned(), at });
+            }
             let _ = live.events.send(Event::Phase(phase.to_owned()));
             true
         });

@@ -37,7 +37,8 @@ pub use config::{Blobs, Database, StoreConfig};
 pub use error::{Cause, StoreError};
 pub use garbage::Collected;
 pub use operations::{
-    FINISHED_OPERATIONS_KEPT, NewOperation, OPERATION_LINES_KEPT, Operation, OperationState, OperationUpdate,
+    FINISHED_OPERATIONS_KEPT, NewOperation, OPERATION_LINES_KEPT, OPERATION_PHASES_KEPT, Operation,
+    OperationPart, OperationPhase, OperationState, OperationUpdate,
 };
 pub use records::{Record, RecordKind};
 pub use secrets::SecretEntry;

@@ -15,6 +15,8 @@ use crate::{
 pub const FINISHED_OPERATIONS_KEPT: u64 = 1000;
 /// Lines of an operation's log that are kept: the newest.
 pub const OPERATION_LINES_KEPT: u64 = 1000;
+/// Phases of an operation that are kept: the first.
+pub const OPERATION_PHASES_KEPT: u64 = 100;
 /// A longer line is cut.
 const MAX_LINE: usize = 4096;
 const NOUN: &str = "operation";
@@ -60,13 +62,33 @@ pub struct Operation {
     /// What it is done to: `endpoint/deployment`, for instance.
     pub subject: String,
     pub state: OperationState,
+    /// Where it is, or where it ended.
     pub phase: Option<String>,
+    /// The phases so far, [`OPERATION_PHASES_KEPT`] at most.
+    pub phases: Vec<OperationPhase>,
     /// Oldest first, [`OPERATION_LINES_KEPT`] at most.
     pub log: Vec<String>,
     /// Why it failed.
     pub error: Option<Value>,
     pub created_at: Timestamp,
     pub finished_at: Option<Timestamp>,
+}
+
+/// When an operation came to one of its phases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperationPhase {
+    pub name: String,
+    pub at: Timestamp,
+}
+
+/// Which part of the list of operations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperationPart {
+    /// Those on this alone, however it is written.
+    pub subject: Option<String>,
+    /// Those that began before this one.
+    pub before: Option<String>,
+    pub limit: usize,
 }
 
 /// An operation to be; it is `Running` from its start.
@@ -136,7 +158,11 @@ impl Store {
             one(&mut transaction, id).await?;
             return Err(StoreError::Ended { id: id.to_owned() });
         };
-        append_lines(&mut transaction, row.integer("seq")?, &update.log).await?;
+        let seq = row.integer("seq")?;
+        if let Some(phase) = &update.phase {
+            enter_phase(&mut transaction, seq, cut(phase)).await?;
+        }
+        append_lines(&mut transaction, seq, &update.log).await?;
         let operation = one(&mut transaction, id).await?;
         transaction.commit().await?;
         self.told().tell(&operation.workspace, NOUN, &operation.id, None);
@@ -146,8 +172,31 @@ impl Store {
     /// `NotFound` also for one that ended long ago: [`FINISHED_OPERATIONS_KEPT`] are kept.
     pub async fn operation(&self, id: &str) -> Result<Operation, StoreError> {
         let row = self.database().row(by_id(id)).await?.ok_or_else(|| missing(id))?;
-        let lines = self.database().rows(lines_of(row.integer("seq")?)).await?;
-        read(&row, &lines)
+        let seq = row.integer("seq")?;
+        let lines = self.database().rows(lines_of(seq)).await?;
+        let phases = self.database().rows(phases_of(seq)).await?;
+        read(&row, &lines, &phases)
+    }
+
+    /// The operations of a workspace, newest first. Their `log` and `phases` are left out.
+    pub async fn operations(
+        &self,
+        workspace: &Name,
+        part: &OperationPart,
+    ) -> Result<Vec<Operation>, StoreError> {
+        self.workspace(workspace).await?;
+        let query = Query::new(
+            "SELECT o.*, w.name AS workspace FROM operations o JOIN workspaces w ON w.id = o.workspace_id
+             WHERE w.name_key = $1
+                 AND ($2 = '' OR LOWER(o.subject) = $2)
+                 AND ($3 = '' OR o.seq < COALESCE((SELECT seq FROM operations WHERE id = $3), 0))
+             ORDER BY o.seq DESC LIMIT $4",
+        )
+        .text(names::key(workspace.as_str()))
+        .text(part.subject.as_deref().unwrap_or_default().to_ascii_lowercase())
+        .text(part.before.as_deref().unwrap_or_default())
+        .integer(i64::try_from(part.limit).unwrap_or(i64::MAX));
+        self.database().rows(query).await?.iter().map(|row| read(row, &[], &[])).collect()
     }
 
     /// Those that have not ended, oldest first: after a restart, what was cut short. Their `log` is left out.
@@ -156,8 +205,25 @@ impl Store {
             "SELECT o.*, w.name AS workspace FROM operations o JOIN workspaces w ON w.id = o.workspace_id
              WHERE o.state = 'Running' ORDER BY o.seq",
         );
-        self.database().rows(query).await?.iter().map(|row| read(row, &[])).collect()
+        self.database().rows(query).await?.iter().map(|row| read(row, &[], &[])).collect()
     }
+}
+
+/// Notes that an operation has come to this phase, unless it is there already.
+async fn enter_phase(transaction: &mut Transaction, seq: i64, phase: &str) -> Result<(), StoreError> {
+    let query = Query::new(
+        "INSERT INTO operation_phases (operation_seq, name, at)
+         SELECT $1, $2, $3 WHERE
+             (SELECT COUNT(*) FROM operation_phases WHERE operation_seq = $1) < $4
+             AND COALESCE((SELECT name FROM operation_phases WHERE operation_seq = $1 ORDER BY id DESC LIMIT 1), '')
+                 <> $2",
+    )
+    .integer(seq)
+    .text(phase)
+    .time(Timestamp::now())
+    .integer(OPERATION_PHASES_KEPT as i64);
+    transaction.execute(query).await?;
+    Ok(())
 }
 
 async fn append_lines(transaction: &mut Transaction, seq: i64, lines: &[String]) -> Result<(), StoreError> {
@@ -183,8 +249,10 @@ async fn append_lines(transaction: &mut Transaction, seq: i64, lines: &[String])
 
 async fn one(transaction: &mut Transaction, id: &str) -> Result<Operation, StoreError> {
     let row = transaction.row(by_id(id)).await?.ok_or_else(|| missing(id))?;
-    let lines = transaction.rows(lines_of(row.integer("seq")?)).await?;
-    read(&row, &lines)
+    let seq = row.integer("seq")?;
+    let lines = transaction.rows(lines_of(seq)).await?;
+    let phases = transaction.rows(phases_of(seq)).await?;
+    read(&row, &lines, &phases)
 }
 
 fn by_id(id: &str) -> Query {
@@ -198,6 +266,10 @@ fn lines_of(seq: i64) -> Query {
     Query::new("SELECT line FROM operation_lines WHERE operation_seq = $1 ORDER BY id").integer(seq)
 }
 
+fn phases_of(seq: i64) -> Query {
+    Query::new("SELECT name, at FROM operation_phases WHERE operation_seq = $1 ORDER BY id").integer(seq)
+}
+
 fn missing(id: &str) -> StoreError {
     StoreError::NotFound { noun: NOUN, name: id.chars().take(100).collect() }
 }
@@ -207,7 +279,9 @@ fn cut(line: &str) -> &str {
     &line[..line.floor_char_boundary(MAX_LINE)]
 }
 
-fn read(row: &Row, lines: &[Row]) -> Result<Operation, StoreError> {
+fn read(row: &Row, lines: &[Row], phases: &[Row]) -> Result<Operation, StoreError> {
+    let phase =
+        |row: &Row| Ok::<_, StoreError>(OperationPhase { name: row.text("name")?, at: row.time("at")? });
     Ok(Operation {
         id: row.text("id")?,
         workspace: row.name("workspace")?,
@@ -215,6 +289,7 @@ fn read(row: &Row, lines: &[Row]) -> Result<Operation, StoreError> {
         subject: row.text("subject")?,
         state: OperationState::parse(&row.text("state")?)?,
         phase: row.optional_text("phase")?,
+        phases: phases.iter().map(phase).collect::<Result<_, _>>()?,
         log: lines.iter().map(|line| line.text("line")).collect::<Result<_, _>>()?,
         error: row.optional_text("error")?.as_deref().map(names::parse).transpose()?,
         created_at: row.time("created_at")?,

@@ -30,6 +30,7 @@ use std::{
 };
 
 use moorline_core::{Digest, ErrorClass};
+use oci_spec::image::{Descriptor, ImageManifest};
 
 pub use archive::DockerArchive;
 pub use error::ImageError;
@@ -149,6 +150,21 @@ impl Images {
             let image = inner.image(&digest)?;
             let referrers = stored::referrers(&inner.layout, &image.descriptor)?;
             Ok(ImageDetails { image, referrers })
+        })
+        .await
+    }
+
+    /// The SBOM of an image, in SPDX's JSON, where it has one.
+    pub async fn sbom(&self, digest: &Digest) -> Result<Option<serde_json::Value>, ImageError> {
+        let digest = *digest;
+        self.work(move |inner| {
+            let image = inner.image(&digest)?;
+            let referrers = stored::referrers(&inner.layout, &image.descriptor)?;
+            let sbom = |one: &&Descriptor| attest::Attachment::of(one) == Some(attest::Attachment::Sbom);
+            let Some(found) = referrers.iter().find(sbom).and_then(digest_of) else { return Ok(None) };
+            let manifest: ImageManifest = inner.layout.document("manifest", &found)?;
+            let Some(content) = manifest.layers().first().and_then(digest_of) else { return Ok(None) };
+            Ok(Some(inner.layout.document("SBOM", &content)?))
         })
         .await
     }

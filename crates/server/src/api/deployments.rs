@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    AtDeployment, AtEndpoint, Refusals,
+    AtDeployment, AtEndpoint, InWorkspace, Refusals,
     bodies::{DeploymentBody as DeploymentDocument, DeploymentShown},
     endpoints::{Endpoint, etag, operation_location},
     extract::{Asked, At, Document, Object, Precondition, merge, name_document},
@@ -40,7 +40,10 @@ const NAME_BYTES: usize = 64;
 const OBSERVERS: usize = 16;
 
 pub(super) fn routes() -> OpenApiRouter<Control> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, put, patch, delete))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(list_all))
+        .routes(routes!(get, put, patch, delete))
 }
 
 /// What is asked for beside the document.
@@ -122,12 +125,24 @@ async fn list(
 ) -> Result<Json<List<Value>>, ApiError> {
     let endpoint = Endpoint::load(&control, &at).await?;
     let all = control.store.deployments_of(&endpoint.workspace, &endpoint.name).await?;
-    let page = part.of(all, |record| own_name(&record.name), Ok)?;
+    show_all(&control, part.of(all, |record| own_name(&record.name), Ok)?).await
+}
+
+/// The deployments of all endpoints of a workspace, by endpoint and name.
+#[utoipa::path(get, path = "/workspaces/{workspace}/deployments", params(InWorkspace, Part),
+    responses((status = 200, body = List<DeploymentShown>), Refusals))]
+async fn list_all(
+    State(control): State<Control>,
+    At(at): At<InWorkspace>,
+    Asked(part): Asked<Part>,
+) -> Result<Json<List<Value>>, ApiError> {
+    let all = control.store.records(RecordKind::Deployment, Some(&at.workspace)).await?;
+    show_all(&control, part.of(all, |record| &record.name, Ok)?).await
+}
+
+async fn show_all(control: &Control, page: List<Record>) -> Result<Json<List<Value>>, ApiError> {
     let shown = stream::iter(page.value)
-        .map(|record| {
-            let control = &control;
-            async move { show(control, &record).await }
-        })
+        .map(|record| async move { show(control, &record).await })
         .buffered(OBSERVERS)
         .collect::<Vec<_>>()
         .await;

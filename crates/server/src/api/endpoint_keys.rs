@@ -48,7 +48,7 @@ enum KeyType {
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Regeneration {
+struct EndpointKeyRegeneration {
     key_type: KeyType,
 }
 
@@ -80,12 +80,12 @@ async fn keys(
 
 /// Makes one key anew; the old one stops working at once.
 #[utoipa::path(post, path = "/workspaces/{workspace}/online-endpoints/{endpoint}/regenerate-keys",
-    params(AtEndpoint), request_body = Regeneration, responses((status = 200, body = Keys), Refusals))]
+    params(AtEndpoint), request_body = EndpointKeyRegeneration, responses((status = 200, body = Keys), Refusals))]
 async fn regenerate(
     State(control): State<Control>,
     At(at): At<AtEndpoint>,
     Extension(caller): Extension<Caller>,
-    Given(body): Given<Regeneration>,
+    Given(body): Given<EndpointKeyRegeneration>,
 ) -> Result<Unkept<Keys>, ApiError> {
     let endpoint = keyed(&control, &at).await?;
     let which = match body.key_type {

@@ -44,6 +44,7 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
         .routes(routes!(show))
         .routes(routes!(archive))
         .routes(routes!(verify))
+        .routes(routes!(packages))
 }
 
 /// An image.
@@ -175,6 +176,23 @@ struct VerifiedShown {
     digest: String,
     /// The fingerprint of the key.
     by: String,
+}
+
+/// Something that an image has in it.
+#[derive(Debug, Serialize, ToSchema)]
+struct Package {
+    name: String,
+    version: String,
+    /// As far as it is stated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    license: Option<String>,
+}
+
+impl Package {
+    /// Where it stands in the list.
+    fn place(&self) -> String {
+        format!("{} {}", self.name.to_ascii_lowercase(), self.version.to_ascii_lowercase())
+    }
 }
 
 /// What is asked of an archive.
@@ -380,6 +398,33 @@ async fn verify(
     let image = find(&control, &at).await?;
     let by = control.targets.images().verify(&image.digest, &body.keys).await?;
     Ok(Json(VerifiedShown { digest: image.digest.to_string(), by }))
+}
+
+/// What the SBOM of an image lists.
+#[utoipa::path(get, path = "/workspaces/{workspace}/images/{image}/packages", params(AtImage, Part),
+    responses((status = 200, body = List<Package>), Refusals))]
+async fn packages(
+    State(control): State<Control>,
+    At(at): At<AtImage>,
+    Asked(part): Asked<Part>,
+) -> Result<Json<List<Package>>, ApiError> {
+    let image = find(&control, &at).await?;
+    let sbom = control.targets.images().images().sbom(&image.digest).await.map_err(refusal)?;
+    let sbom = sbom.ok_or_else(|| ApiError::not_found(format!("image `{}` has no SBOM", at.image)))?;
+    let text = |value: &Value| value.as_str().filter(|text| *text != "NOASSERTION").map(ToOwned::to_owned);
+    let packages = sbom["packages"].as_array().into_iter().flatten().filter_map(|package| {
+        Some(Package {
+            name: text(&package["name"])?,
+            version: text(&package["versionInfo"]).unwrap_or_default(),
+            license: text(&package["licenseDeclared"]).or_else(|| text(&package["licenseConcluded"])),
+        })
+    });
+    let mut packages: Vec<Package> = packages.collect();
+    packages.sort_by_cached_key(Package::place);
+    packages.dedup_by_key(|package| package.place());
+    let keyed: Vec<(String, Package)> =
+        packages.into_iter().map(|package| (package.place(), package)).collect();
+    part.of(keyed, |(place, _)| place, |(_, package)| Ok(package)).map(Json)
 }
 
 /// Takes away the images of this workspace that no deployment uses, and every blob that nothing needs.

@@ -5,10 +5,12 @@ mod assets;
 mod bitstreams;
 mod blobs;
 mod bodies;
+mod caller;
 mod codes;
 mod computes;
 mod deployments;
 mod devices;
+mod doctor;
 mod endpoint_keys;
 mod endpoints;
 mod environments;
@@ -25,6 +27,7 @@ mod removal;
 mod rollouts;
 mod secrets;
 mod server;
+mod signature;
 mod tokens;
 mod versioned;
 mod workspaces;
@@ -49,9 +52,12 @@ pub(crate) const BASE: &str = "/api/v1";
 fn routes() -> OpenApiRouter<Control> {
     let api = OpenApiRouter::new()
         .merge(server::routes())
+        .merge(caller::routes())
+        .merge(doctor::routes())
         .merge(workspaces::routes())
         .merge(blobs::routes())
         .merge(models::routes())
+        .merge(signature::routes())
         .merge(environments::routes())
         .merge(codes::routes())
         .merge(bitstreams::routes())

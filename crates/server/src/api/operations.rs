@@ -13,14 +13,18 @@ use axum::{
 use futures_util::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use moorline_core::Name;
-use moorline_store::{Operation, OperationState};
+use moorline_store::{Operation, OperationPart, OperationState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Refusals, extract::At};
+use super::{
+    InWorkspace, Refusals,
+    extract::{Asked, At},
+    list::{List, Part},
+};
 use crate::{
     control::Control,
     operations::{Event, Following, Transfer},
@@ -31,7 +35,7 @@ use crate::{
 pub(super) const ALIVE: Duration = Duration::from_secs(15);
 
 pub(super) fn routes() -> OpenApiRouter<Control> {
-    OpenApiRouter::new().routes(routes!(get)).routes(routes!(events))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get)).routes(routes!(events))
 }
 
 /// An operation.
@@ -58,7 +62,10 @@ struct OperationShown {
     state: &'static str,
     /// How far it is: `resolve`, `environment`, `start`, `ready`, `drain`; of a rollout, its step.
     phase: Option<String>,
-    /// The last lines, oldest first.
+    /// When it came to each of its phases. Not there in lists.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    phases: Vec<PhaseShown>,
+    /// The last lines, oldest first. Not there in lists.
     log: Vec<String>,
     /// Why it did not succeed: `class`, `message` and the last lines of what failed in `log`.
     #[schema(value_type = Option<Object>)]
@@ -67,6 +74,22 @@ struct OperationShown {
     created_at: Timestamp,
     #[schema(value_type = Option<String>, format = DateTime)]
     finished_at: Option<Timestamp>,
+}
+
+/// When an operation came to a phase.
+#[derive(Serialize, ToSchema)]
+struct PhaseShown {
+    name: String,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+}
+
+/// Which operations.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Which {
+    /// Those on this alone: `endpoint` or `endpoint/deployment`.
+    subject: Option<String>,
 }
 
 impl From<Operation> for OperationShown {
@@ -78,12 +101,41 @@ impl From<Operation> for OperationShown {
             subject: operation.subject,
             state: operation.state.as_str(),
             phase: operation.phase,
+            phases: operation
+                .phases
+                .into_iter()
+                .map(|phase| PhaseShown { name: phase.name, at: phase.at })
+                .collect(),
             log: operation.log,
             error: operation.error,
             created_at: operation.created_at,
             finished_at: operation.finished_at,
         }
     }
+}
+
+/// The operations of a workspace, newest first and without their logs.
+#[utoipa::path(get, path = "/workspaces/{workspace}/operations", params(InWorkspace, Part, Which),
+    responses((status = 200, body = List<OperationShown>), Refusals))]
+async fn list(
+    State(control): State<Control>,
+    At(at): At<InWorkspace>,
+    Asked(part): Asked<Part>,
+    Asked(which): Asked<Which>,
+) -> Result<Json<List<OperationShown>>, ApiError> {
+    let limit = part.limit()?;
+    let wanted = OperationPart { subject: which.subject, before: part.after, limit: limit + 1 };
+    let mut found = control.store.operations(&at.workspace, &wanted).await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|last| last.id.clone());
+    // What was not written yet is newer here.
+    let live = control.operations.all_running();
+    let newer = |stored: Operation| match live.iter().find(|live| live.id == stored.id) {
+        Some(live) => Operation { phase: live.phase.clone(), ..stored },
+        None => stored,
+    };
+    Ok(Json(List { value: found.into_iter().map(newer).map(Into::into).collect(), next }))
 }
 
 /// An operation as it is now. The newest thousand that have ended are kept.

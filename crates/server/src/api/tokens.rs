@@ -23,7 +23,7 @@ pub(super) fn routes() -> OpenApiRouter<Control> {
 /// What may be done with a token.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum RoleBody {
+pub(super) enum RoleBody {
     Owner,
     Contributor,
     Reader,

@@ -78,6 +78,10 @@ async fn each_role_may_do_what_the_table_says() {
         ("GET", "online-endpoints/weather", "ocr"),
         ("GET", "online-endpoints/weather/deployments", "ocr"),
         ("GET", "operations/none", "ocr"),
+        ("GET", "operations", "ocr"),
+        ("GET", "deployments", "ocr"),
+        ("GET", "models/iris/versions/1/signature", "ocr"),
+        ("GET", "/api/v1/caller", "ocrs"),
         ("GET", "/metrics", "ocr"),
         ("GET", "secrets", "oc"),
         ("PUT", "secrets/a", "oc"),
@@ -166,6 +170,31 @@ async fn made_id(place: &Place, owner: &str, name: &str) -> String {
     let list = list.expect(200);
     let found = list["value"].as_array().unwrap().iter().find(|token| token["name"] == name).unwrap();
     found["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_are_told_who_they_are() {
+    let alone = Place::new().await;
+    let me = alone.get("/api/v1/caller").await.expect(200);
+    assert_eq!(
+        (&me["name"], &me["role"], &me["signed_in"]),
+        (&json!("local"), &json!("owner"), &json!(false))
+    );
+    assert_eq!(me["may"].as_array().unwrap().len(), 7);
+
+    let (place, owner) = open_to_all().await;
+    place.get("/api/v1/caller").await.problem(401, "unauthenticated");
+    let caller = async |token: &str| {
+        send(place.request(Method::GET, "/api/v1/caller").bearer_auth(token)).await.expect(200)
+    };
+    assert_eq!(caller(&owner).await["role"], "owner");
+    let make = place.request(Method::POST, "/api/v1/tokens").bearer_auth(&owner);
+    let body = json!({"name": "app", "role": "scorer", "workspace": "default", "endpoint": "weather"});
+    let made = send(make.json(&body)).await.expect(201);
+    let app = caller(made["token"].as_str().unwrap()).await;
+    assert_eq!(app["may"], json!(["score"]));
+    assert_eq!((&app["workspace"], &app["endpoint"]), (&json!("default"), &json!("weather")));
+    assert_eq!((&app["name"], &app["signed_in"]), (&json!("app"), &json!(true)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

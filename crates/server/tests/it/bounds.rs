@@ -34,7 +34,7 @@ async fn bodies_have_bounds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_is_answered_as_a_problem() {
     let place = Place::new().await;
-    place.get("/").await.problem(404, "not_found");
+    place.get("/nowhere").await.problem(404, "not_found");
     place.get("/api/v2").await.problem(404, "not_found");
     place.get("/api/v1/").await.problem(404, "not_found");
     place.get("models/").await.problem(404, "not_found");

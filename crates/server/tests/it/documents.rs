@@ -59,6 +59,18 @@ fn the_document_is_consistent() {
     });
 }
 
+/// The portal's client is made from a copy of the document, so that it can be built where no server runs.
+#[test]
+fn the_portals_copy_of_the_document_is_true() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../portal/openapi.json");
+    let text = serde_json::to_string_pretty(&document()).unwrap() + "\n";
+    if fs_err::read_to_string(path).is_ok_and(|copy| copy == text) {
+        return;
+    }
+    fs_err::write(path, text).unwrap();
+    panic!("portal/openapi.json was not what the server says; it is now: commit it, and try again");
+}
+
 fn references(value: &Value, seen: &mut impl FnMut(&str)) {
     match value {
         Value::Object(object) => {

@@ -87,6 +87,7 @@ pub(crate) fn config(home: &Path) -> ServerConfig {
         owner_token: None,
         leader_election: None,
         hub: None,
+        pages: None,
         bounds: Bounds::default(),
     }
 }

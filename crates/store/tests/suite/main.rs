@@ -55,7 +55,7 @@ on_both_databases! {
         count_their_generations, are_created_once, are_updated_once_a_generation, keep_endpoints_unique,
         keep_deployments_under_endpoints, refuse_what_could_never_work, tell_of_their_changes,
     }
-    operations { go_from_start_to_end, are_bounded }
+    operations { go_from_start_to_end, are_bounded, remember_their_phases, are_listed_newest_first }
     secrets { are_set_and_read, are_encrypted_at_rest, need_their_identity }
     tokens { are_verified, go_with_their_workspace }
     garbage { goes_and_nothing_else, never_takes_what_is_being_registered }

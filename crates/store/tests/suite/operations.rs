@@ -2,7 +2,8 @@
 
 use moorline_core::ErrorClass;
 use moorline_store::{
-    FINISHED_OPERATIONS_KEPT, NewOperation, OPERATION_LINES_KEPT, OperationState, OperationUpdate,
+    FINISHED_OPERATIONS_KEPT, NewOperation, OPERATION_LINES_KEPT, OPERATION_PHASES_KEPT, OperationPart,
+    OperationState, OperationUpdate,
 };
 use serde_json::json;
 
@@ -72,4 +73,50 @@ pub(crate) async fn are_bounded(place: Place) {
     assert!(store.operation(&finished[3]).await.is_ok());
     // However old, what has not ended stays.
     assert!(store.operation(&running.id).await.is_ok());
+}
+
+pub(crate) async fn remember_their_phases(place: Place) {
+    let store = place.open().await;
+    let begun = store.create_operation(new()).await.unwrap();
+    let phase = |name: String| OperationUpdate { phase: Some(name), ..OperationUpdate::default() };
+    for name in ["resolve", "start", "start", "ready"] {
+        store.update_operation(&begun.id, phase(name.to_owned())).await.unwrap();
+    }
+    let phases = store.operation(&begun.id).await.unwrap().phases;
+    let names: Vec<&str> = phases.iter().map(|phase| phase.name.as_str()).collect();
+    assert_eq!(names, ["resolve", "start", "ready"]);
+    assert!(phases.is_sorted_by_key(|phase| phase.at) && phases[0].at >= begun.created_at);
+    for number in 0..OPERATION_PHASES_KEPT {
+        store.update_operation(&begun.id, phase(format!("step {number}"))).await.unwrap();
+    }
+    let found = store.operation(&begun.id).await.unwrap();
+    assert_eq!(found.phases.len() as u64, OPERATION_PHASES_KEPT);
+    assert_eq!(found.phase, Some(format!("step {}", OPERATION_PHASES_KEPT - 1)));
+}
+
+pub(crate) async fn are_listed_newest_first(place: Place) {
+    let store = place.open().await;
+    let mut made = Vec::new();
+    for subject in ["iris/blue", "iris/green", "Iris/Blue", "iris"] {
+        let new = NewOperation { subject: subject.to_owned(), ..new() };
+        made.push(store.create_operation(new).await.unwrap().id);
+    }
+    made.reverse();
+    let list = async |subject: Option<&str>, before: Option<&str>, limit| {
+        let part = OperationPart {
+            subject: subject.map(ToOwned::to_owned),
+            before: before.map(ToOwned::to_owned),
+            limit,
+        };
+        let found = store.operations(&default(), &part).await.unwrap();
+        found.into_iter().map(|operation| operation.id).collect::<Vec<_>>()
+    };
+    assert_eq!(list(None, None, 10).await, made);
+    assert_eq!(list(None, None, 2).await, made[..2]);
+    assert_eq!(list(None, Some(&made[1]), 10).await, made[2..]);
+    assert_eq!(list(Some("IRIS/blue"), None, 10).await, [made[1].clone(), made[3].clone()]);
+    assert!(list(Some("nothing"), None, 10).await.is_empty());
+    assert!(list(None, Some("nothing"), 10).await.is_empty());
+    let part = OperationPart { subject: None, before: None, limit: 1 };
+    assert!(store.operations(&"none".parse().unwrap(), &part).await.is_err());
 }
