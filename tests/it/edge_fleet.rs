@@ -297,3 +297,43 @@ fn what_devices_cannot_run_is_refused_and_the_reason_is_told() {
     let refused = without.moorline(&["online-deployment", "create", "-f", "blue.yml"]);
     assert!(refused.code != Some(0) && refused.stderr.contains("--hub-https"), "{}", refused.stderr);
 }
+
+#[test]
+fn a_manifest_of_azures_is_a_devices_own_beside_its_deployments() {
+    let workspace = up("127.0.82.4");
+    workspace.write("model.onnx", onnx::linear_model());
+    let mut device = Device::enrol(&workspace, "gate-1", &[]);
+    device.run();
+    workspace.write("blue.yml", document("blue", GOLDEN, ""));
+    fleet(&workspace, "all", "condition: 'true'\n");
+    workspace.write("endpoint.yml", "name: iris\ncompute: azureml:all\n");
+    workspace.json(&["online-endpoint", "create", "-f", "endpoint.yml"]);
+    workspace.json(&["online-deployment", "create", "-f", "blue.yml"]);
+    let manifest = workspace
+        .moorline(&["edge", "manifest", "-f", "blue.yml", "--image", "registry.example/cam:1", "--module", "cam"])
+        .ok();
+    let mut manifest = manifest.json();
+    manifest["modulesContent"]["cam"] = json!({ "properties.desired": { "fps": 5 } });
+    workspace.write("manifest.json", manifest.to_string());
+    let said = workspace.moorline(&["edge", "manifest", "--apply", "manifest.json", "-d", "gate-1"]).ok();
+    assert!(said.stderr.contains("1 module(s)") && said.stderr.contains("are not run"), "{}", said.stderr);
+    let shown = || workspace.json(&["edge", "device", "show", "-n", "gate-1"])["agent"].clone();
+    // This device has no Engine, and says so; what the deployment put there goes on.
+    let cam = || shown()["modules"]["cam"].clone();
+    assert!(eventually(PATIENCE, || cam()["description"].as_str().is_some_and(|why| why.contains("Engine"))), "{}", cam());
+    assert_eq!(device.module(&workspace)["status"], "running");
+    let twin = workspace.json(&["edge", "twin", "show", "-d", "gate-1", "-m", "$edgeAgent"]);
+    assert_eq!(twin["properties"]["desired"]["modules"]["cam"]["type"], "docker", "{twin}");
+    // A name that a deployment has, and a manifest that says what no device does.
+    let taken = manifest.to_string().replace("\"cam\":", "\"iris\":");
+    workspace.write("taken.json", taken);
+    let refused = workspace.moorline(&["edge", "manifest", "--apply", "taken.json", "-d", "gate-1"]);
+    assert!(refused.code != Some(0) && refused.stderr.contains("is a deployment's"), "{}", refused.stderr);
+    workspace.moorline(&["edge", "manifest", "--remove", "-d", "gate-1"]).ok();
+    assert!(eventually(PATIENCE, || cam().is_null()), "{}", cam());
+    assert_eq!(device.module(&workspace)["status"], "running");
+    let log = workspace.moorline(&["edge", "device", "logs", "-n", "gate-1", "-m", "iris"]).ok();
+    assert!(!log.stdout.is_empty());
+    let nobody = workspace.moorline(&["edge", "device", "logs", "-n", "gate-1", "-m", "nobody"]);
+    assert_ne!(nobody.code, Some(0));
+}
