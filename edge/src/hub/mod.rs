@@ -211,10 +211,8 @@ impl Hub {
         let documents = Documents::open(folder.join("documents"), disk.clone())?;
         let queues = Arc::new(Queues::new(folder.join("queues"), disk.clone(), Arc::clone(&clock)));
         let upstream = queues.get(UPSTREAM, config.upstream).await?;
-        let bridge = match config.bridged.is_empty() {
-            true => None,
-            false => Some(queues.get(BRIDGE, config.upstream).await?),
-        };
+        let bridge =
+            if config.bridged.is_empty() { None } else { Some(queues.get(BRIDGE, config.upstream).await?) };
         let metrics = Metrics::register(registry, Arc::clone(&queues))?;
         let listen = async |address: SocketAddr| {
             let error = |source| HubError::Listen { address, source };
