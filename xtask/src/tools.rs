@@ -37,7 +37,7 @@ pub enum Tool {
     S3,
     /// Python environment: Azure's client of devices and modules, which the hub is tested with.
     Edge,
-    /// mosquitto's command-line clients, for the hub.
+    /// mosquitto and its command-line clients, for the hub and for bridges.
     Mosquitto,
     /// A PostgreSQL server, for the metadata database.
     Postgres,
@@ -222,17 +222,17 @@ fn chromium() -> Result<()> {
 }
 
 fn mosquitto() -> Result<()> {
-    if shell::find("mosquitto_pub").is_some() {
+    if shell::find("mosquitto_pub").is_some() && containers::system_program("mosquitto").is_some() {
         return Ok(());
     }
     if !can_install()? {
         // Not a failure: the tests that want it say that they are skipped.
         shell::say(
-            "no mosquitto: the hub is not tested with plain MQTT clients (Debian: `apt-get install mosquitto-clients`)",
+            "no mosquitto: neither plain MQTT clients nor bridges are tested (Debian: `apt-get install mosquitto mosquitto-clients`)",
         );
         return Ok(());
     }
-    apt(&["mosquitto-clients"])
+    apt(&["mosquitto", "mosquitto-clients"])
 }
 
 /// A driver by which this machine's processor is an OpenCL device, and the loader that finds it.

@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     AgentError,
+    bridge::BridgeConfig,
     identity::{Identity, replace},
 };
 use crate::{
@@ -48,6 +49,8 @@ pub struct GatewayConfig {
     pub host_name: String,
     /// Of what waits for the server.
     pub upstream: QueueLimits,
+    /// To another broker, if there is one.
+    pub bridge: Option<BridgeConfig>,
 }
 
 #[derive(Debug)]
@@ -93,6 +96,7 @@ impl Gateway {
         let device = identity.id.device_name().to_owned();
         let mut hub = HubConfig::new(folder.join("hub"), hub_name.clone(), config.mqtt, tls);
         (hub.https, hub.device, hub.upstream) = (config.https, Some(device.clone()), config.upstream);
+        hub.bridged = config.bridge.as_ref().map(BridgeConfig::taken).unwrap_or_default();
         // Nothing is led anywhere before the desired state says so.
         hub.routes = Vec::new();
         let identities = Arc::new(Listed::default());
@@ -113,6 +117,10 @@ impl Gateway {
             client,
             modules: Mutex::new(BTreeMap::new()),
         }))
+    }
+
+    pub(super) fn device(&self) -> &str {
+        &self.device
     }
 
     pub(super) fn hub(&self) -> &Hub {

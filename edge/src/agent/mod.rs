@@ -1,6 +1,7 @@
 //! The agent of a device: it keeps a connection to the hub, brings about what the device is to run, and says what came of
 //! it. What runs goes on without a hub, and comes up again without one.
 
+mod bridge;
 mod gateway;
 mod identity;
 mod link;
@@ -17,6 +18,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use bridge::{BridgeConfig, BridgeError};
 pub use gateway::GatewayConfig;
 pub use identity::Identity;
 pub use measure::PERIODS;
@@ -134,6 +136,7 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
     tokio::select! {
         () = reconciler.run(document, identity.clone()) => {}
         () = link::keep(identity.clone(), link, &renewed) => {}
+        () = keep_bridge(&config, gateway.as_deref()) => {}
         () = measure::keep(looking, config.measure_every, measuring) => {}
         () = renew(&config, &client, identities, &renewed) => {}
         () = end.cancelled() => {}
@@ -149,6 +152,14 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
     }
     runs.modules.shutdown().await;
     Ok(())
+}
+
+async fn keep_bridge(config: &AgentConfig, gateway: Option<&gateway::Gateway>) {
+    let bridge = config.gateway.as_ref().and_then(|gateway| gateway.bridge.as_ref());
+    match (bridge, gateway) {
+        (Some(bridge), Some(gateway)) => bridge::keep(bridge, gateway).await,
+        _ => std::future::pending().await,
+    }
 }
 
 /// Renews the certificate in good time. What fails is tried again; nothing else waits for it.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use anyhow::{Context as _, Result};
 use moorline_edge::{
-    agent::{self, AgentConfig, GatewayConfig},
+    agent::{self, AgentConfig, BridgeConfig, GatewayConfig},
     containers::{Allowed, ContainersConfig},
     disk::QueueLimits,
     modules::ModulesConfig,
@@ -63,6 +63,9 @@ pub(crate) struct Arguments {
     /// Seconds between two messages with what the device and its modules measure
     #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     measure_every: u64,
+    /// A file that names another broker, and what is carried from and to it
+    #[arg(long, value_name = "FILE", requires = "listen")]
+    bridge: Option<PathBuf>,
     /// Seconds for a version to become ready
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     start_timeout: u64,
@@ -77,6 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .collect();
     let mut modules = ModulesConfig::new(arguments.scorer.clone(), folder.join("modules"), environment);
     modules.start_timeout = Duration::from_secs(arguments.start_timeout);
+    let bridge = arguments.bridge.as_deref().map(BridgeConfig::read).transpose()?;
     let containers = arguments.engine.as_ref().map(|socket| {
         let allowed = Allowed {
             privileged: arguments.allow_privileged,
@@ -97,6 +101,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             mqtt,
             https: arguments.listen_https,
             host_name: arguments.host_name.clone(),
+            bridge: bridge.clone(),
             upstream: QueueLimits { max_bytes: arguments.queue * 1_000_000, ..QueueLimits::default() },
         }),
         renew_check: Duration::from_hours(1),

@@ -156,14 +156,13 @@ impl Life {
                     self.trouble = Some(why);
                 }
                 // What ran goes on.
-                return match found.iter().find(|found| found.revision != revision) {
-                    Some(before) => self.supervise(before, spec, &[]).await.map(|()| false),
-                    None => {
-                        let why = self.trouble.clone().unwrap_or_default();
-                        self.show(|view| (view.status, view.description) = (RuntimeStatus::Failed, why));
-                        Ok(false)
-                    }
-                };
+                if let Some(before) = found.iter().find(|found| found.revision != revision) {
+                    self.supervise(before, spec, &[]).await?;
+                } else {
+                    let why = self.trouble.clone().unwrap_or_default();
+                    self.show(|view| (view.status, view.description) = (RuntimeStatus::Failed, why));
+                }
+                return Ok(false);
             }
         };
         let others: Vec<Found> = found.iter().filter(|found| found.revision != revision).cloned().collect();

@@ -21,6 +21,8 @@ pub struct HubConfig {
     /// those of the device that sent the message.
     pub device: Option<String>,
     pub routes: Vec<NamedRoute>,
+    /// Modules and their outputs whose messages also wait for [`super::Hub::bridged`].
+    pub bridged: Vec<(String, String)>,
     /// Of messages that wait for `$upstream`.
     pub upstream: QueueLimits,
     /// Of messages that wait for one device or module.
@@ -39,6 +41,7 @@ impl HubConfig {
             tls,
             device: None,
             routes: NamedRoute::everything_upstream(),
+            bridged: Vec::new(),
             upstream: QueueLimits { max_bytes: 256 * 1024 * 1024, ..QueueLimits::default() },
             inbox: QueueLimits { max_bytes: 16 * 1024 * 1024, ..QueueLimits::default() },
             limits: Limits::default(),

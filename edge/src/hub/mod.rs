@@ -72,6 +72,8 @@ use crate::disk::{Clock, Consumer, Disk, DiskError, Documents, Queue, Queues, St
 
 /// The name of the queue of messages for `$upstream`.
 const UPSTREAM: &str = "$upstream";
+/// The same of those for another broker.
+const BRIDGE: &str = "$bridge";
 const SESSION_PREFIX: &str = "session/";
 /// How often the clock is written down, and the certificate's files are looked at.
 const CHORES: Duration = Duration::from_secs(5);
@@ -90,6 +92,7 @@ pub(crate) struct Inner {
     documents: Arc<Documents>,
     queues: Arc<Queues>,
     upstream: Arc<Queue>,
+    bridge: Option<Arc<Queue>>,
     routing: Routing,
     metrics: Metrics,
     disk: Disk,
@@ -208,6 +211,8 @@ impl Hub {
         let documents = Documents::open(folder.join("documents"), disk.clone())?;
         let queues = Arc::new(Queues::new(folder.join("queues"), disk.clone(), Arc::clone(&clock)));
         let upstream = queues.get(UPSTREAM, config.upstream).await?;
+        let bridge =
+            if config.bridged.is_empty() { None } else { Some(queues.get(BRIDGE, config.upstream).await?) };
         let metrics = Metrics::register(registry, Arc::clone(&queues))?;
         let listen = async |address: SocketAddr| {
             let error = |source| HubError::Listen { address, source };
@@ -230,6 +235,7 @@ impl Hub {
             documents,
             queues,
             upstream,
+            bridge,
             metrics,
             disk,
             clock,
@@ -275,6 +281,11 @@ impl Hub {
     /// The reading end of `$upstream`. One at a time: two would hand out the same messages.
     pub fn upstream(&self) -> Upstream {
         Upstream(Consumer::new(Arc::clone(&self.0.upstream)))
+    }
+
+    /// The reading end of what is bridged, if anything is. One at a time.
+    pub fn bridged(&self) -> Option<Upstream> {
+        self.0.bridge.as_ref().map(|queue| Upstream(Consumer::new(Arc::clone(queue))))
     }
 
     /// The reading end of a module's inputs, in place of a client of this name.
@@ -381,7 +392,27 @@ impl Hub {
         }
         let mut properties = properties.clone();
         properties.set_system("to", Some(&format!("/devices/{}/messages/deviceBound", id.device_name())));
-        let topic = topic::device_bound(id, &properties);
+        self.keep(id, topic::device_bound(id, &properties), payload, time_to_live).await
+    }
+
+    /// Keeps a message for an input of a module until it takes it in, whatever the routes say.
+    pub async fn send_to_input(
+        &self,
+        id: &ClientId,
+        input: &str,
+        properties: &Properties,
+        payload: Bytes,
+    ) -> Result<(), HubError> {
+        self.keep(id, topic::input(id, input, properties), payload, None).await
+    }
+
+    async fn keep(
+        &self,
+        id: &ClientId,
+        topic: String,
+        payload: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> Result<(), HubError> {
         let limits = &self.0.config.limits;
         if topic.len() > limits.topic || topic.len() + payload.len() > limits.packet {
             return Err(HubError::MessageTooLong(limits.packet));

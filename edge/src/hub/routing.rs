@@ -59,10 +59,14 @@ impl Inner {
         payload: Bytes,
     ) -> Result<Vec<Storing>, DiskError> {
         let sinks = self.routing.sinks(sender, &properties, &payload);
-        if sinks.is_empty() {
+        let bridge = self.bridge.as_ref().filter(|_| self.is_bridged(sender, &properties));
+        if sinks.is_empty() && bridge.is_none() {
             self.metrics.unrouted();
         }
-        let mut storing = Vec::with_capacity(sinks.len());
+        let mut storing = Vec::with_capacity(sinks.len() + 1);
+        if let Some(bridge) = bridge {
+            storing.push(bridge.append(topic::events(sender, &properties), payload.clone(), None).await?);
+        }
         for (sink, time_to_live) in sinks {
             let ttl = time_to_live.map(|ttl| ttl.as_millis() as u64);
             // Who sent it is what the hub knows, whatever the sender claims.
@@ -84,6 +88,14 @@ impl Inner {
             storing.push(queue.append(topic, payload.clone(), ttl).await?);
         }
         Ok(storing)
+    }
+}
+
+impl Inner {
+    fn is_bridged(&self, sender: &ClientId, properties: &Properties) -> bool {
+        let (module, output) = (sender.module_name(), properties.system("on"));
+        let outputs = &self.config.bridged;
+        outputs.iter().any(|(own, named)| module == Some(own.as_str()) && output == Some(named.as_str()))
     }
 }
 

@@ -9,6 +9,8 @@ mod azure;
 #[cfg(test)]
 mod bounds;
 #[cfg(test)]
+mod bridge;
+#[cfg(test)]
 mod certificates;
 #[cfg(test)]
 mod containers;
