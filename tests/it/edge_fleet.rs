@@ -320,7 +320,7 @@ fn a_manifest_of_azures_is_a_devices_own_beside_its_deployments() {
     let shown = || workspace.json(&["edge", "device", "show", "-n", "gate-1"])["agent"].clone();
     // This device has no Engine, and says so; what the deployment put there goes on.
     let cam = || shown()["modules"]["cam"].clone();
-    assert!(eventually(PATIENCE, || cam()["description"].as_str().is_some_and(|why| why.contains("Engine"))), "{}", cam());
+    assert!(eventually(PATIENCE, || cam()["description"].as_str().is_some_and(|why| why.contains("--engine"))), "{}", cam());
     assert_eq!(device.module(&workspace)["status"], "running");
     let twin = workspace.json(&["edge", "twin", "show", "-d", "gate-1", "-m", "$edgeAgent"]);
     assert_eq!(twin["properties"]["desired"]["modules"]["cam"]["type"], "docker", "{twin}");
