@@ -355,13 +355,71 @@ fn device() -> Board {
     Board {
         name: "device",
         title: "Device",
-        help: "Devices and modules, as the hub sees them.",
+        help: "Devices and modules, as they see themselves and as the hub sees them.",
         variables: vec![Variable {
             name: "device",
-            values: "label_values(moorline_hub_messages_received_total, device)",
+            values: "label_values(moorline_edge_device_connected, device)",
             several: true,
         }],
         rows: vec![
+            Row {
+                title: "Devices",
+                height: 8,
+                panels: vec![
+                    Panel::new(
+                        Kind::States,
+                        Unit::Count,
+                        "Connected",
+                        "Whether the agent of a device is connected.",
+                    )
+                    .ask(format!("moorline_edge_device_connected{{{own}}}"), "{{device}}"),
+                    Panel::lines(Unit::Seconds, "Not seen for", "Since a device was connected.").ask(
+                        format!("time() - moorline_edge_device_last_seen_timestamp_seconds{{{own}}}"),
+                        "{{device}}",
+                    ),
+                    Panel::lines(Unit::Count, "Load", "Processes that ran or wanted to, and processors.")
+                        .ask(format!("moorline_device_load{{{own}}}"), "{{device}}")
+                        .ask(format!("moorline_device_processors{{{own}}}"), "processors of {{device}}"),
+                    Panel::lines(Unit::Bytes, "Memory available", "Of that of the device.")
+                        .ask(format!("moorline_device_memory_available_bytes{{{own}}}"), "{{device}}")
+                        .ask(format!("moorline_device_memory_bytes{{{own}}}"), "all of {{device}}"),
+                ],
+            },
+            Row {
+                title: "Modules",
+                height: 9,
+                panels: vec![
+                    Panel::lines(Unit::PerSecond, "Requests", "Answered on the device.")
+                        .ask(rate("moorline_module_requests_total", own, apart), of),
+                    Panel::lines(Unit::PerSecond, "Errors", "Requests that failed: status 500 and above.")
+                        .ask(rate("moorline_module_errors_total", own, apart), of),
+                    Panel::lines(Unit::Seconds, "p99", "99 of 100 requests were answered within.")
+                        .ask(format!("moorline_module_request_p99_seconds{{{own}}}"), of),
+                ],
+            },
+            Row {
+                title: "What modules use",
+                height: 8,
+                panels: vec![
+                    Panel::lines(Unit::Cores, "Processor", "Cores of the processes of each module.")
+                        .ask(rate("moorline_module_cpu_seconds_total", own, apart), of),
+                    Panel::lines(Unit::Bytes, "Memory", "Of the processes of each module.")
+                        .ask(format!("moorline_module_resident_bytes{{{own}}}"), of),
+                    Panel::lines(
+                        Unit::Count,
+                        "Restarts",
+                        "Times that modules were started again, in an hour.",
+                    )
+                    .ask(format!("increase(moorline_module_restarts_total{{{own}}}[1h])"), of),
+                    Panel::lines(
+                        Unit::Count,
+                        "Waiting and lost",
+                        "Messages on the device that wait for the server, and that were lost.",
+                    )
+                    .ask(format!("moorline_device_queue_messages{{{own}}}"), "waiting on {{device}}")
+                    .ask(format!("moorline_device_lost_messages_total{{{own}}}"), "lost on {{device}}"),
+                ],
+            },
             Row {
                 title: "The hub",
                 height: 8,
