@@ -116,11 +116,16 @@ fn computes(tools: &[Finding], scorer: bool) -> Vec<Finding> {
         detail,
     };
     let mut found = vec![compute("local", scorer, local.to_owned())];
-    for (name, needs) in [("kubernetes", "kubeconfig"), ("fpga", "OpenCL")] {
-        let is = if missing(needs) { "is missing" } else { "was found" };
-        found.push(compute(name, false, format!("not in this version; what it needs, {needs}, {is}")));
+    for (name, needs, then) in [
+        ("kubernetes", "kubeconfig", "a namespace of a cluster becomes one by `moorline compute create -f`"),
+        ("fpga", "OpenCL", "`moorline device list` shows the devices; a compute names them and a signed bitstream"),
+    ] {
+        let lacks = missing(needs);
+        let detail = if lacks { format!("needs {needs}") } else { then.to_owned() };
+        found.push(compute(name, !lacks, detail));
     }
-    found.push(compute("edge", false, "not in this version".to_owned()));
+    let hub = "devices connect to the hub of a server: `moorline up --hub ADDRESS --hub-name HOST`";
+    found.push(compute("edge", true, hub.to_owned()));
     found
 }
 

@@ -49,6 +49,7 @@ const QUESTIONS: Record<string, string[]> = {
   operation: ["operations", "operation", "deployments", "deployment"],
   model: ["models", "model"],
   environment: ["environments"],
+  code: [],
   bitstream: ["bitstreams"],
   compute: ["computes", "compute"],
   device: ["devices", "device", "twin"],

@@ -1,7 +1,7 @@
 // The questions that pages ask. The first part of each key is what live.ts asks for anew.
 
 import { keepPreviousData, queryOptions } from "@tanstack/react-query";
-import { all, answer, api, Refusal, refused, type Schemas, send } from "./client";
+import { all, answer, api, Refusal, type Schemas } from "./client";
 
 export type Deployment = Schemas["DeploymentShown"];
 export type Endpoint = Schemas["EndpointShown"];
@@ -155,19 +155,7 @@ export const image = (workspace: string, image: string) =>
     queryFn: () => answer(api.GET(`${W}/images/{image}`, { params: { path: { workspace, image } } })),
   });
 
-/** A series as the built-in monitor gives it. */
-export interface Series {
-  name: string;
-  deployment: string;
-  unit: string;
-  points: [number, number | null][];
-}
-
-export interface Measured {
-  step_seconds: number;
-  from: number;
-  series: Series[];
-}
+export type Series = Schemas["SeriesShown"];
 
 /** Windows of the charts, and the step that fits each. */
 export const WINDOWS = [
@@ -180,21 +168,21 @@ export const WINDOWS = [
 
 export type Window = (typeof WINDOWS)[number];
 
-/** What an endpoint did of late; `null` where this server measures nothing. */
+/** What is drawn; the monitor has more. */
+const DRAWN = "request_rate,error_rate,latency_p50,latency_p90,latency_p99,in_flight,replicas_ready,cpu,memory";
+
+/** What an endpoint did of late. */
 export const metrics = (workspace: string, endpoint: string, window: Window, deployment?: string) =>
   queryOptions({
     queryKey: ["metrics", workspace, endpoint, deployment ?? "", window.seconds],
-    queryFn: async ({ signal }): Promise<(Measured & { to: number }) | null> => {
+    queryFn: ({ signal }) => {
       const to = Math.floor(Date.now() / 1000);
-      const query = new URLSearchParams({ from: String(to - window.seconds), to: String(to), step: String(window.step) });
-      if (deployment) query.set("deployment", deployment);
-      const path = `/api/v1/workspaces/${encodeURIComponent(workspace)}/online-endpoints/${encodeURIComponent(endpoint)}/metrics`;
-      const response = await send(`${path}?${query.toString()}`, { signal });
-      if (response.status === 404) return null;
-      if (!response.ok) throw await refused(response);
-      return { ...((await response.json()) as Measured), to };
+      const query = { from: to - window.seconds, to, step: window.step, deployment, names: DRAWN };
+      return answer(
+        api.GET(`${W}/online-endpoints/{endpoint}/metrics`, { params: { path: { workspace, endpoint }, query }, signal }),
+      );
     },
-    refetchInterval: ({ state }) => (state.data === null ? 60_000 : Math.max(window.step, 5) * 1000),
+    refetchInterval: Math.max(window.step, 5) * 1000,
     placeholderData: keepPreviousData,
   });
 

@@ -41,7 +41,10 @@ export function Charts({ endpoint, names, deployment }: { endpoint: string; name
     return (deployment ? FOR_DEPLOYMENT : FOR_ENDPOINT).map(({ title, of }) => {
       const lines = series.flatMap((one): Line[] => {
         const name = of(one);
-        return name === undefined ? [] : [{ name, unit: one.unit, points: one.points }];
+        if (name === undefined) return [];
+        // A share of the requests, which people read as percent.
+        const unit = one.name === "error_rate" ? "ratio" : one.unit;
+        return [{ name, unit, points: one.points as Line["points"] }];
       });
       return { title, lines: deployment ? lines : lines.toSorted((a, b) => order(a) - order(b)) };
     });
@@ -57,12 +60,10 @@ export function Charts({ endpoint, names, deployment }: { endpoint: string; name
         </div>
       }
     >
-      {measured.isPending ? <Waiting /> : measured.isError ? <Trouble error={measured.error} /> : !measured.data ? (
-        <Empty>This server keeps no history of metrics. The present ones are at <code>/metrics</code>, for Prometheus.</Empty>
-      ) : (
+      {measured.isPending ? <Waiting /> : measured.isError ? <Trouble error={measured.error} /> : (
         <div className="charts">
           {panels.filter(({ lines }) => lines.length > 0).map(({ title, lines }) => (
-            <Chart key={title} title={title} lines={lines} from={measured.data!.to - window.seconds} to={measured.data!.to} />
+            <Chart key={title} title={title} lines={lines} from={measured.data.to - window.seconds} to={measured.data.to} />
           ))}
           {panels.every(({ lines }) => lines.length === 0) && <Empty>Nothing has been measured yet.</Empty>}
         </div>

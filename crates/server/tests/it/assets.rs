@@ -51,6 +51,29 @@ async fn versions_never_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_model_takes_is_read_out_of_its_files() {
+    let place = Place::new().await;
+    let text = br#"signature:
+  inputs: '[{"type": "double", "name": "width"}]'
+  outputs: '[{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1]}}]'
+"#;
+    let file = place.upload("model/MLmodel", text).await;
+    place.put("models/flowers/versions/1", json!({"files": [file]})).await.expect(201);
+    let signature = place.get("models/flowers/versions/latest/signature").await.expect(200);
+    assert_eq!(signature["inputs"], json!([{"name": "width", "datatype": "double", "optional": false}]));
+    assert_eq!(signature["outputs"][0]["shape"], json!(["?"]));
+    assert_eq!(signature["file"], "model/MLmodel");
+    // Its only file has the end of an ONNX model, and is none.
+    place.model("broken").await;
+    place.get("models/broken/versions/1/signature").await.problem(501, "unsupported");
+    let other = place.upload("weights.bin", b"1").await;
+    place.put("models/other/versions/1", json!({"files": [other]})).await.expect(201);
+    let none = place.get("models/other/versions/1/signature").await.expect(200);
+    assert_eq!(none, json!({"inputs": [], "outputs": []}));
+    place.get("models/nothing/versions/1/signature").await.problem(404, "not_found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lists_come_in_pages_without_files() {
     let place = Place::new().await;
     for name in ["apple", "Birch", "cedar"] {

@@ -39,6 +39,14 @@ async fn a_deployment_that_fails_says_why() {
     assert!(failed["error"]["log"].to_string().contains("no model on this machine"), "{failed}");
     assert_eq!(names(&place.get("online-endpoints/weather/deployments").await.expect(200)), ["blue"]);
 
+    assert_eq!(names(&place.get("deployments").await.expect(200)), ["blue"]);
+
+    assert_eq!(operation["phases"][0]["name"], "resolve", "{operation}");
+    let of_blue = place.get("operations?subject=Weather/Blue&limit=1").await.expect(200);
+    assert_eq!(of_blue["value"][0]["id"], operation["id"]);
+    let of_nothing = place.get("operations?subject=weather/green").await.expect(200);
+    assert_eq!(of_nothing["value"], json!([]));
+
     let log = place.get(&format!("{BLUE}/logs?tail=5")).await;
     assert_eq!(log.status, 200);
     assert!(log.header("content-type").starts_with("text/plain"));
