@@ -204,7 +204,8 @@ fn a_release_reaches_devices_is_updated_rolled_back_and_taken_away() {
     fleet(&workspace, "canary", "condition: deviceId = 'line-2'\npriority: 10\n");
     workspace.write("green.yml", document("green", GOLDEN, "environment_variables: {LEVEL: '4'}\n"));
     workspace.json(&["online-deployment", "create", "-f", "green.yml", "--compute", "canary"]);
-    let run = |device: &Device| device.module(&workspace)["deployment"].as_str().unwrap_or_default().to_owned();
+    let run =
+        |device: &Device| device.module(&workspace)["deployment"].as_str().unwrap_or_default().to_owned();
     assert_eq!(run(&devices[1]), "default/iris/green");
     assert_eq!(run(&devices[2]), "default/iris/blue");
     workspace.moorline(&["online-deployment", "delete", "-n", "green", "-e", "iris", "-y"]).ok();
@@ -213,9 +214,11 @@ fn a_release_reaches_devices_is_updated_rolled_back_and_taken_away() {
     workspace.moorline(&["online-deployment", "delete", "-n", "blue", "-e", "iris", "-y"]).ok();
     assert!(eventually(PATIENCE, || devices[1].module(&workspace).is_null()));
     let states = devices.iter().map(|device| device.folder.join("state"));
-    assert!(eventually(PATIENCE, || states
-        .clone()
-        .all(|state| moorline_tests::processes_with("moorline-scorer", &state).is_empty())));
+    assert!(eventually(PATIENCE, || states.clone().all(|state| moorline_tests::processes_with(
+        "moorline-scorer",
+        &state
+    )
+    .is_empty())));
 }
 
 #[test]
@@ -276,7 +279,10 @@ fn what_devices_cannot_run_is_refused_and_the_reason_is_told() {
     for (more, words) in [
         (script, "without a script"),
         ("environment_variables: {LEVEL: 'secret:level'}\n", "secret"),
-        ("scale_settings: {type: target_utilization, min_instances: 1, max_instances: 3}\n", "nothing to scale"),
+        (
+            "scale_settings: {type: target_utilization, min_instances: 1, max_instances: 3}\n",
+            "nothing to scale",
+        ),
     ] {
         workspace.write("blue.yml", document("blue", GOLDEN, more));
         let refused = workspace.moorline(&["online-deployment", "create", "-f", "blue.yml"]);
@@ -310,7 +316,16 @@ fn a_manifest_of_azures_is_a_devices_own_beside_its_deployments() {
     workspace.json(&["online-endpoint", "create", "-f", "endpoint.yml"]);
     workspace.json(&["online-deployment", "create", "-f", "blue.yml"]);
     let manifest = workspace
-        .moorline(&["edge", "manifest", "-f", "blue.yml", "--image", "registry.example/cam:1", "--module", "cam"])
+        .moorline(&[
+            "edge",
+            "manifest",
+            "-f",
+            "blue.yml",
+            "--image",
+            "registry.example/cam:1",
+            "--module",
+            "cam",
+        ])
         .ok();
     let mut manifest = manifest.json();
     manifest["modulesContent"]["cam"] = json!({ "properties.desired": { "fps": 5 } });
@@ -320,7 +335,11 @@ fn a_manifest_of_azures_is_a_devices_own_beside_its_deployments() {
     let shown = || workspace.json(&["edge", "device", "show", "-n", "gate-1"])["agent"].clone();
     // This device has no Engine, and says so; what the deployment put there goes on.
     let cam = || shown()["modules"]["cam"].clone();
-    assert!(eventually(PATIENCE, || cam()["description"].as_str().is_some_and(|why| why.contains("--engine"))), "{}", cam());
+    assert!(
+        eventually(PATIENCE, || cam()["description"].as_str().is_some_and(|why| why.contains("--engine"))),
+        "{}",
+        cam()
+    );
     assert_eq!(device.module(&workspace)["status"], "running");
     let twin = workspace.json(&["edge", "twin", "show", "-d", "gate-1", "-m", "$edgeAgent"]);
     assert_eq!(twin["properties"]["desired"]["modules"]["cam"]["type"], "docker", "{twin}");

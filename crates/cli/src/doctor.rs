@@ -118,7 +118,11 @@ fn computes(tools: &[Finding], scorer: bool) -> Vec<Finding> {
     let mut found = vec![compute("local", scorer, local.to_owned())];
     for (name, needs, then) in [
         ("kubernetes", "kubeconfig", "a namespace of a cluster becomes one by `moorline compute create -f`"),
-        ("fpga", "OpenCL", "`moorline device list` shows the devices; a compute names them and a signed bitstream"),
+        (
+            "fpga",
+            "OpenCL",
+            "`moorline device list` shows the devices; a compute names them and a signed bitstream",
+        ),
     ] {
         let lacks = missing(needs);
         let detail = if lacks { format!("needs {needs}") } else { then.to_owned() };

@@ -379,7 +379,14 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
     );
     let edge = match &config.hub {
         Some(settings) => {
-            let hub = Box::pin(EdgeHub::start(settings, &config.home, store.clone(), &metrics, Arc::clone(&on_change))).await;
+            let hub = Box::pin(EdgeHub::start(
+                settings,
+                &config.home,
+                store.clone(),
+                &metrics,
+                Arc::clone(&on_change),
+            ))
+            .await;
             Some(hub.map_err(|source| part("the hub for devices")(source.into()))?)
         }
         None => None,

@@ -462,7 +462,11 @@ impl Targets {
             fleet.settle(on(TargetKind::Edge).map(|(id, _)| id.clone()).collect());
         }
         let (hosted, clustered) = (by_compute(TargetKind::Container), by_compute(TargetKind::Kubernetes));
-        tokio::join!(self.places.local.settle(&local), self.places.hosts.settle(&hosted), self.places.clusters.settle(&clustered));
+        tokio::join!(
+            self.places.local.settle(&local),
+            self.places.hosts.settle(&hosted),
+            self.places.clusters.settle(&clustered)
+        );
     }
 
     /// Ends what runs on this server's machine and its hosts; with `keep` it runs on, and is adopted by the next server.

@@ -36,11 +36,11 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use document::{Document, Loaded, from_json, load};
 pub use documents::{
     AuthMode, Bitstream, BuildContext, BuildSource, ClusterGateway, CodeConfiguration, Collection,
-    CollectionData, Compute, ContainerHost, DataAsset, DataCollector, DeploymentType, EdgeDevices, EdgeMessaging,
-    EngineTls, Environment,
-    FpgaDevice, FpgaDevices, GatewayParent, InstanceType, KubernetesCluster, Model, OnlineDeployment,
-    OnlineEndpoint, OsType, Reach, Registries, RegistryHost, RequestLogging, Requests, ResourceRequirements,
-    ResourceSettings, RollingRate, RuntimeSettings, ScaleSettings, Tags, Workspace,
+    CollectionData, Compute, ContainerHost, DataAsset, DataCollector, DeploymentType, EdgeDevices,
+    EdgeMessaging, EngineTls, Environment, FpgaDevice, FpgaDevices, GatewayParent, InstanceType,
+    KubernetesCluster, Model, OnlineDeployment, OnlineEndpoint, OsType, Reach, Registries, RegistryHost,
+    RequestLogging, Requests, ResourceRequirements, ResourceSettings, RollingRate, RuntimeSettings,
+    ScaleSettings, Tags, Workspace,
 };
 pub use overrides::{Override, OverrideError, set};
 pub use quantity::{QuantityError, parse_bytes, parse_millis};

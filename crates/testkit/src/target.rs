@@ -98,7 +98,7 @@ impl TestRelease {
             variables: BTreeMap::new(),
             own_server: None,
             machine_devices: None,
-        golden: None,
+            golden: None,
         }
     }
 }

@@ -224,8 +224,8 @@ impl Fleet {
         let owners: BTreeSet<&str> =
             told.modules.values().filter_map(|module| module.deployment.as_deref()).collect();
         let state = self.0.state();
-        let placed = state.placed.iter().filter(|(id, _)| owners.contains(id.to_string().as_str()));
-        Ok(placed.map(|(_, placed)| placed.files.get(digest)).find_map(|path| path.cloned()))
+        let mut placed = state.placed.iter().filter(|(id, _)| owners.contains(id.to_string().as_str()));
+        Ok(placed.find_map(|(_, placed)| placed.files.get(digest).cloned()))
     }
 
     /// Gives a device modules and routes that are no deployment's, in the place of those that it was given before.

@@ -69,10 +69,8 @@ pub(crate) enum DeviceVerb {
         printing: Printing,
     },
     /// List the devices
-    #[command(
-        after_help = "Examples:\n  moorline edge device list --query \"[?connected].name\" -o tsv\n  \
-                      moorline edge device list --watch"
-    )]
+    #[command(after_help = "Examples:\n  moorline edge device list --query \"[?connected].name\" -o tsv\n  \
+                      moorline edge device list --watch")]
     List {
         /// Show it again every two seconds, until Ctrl-C
         #[arg(long)]
@@ -198,7 +196,8 @@ pub(crate) async fn run(session: &Session, client: &Client, verb: DeviceVerb) ->
         DeviceVerb::List { watch, printing } => {
             let ask = async || client.list(client.at(&[KIND]), None).await;
             if watch {
-                let table = async || Ok(output::table(&Value::Array(ask().await?.iter().map(told).collect()), LIVE));
+                let table =
+                    async || Ok(output::table(&Value::Array(ask().await?.iter().map(told).collect()), LIVE));
                 return live::show(session, "devices", LOOK, table).await;
             }
             let found = ask().await?;

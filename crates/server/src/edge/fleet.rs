@@ -133,8 +133,7 @@ impl Enrolments for StoreEnrolments {
 
 impl StoreEnrolments {
     async fn device(&self, name: &str) -> Result<Option<Record>, EnrolmentsError> {
-        let record =
-            self.store.find_device(name).await.map_err(|error| EnrolmentsError(error.into()))?;
+        let record = self.store.find_device(name).await.map_err(|error| EnrolmentsError(error.into()))?;
         Ok(record.filter(|record| record.name == name))
     }
 }

@@ -128,7 +128,10 @@ impl DeviceMetrics {
             fleet,
             seen,
             measured,
-            connected: gauge("moorline_edge_device_connected", "Whether the agent of a device is connected: 0 or 1")?,
+            connected: gauge(
+                "moorline_edge_device_connected",
+                "Whether the agent of a device is connected: 0 or 1",
+            )?,
             last_seen: gauge(
                 "moorline_edge_device_last_seen_timestamp_seconds",
                 "When a device was connected last; now, if it is",

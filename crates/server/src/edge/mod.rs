@@ -28,12 +28,12 @@ use prometheus::Registry;
 use thiserror::Error;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{identities::StoreIdentities, messages::MessageLimits, metrics::DeviceMetrics, seen::Seen};
 pub(crate) use self::{
     fleet::{new_token, settings, target},
     messages::Messages,
     record::{Authentication, DeviceBody, Keys, ModuleBody, client, keys_of, secret_name},
 };
+use self::{identities::StoreIdentities, messages::MessageLimits, metrics::DeviceMetrics, seen::Seen};
 use crate::problem::chain;
 
 /// How long the authority is good, which every device knows.
@@ -116,7 +116,12 @@ impl EdgeHub {
         tracing::info!(address = %hub.mqtt_address(), name = settings.name, "the hub listens");
         let fleet = fleet::start(&hub, store.clone(), signer(&folder)?, on_change);
         let seen = Arc::new(Seen::open(folder.join("seen.json")).map_err(failed)?);
-        let own = DeviceMetrics::new(hub.clone(), fleet.clone(), Arc::clone(&seen), Arc::clone(messages.measured()))?;
+        let own = DeviceMetrics::new(
+            hub.clone(),
+            fleet.clone(),
+            Arc::clone(&seen),
+            Arc::clone(messages.measured()),
+        )?;
         metrics.register(Box::new(own))?;
         tasks.spawn({
             let (hub, fleet, seen, stop) = (hub.clone(), fleet.clone(), Arc::clone(&seen), stop.clone());

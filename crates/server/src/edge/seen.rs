@@ -77,7 +77,10 @@ impl Seen {
                 match written.map_err(io::Error::other).flatten() {
                     Ok(()) => *self.before() = last,
                     Err(error) => {
-                        tracing::warn!(error = chain(&error), "when devices were here could not be written down");
+                        tracing::warn!(
+                            error = chain(&error),
+                            "when devices were here could not be written down"
+                        );
                     }
                 }
             }

@@ -168,7 +168,8 @@ async fn put_manifest(
     let edge = control.edge()?;
     let there = record(&control, &at).await?;
     let read = Manifest::parse(&manifest.to_string()).and_then(|manifest| manifest.apply());
-    let applied = read.map_err(|error| ApiError::invalid(format!("the manifest is not taken: {}", chain(&error))))?;
+    let applied =
+        read.map_err(|error| ApiError::invalid(format!("the manifest is not taken: {}", chain(&error))))?;
     let modules = applied.desired.containers.keys().cloned().collect();
     edge.fleet().set_own(&there.name, applied.desired).await.map_err(|error| of_fleet(&error))?;
     for (module, properties) in applied.twins {
