@@ -28,7 +28,15 @@ impl Device {
         let folder = workspace.work().join(name);
         let given = folder.join("given");
         let said = workspace
-            .moorline(&["edge", "device", "enrol-token", "-n", name, "--folder", given.to_str().unwrap()])
+            .moorline(&[
+                "edge",
+                "device",
+                "enrol-token",
+                "-n",
+                name,
+                "--folder",
+                given.to_str().expect("it is text"),
+            ])
             .ok();
         let server = said.stderr.split_whitespace().find(|word| word.starts_with("https://"));
         let device = Self { name: name.to_owned(), folder, agent: None };
@@ -47,14 +55,18 @@ impl Device {
     }
 
     fn run(&mut self) {
-        let log = fs_err::OpenOptions::new().create(true).append(true).open(self.folder.join("log")).unwrap();
+        let log = fs_err::OpenOptions::new().create(true).append(true).open(self.folder.join("log"));
         let mut command = Command::new(binary("moorline-edge"));
         command.arg("run").arg("--folder").arg(self.folder.join("state"));
         command.arg("--scorer").arg(binary("moorline-scorer")).args(["--measure-every", "1"]);
         if let Some(library) = ort_library() {
             command.env("ORT_DYLIB_PATH", library);
         }
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.into_file()).spawn();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.expect("a log can be made").into_file())
+            .spawn();
         self.agent = Some(child.expect("an agent can be started"));
     }
 
@@ -77,7 +89,7 @@ impl Device {
             .header("host", "device")
             .header("content-type", "application/json");
         let reply = call(address, &request);
-        (reply.status == 200).then(|| serde_json::from_str(&reply.text()).unwrap())
+        (reply.status == 200).then(|| reply.value())
     }
 }
 
@@ -86,8 +98,9 @@ impl Drop for Device {
         self.kill();
         // What its agent left when it was killed.
         for pid in moorline_tests::processes_with("moorline-scorer", &self.folder) {
-            let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
         }
     }
 }
