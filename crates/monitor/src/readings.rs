@@ -46,21 +46,22 @@ impl Readings {
     fn take(&mut self, line: &str) -> Option<()> {
         let end = line.find(|c: char| c == '{' || c.is_ascii_whitespace())?;
         let (name, rest) = line.split_at(end);
-        let single = match name {
+        let single = || split(rest).and_then(|(_, value)| number(value));
+        match name {
             "process_cpu_seconds_total" | "moorline_worker_cpu_seconds_total" => {
-                self.cpu_seconds.get_or_insert_default()
+                know(&mut self.cpu_seconds, single()?);
             }
             "process_resident_memory_bytes" | "moorline_worker_resident_memory_bytes" => {
-                self.memory.get_or_insert_default()
+                know(&mut self.memory, single()?);
             }
-            "moorline_requests_in_flight" => self.in_flight.get_or_insert_default(),
-            "moorline_script_restarts_total" => &mut self.script_restarts,
-            "moorline_queue_duration_seconds_count" => &mut self.queue.count,
-            "moorline_queue_duration_seconds_sum" => &mut self.queue.sum,
-            "moorline_inference_duration_seconds_count" => &mut self.run.count,
-            "moorline_inference_duration_seconds_sum" => &mut self.run.sum,
-            "moorline_batch_size_count" => &mut self.batch.count,
-            "moorline_batch_size_sum" => &mut self.batch.sum,
+            "moorline_requests_in_flight" => know(&mut self.in_flight, single()?),
+            "moorline_script_restarts_total" => add(&mut self.script_restarts, single()?),
+            "moorline_queue_duration_seconds_count" => add(&mut self.queue.count, single()?),
+            "moorline_queue_duration_seconds_sum" => add(&mut self.queue.sum, single()?),
+            "moorline_inference_duration_seconds_count" => add(&mut self.run.count, single()?),
+            "moorline_inference_duration_seconds_sum" => add(&mut self.run.sum, single()?),
+            "moorline_batch_size_count" => add(&mut self.batch.count, single()?),
+            "moorline_batch_size_sum" => add(&mut self.batch.sum, single()?),
             "moorline_requests_total" => {
                 let (labels, value) = split(rest)?;
                 let value = number(value)?;
@@ -69,7 +70,6 @@ impl Readings {
                 if code >= 500 || matches!(code, 408 | 424 | 429) {
                     add(&mut self.failed, value);
                 }
-                return Some(());
             }
             "moorline_request_duration_seconds_bucket" => {
                 let (labels, value) = split(rest)?;
@@ -80,14 +80,16 @@ impl Readings {
                 } else if self.durations.len() < MOST_BOUNDS {
                     self.durations.push((bound, value));
                 }
-                return Some(());
             }
-            _ => return None,
-        };
-        let (_, value) = split(rest)?;
-        add(single, number(value)?);
+            _ => {}
+        }
         Some(())
     }
+}
+
+/// Adds to what may not have been known yet. What cannot be read does not make it known: nothing is not 0.
+fn know(own: &mut Option<f64>, more: f64) {
+    add(own.get_or_insert_default(), more);
 }
 
 fn add(own: &mut f64, more: f64) {
@@ -180,13 +182,10 @@ process_resident_memory_bytes 4.194304e+06 1700000000000
                     moorline_requests_total{code=\"20x\"} 4\nmoorline_requests_total{code=\"200\" 4\n\
                     moorline_requests_total{a=\"\\\"}code=\\\"200\",code=\"200\"} 4\nmoorline_requests_total\n{} 1\n";
         let readings = Readings::parse(text);
-        // The name was there, its value was not.
-        assert_eq!(readings.cpu_seconds.unwrap_or_default(), 0.0);
-        assert_eq!(readings.memory.unwrap_or_default(), 0.0);
+        assert_eq!((readings.cpu_seconds, readings.memory, readings.in_flight), (None, None, None));
         assert_eq!((readings.requests, readings.batch.sum), (4.0, 0.0));
-        let many: String = (0..10_000)
-            .map(|bound| format!("moorline_request_duration_seconds_bucket{{le=\"{bound}\"}} 1\n"))
-            .collect();
+        let line = |bound: u32| format!("moorline_request_duration_seconds_bucket{{le=\"{bound}\"}} 1\n");
+        let many = (0..10_000).map(line).collect::<Vec<_>>().concat();
         assert_eq!(Readings::parse(&many).durations.len(), MOST_BOUNDS);
     }
 

@@ -1,7 +1,10 @@
 //! What the processes use that the scorer started: workers of scoring scripts and of devices, and whatever those started.
 //! `process_*` has the scorer alone, which is often the smallest of them.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use procfs::process::{Process, Stat};
 use prometheus::{
@@ -18,6 +21,8 @@ const MOST: usize = 512;
 pub(crate) struct Workers {
     cpu: Opts,
     memory: Opts,
+    /// The most ticks that were seen: a counter does not fall, though a child that outlives its worker takes its time away.
+    most: AtomicU64,
     /// What the registry knows them by.
     described: (Counter, IntGauge),
 }
@@ -34,7 +39,7 @@ impl Workers {
             "Memory of the processes that the scorer started, in bytes",
         );
         let described = (Counter::with_opts(cpu.clone())?, IntGauge::with_opts(memory.clone())?);
-        Ok(Self { cpu, memory, described })
+        Ok(Self { cpu, memory, most: AtomicU64::new(0), described })
     }
 }
 
@@ -44,22 +49,22 @@ impl Collector for Workers {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let Some((seconds, bytes)) = usage() else { return Vec::new() };
+        let Some((ticks, bytes)) = usage() else { return Vec::new() };
+        let ticks = self.most.fetch_max(ticks, Ordering::Relaxed).max(ticks);
         // The same were made before without an error.
         let (Ok(cpu), Ok(memory)) =
             (Counter::with_opts(self.cpu.clone()), IntGauge::with_opts(self.memory.clone()))
         else {
             return Vec::new();
         };
-        cpu.inc_by(seconds);
+        cpu.inc_by(ticks as f64 / procfs::ticks_per_second() as f64);
         memory.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         [cpu.collect(), memory.collect()].concat()
     }
 }
 
-/// Processor seconds and bytes of all descendants. The time of those that have ended is with whoever waited for them, so
-/// that the sum falls only where a child of a worker outlives it.
-fn usage() -> Option<(f64, u64)> {
+/// Ticks of processors and bytes of all descendants. The time of those that have ended is with whoever waited for them.
+fn usage() -> Option<(u64, u64)> {
     let own = Process::myself().ok()?;
     let stat = own.stat().ok()?;
     let mut ticks = ended(&stat);
@@ -82,8 +87,7 @@ fn usage() -> Option<(f64, u64)> {
             }
         }
     }
-    let seconds = ticks as f64 / procfs::ticks_per_second() as f64;
-    Some((seconds, pages * procfs::page_size()))
+    Some((ticks, pages * procfs::page_size()))
 }
 
 /// Ticks of children that have ended and were waited for.
