@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    fmt::Write as _,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -235,7 +236,7 @@ impl Prometheus {
     fn ask(&self, question: &str) -> Vec<(Value, f64)> {
         let mut url = format!("/api/v1/query?time={}&query=", now());
         for byte in question.bytes() {
-            url.push_str(&format!("%{byte:02X}"));
+            write!(url, "%{byte:02X}").unwrap();
         }
         let address = ([127, 0, 0, 1], self.port).into();
         let request = Request::get(&url).header("host", "prometheus");

@@ -231,23 +231,33 @@ mod tests {
         }
     }
 
-    fn said(cpu: f64, requests: f64) -> Option<(Instant, Readings)> {
+    fn said(cpu: f64, requests: f64) -> (Instant, Readings) {
         let readings =
             Readings { cpu_seconds: Some(cpu), memory: Some(1000.0), requests, ..Readings::default() };
-        Some((Instant::now(), readings))
+        (Instant::now(), readings)
     }
 
     #[test]
     fn replicas_that_come_and_go_do_not_jump() {
         let mut sample = Sample::default();
         let first = [replica("a", 0), replica("b", 3)];
-        let known =
-            add_replicas(&mut sample, &first, vec![said(100.0, 50.0), said(7.0, 5.0)], &HashMap::new(), true);
+        let known = add_replicas(
+            &mut sample,
+            &first,
+            vec![Some(said(100.0, 50.0)), Some(said(7.0, 5.0))],
+            &HashMap::new(),
+            true,
+        );
         assert_eq!((sample.cpu_micros, sample.requests, sample.restarts, sample.memory), (0, 0, 0, 2000));
         let mut sample = Sample::default();
         let second = [replica("a", 1), replica("b", 3), replica("c", 9)];
-        let known =
-            add_replicas(&mut sample, &second, vec![said(1.0, 2.0), None, said(50.0, 9.0)], &known, true);
+        let known = add_replicas(
+            &mut sample,
+            &second,
+            vec![Some(said(1.0, 2.0)), None, Some(said(50.0, 9.0))],
+            &known,
+            true,
+        );
         // `a` was started again, `b` says nothing, and of `c` nobody knows when it counted.
         assert_eq!((sample.cpu_micros, sample.requests, sample.restarts), (1_000_000, 2, 1));
         assert_eq!((sample.memory, sample.memory_looks), (2000, 1));
