@@ -19,21 +19,30 @@ fn main() -> io::Result<()> {
         collect(built, &mut found)?;
     }
     found.sort();
+    let out = std::env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("Cargo names no OUT_DIR"))?;
+    let out = PathBuf::from(out);
+    // A copy of each: whoever builds the portal anew while this is compiled changes nothing of it.
+    let embed = |file: &Path, name: &str| {
+        fs_err::copy(file, out.join(name))?;
+        Ok::<_, io::Error>(format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}\"))"))
+    };
     let mut text = "&[\n".to_owned();
-    for file in found.iter().filter(|file| file.extension().is_none_or(|end| end != "gz")) {
-        let name = file.strip_prefix(built).map_err(io::Error::other)?;
+    let plain = found.iter().filter(|file| file.extension().is_none_or(|end| end != "gz"));
+    for (number, file) in plain.enumerate() {
+        let path = file.strip_prefix(built).map_err(io::Error::other)?;
+        let path = path.to_str().ok_or_else(|| io::Error::other("a file's name is not UTF-8"))?;
         let small = PathBuf::from(format!("{}.gz", file.display()));
         let small = if found.contains(&small) {
-            format!("Some(include_bytes!({small:?}))")
+            format!("Some({})", embed(&small, &format!("{number}.gz"))?)
         } else {
             "None".to_owned()
         };
-        writeln!(text, "    Embedded {{ path: {name:?}, plain: include_bytes!({file:?}), small: {small} }},")
+        let plain = embed(file, &number.to_string())?;
+        writeln!(text, "    Embedded {{ path: {path:?}, plain: {plain}, small: {small} }},")
             .map_err(io::Error::other)?;
     }
     text.push_str("]\n");
-    let out = std::env::var_os("OUT_DIR").ok_or_else(|| io::Error::other("Cargo names no OUT_DIR"))?;
-    fs_err::write(Path::new(&out).join("files.rs"), text)
+    fs_err::write(out.join("files.rs"), text)
 }
 
 fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {

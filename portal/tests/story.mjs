@@ -171,6 +171,8 @@ try {
     await page.getByRole("link", { name: "Deployments" }).waitFor();
     await picture(page, "menu-narrow");
     await page.keyboard.press("Escape");
+    await page.getByRole("link", { name: "Deployments" }).waitFor({ state: "hidden" });
+    await page.getByRole("button", { name: "Open the menu" }).click();
     await page.getByRole("link", { name: "Deployments" }).click();
     await heading("Deployments");
     await page.setViewportSize({ width: 1280, height: 860 });

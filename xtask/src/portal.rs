@@ -92,7 +92,7 @@ fn sources(portal: &Path) -> Result<String> {
         hash.update(format!("{} {}\n", name.display(), content.len()));
         hash.update(content);
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
