@@ -39,6 +39,8 @@ pub enum Tool {
     Edge,
     /// mosquitto and its command-line clients, for the hub and for bridges.
     Mosquitto,
+    /// Network name spaces and another clock, for devices that are cut off, or do not know the time.
+    Networks,
     /// A PostgreSQL server, for the metadata database.
     Postgres,
     /// OpenCL on the CPU, in place of an FPGA.
@@ -72,6 +74,7 @@ impl Tool {
         Self::S3,
         Self::Edge,
         Self::Mosquitto,
+        Self::Networks,
         Self::Postgres,
         Self::Pocl,
         Self::IntelEmulator,
@@ -104,6 +107,7 @@ pub fn install(workspace: &Workspace, tools: &[Tool]) -> Result<()> {
             Tool::S3 => python::install(workspace, "s3", &[Requirements::all("s3.txt")])?,
             Tool::Edge => python::install(workspace, "edge", &[Requirements::all("edge.txt")])?,
             Tool::Mosquitto => mosquitto()?,
+            Tool::Networks => networks()?,
             Tool::Postgres => postgres()?,
             Tool::Pocl => pocl()?,
             Tool::IntelEmulator => intel_emulator(workspace),
@@ -233,6 +237,31 @@ fn mosquitto() -> Result<()> {
         return Ok(());
     }
     apt(&["mosquitto", "mosquitto-clients"])
+}
+
+/// `tc` comes with `ip`.
+fn networks() -> Result<()> {
+    let mut missing: Vec<&str> = [("iproute2", "ip"), ("iptables", "iptables")]
+        .into_iter()
+        .filter(|(_, program)| containers::system_program(program).is_none())
+        .map(|(package, _)| package)
+        .collect();
+    let mut folders = fs_err::read_dir("/usr/lib").into_iter().flatten().flatten();
+    if !folders.any(|folder| folder.path().join("faketime/libfaketime.so.1").exists()) {
+        missing.push("libfaketime");
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !can_install()? {
+        // Not a failure: the tests that want it say that they are skipped.
+        shell::say(&format!(
+            "no bad links and no wrong clocks: devices are not tested with them (Debian: `apt-get install {}`)",
+            missing.join(" ")
+        ));
+        return Ok(());
+    }
+    apt(&missing)
 }
 
 /// A driver by which this machine's processor is an OpenCL device, and the loader that finds it.

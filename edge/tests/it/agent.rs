@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
@@ -37,7 +37,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Tokens {
     good: Mutex<Vec<String>>,
-    renews: AtomicBool,
+    pub(crate) renews: AtomicBool,
 }
 
 #[async_trait]
@@ -63,7 +63,7 @@ pub(crate) struct Server {
     pub(crate) identities: Arc<Listed>,
     pub(crate) pki: Pki,
     pub(crate) signer: Signer,
-    tokens: Arc<Tokens>,
+    pub(crate) tokens: Arc<Tokens>,
     blobs: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
     http: SocketAddr,
     pub(crate) releases: Releases,
@@ -71,14 +71,20 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(lifetime: Duration) -> Option<Self> {
+        Self::start_on(Ipv4Addr::LOCALHOST, lifetime).await
+    }
+
+    /// One that is reached at this address of the machine.
+    pub(crate) async fn start_on(address: Ipv4Addr, lifetime: Duration) -> Option<Self> {
         let releases = Releases::new()?;
         let folder = releases.folder.path();
-        let pki = Pki::new(folder, &["localhost"]);
+        let host = if address.is_loopback() { "localhost".to_owned() } else { address.to_string() };
+        let pki = Pki::new(folder, &[&host]);
         let identities = Arc::new(Listed::default());
         identities.set(agent_id(), Identity { proof: Proof::Authority, enabled: true });
-        let hub = Self::hub(&pki, folder.join("hub"), 0, &identities).await;
+        let hub = Self::hub_on((address, 0).into(), &pki, folder.join("hub"), &identities).await;
         let signer = Signer::open(&Signer::create().unwrap()).unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();
         let http = listener.local_addr().unwrap();
         let blobs = Arc::new(Mutex::new(BTreeMap::<String, Vec<u8>>::new()));
         let tokens = Arc::new(Tokens { good: Mutex::new(vec!["once".to_owned()]), ..Tokens::default() });
@@ -87,7 +93,7 @@ impl Server {
             authority: pki.authority.clone(),
             facts: Facts {
                 hub: "localhost".to_owned(),
-                hub_host: "localhost".to_owned(),
+                hub_host: host,
                 hub_port: hub.mqtt_address().port(),
                 trust: pki.authority.certificate().to_owned(),
                 releases: format!("http://{http}/blobs"),
@@ -106,8 +112,11 @@ impl Server {
     }
 
     pub(crate) async fn hub(pki: &Pki, folder: PathBuf, port: u16, identities: &Arc<Listed>) -> Hub {
-        let config =
-            HubConfig::new(folder, "localhost".to_owned(), ([127, 0, 0, 1], port).into(), pki.tls_files());
+        Self::hub_on((Ipv4Addr::LOCALHOST, port).into(), pki, folder, identities).await
+    }
+
+    async fn hub_on(address: SocketAddr, pki: &Pki, folder: PathBuf, identities: &Arc<Listed>) -> Hub {
+        let config = HubConfig::new(folder, "localhost".to_owned(), address, pki.tls_files());
         Hub::start(config, identities.clone(), &prometheus::Registry::new()).await.unwrap()
     }
 
@@ -148,7 +157,7 @@ impl Server {
         }
     }
 
-    fn command(&self, verb: &str) -> Command {
+    pub(crate) fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_moorline-edge"));
         command.arg(verb).arg("--folder").arg(self.folder());
         command

@@ -23,6 +23,8 @@ mod manifests;
 #[cfg(test)]
 mod modules;
 #[cfg(test)]
+mod network;
+#[cfg(test)]
 mod place;
 #[cfg(test)]
 mod plain;
