@@ -43,7 +43,10 @@ impl Net {
         let (peer, inside) = (format!("mp{process}"), format!("{other}/30"));
         let own = format!("{own}/30");
         let made = does("ip", &["netns", "add", &net.name])
-            && does("ip", &["link", "add", &net.link, "type", "veth", "peer", "name", &peer, "netns", &net.name])
+            && does(
+                "ip",
+                &["link", "add", &net.link, "type", "veth", "peer", "name", &peer, "netns", &net.name],
+            )
             && does("ip", &["addr", "add", &own, "dev", &net.link])
             && does("ip", &["link", "set", &net.link, "up"])
             && net.inside(&["ip", "addr", "add", &inside, "dev", &peer])

@@ -97,9 +97,10 @@ async fn what_cannot_be_resolved_is_refused_and_nothing_is_stored() {
     let nowhere = "online-endpoints/rain/deployments/blue";
     place.put(nowhere, json!({"model": "azureml:iris:1"})).await.problem(404, "not_found");
     place.get(nowhere).await.problem(404, "not_found");
-    place.put("computes/fleet", json!({"type": "edge"})).await.expect(201);
+    place.put("computes/fleet", json!({"type": "edge", "condition": "true"})).await.expect(201);
     let on = format!("{BLUE}?compute=fleet");
-    place.put(&on, json!({"model": "azureml:iris:1"})).await.problem(501, "unsupported");
+    // This server has no hub.
+    place.put(&on, json!({"model": "azureml:iris:1"})).await.problem(503, "unavailable");
     place.put("computes/board", json!({"type": "fpga"})).await.expect(201);
     let on = format!("{BLUE}?compute=board");
     place.put(&on, json!({"model": "azureml:iris:1"})).await.problem(400, "invalid_input");
