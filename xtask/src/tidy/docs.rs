@@ -54,12 +54,7 @@ pub(super) const LISTINGS: [Listing; 9] = [
         prefix: "moorline_",
         document: METRICS,
     },
-    Listing {
-        source: "edge/src/metrics.rs",
-        opening: "\"moorline_",
-        prefix: "moorline_",
-        document: METRICS,
-    },
+    Listing { source: "edge/src/metrics.rs", opening: "\"moorline_", prefix: "moorline_", document: METRICS },
     Listing {
         source: "crates/server/src/edge/metrics.rs",
         opening: "\"moorline_",
