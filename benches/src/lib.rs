@@ -3,6 +3,8 @@
 
 mod containers;
 mod control_group;
+mod edge_place;
+pub mod edge_rows;
 pub mod gateway_rows;
 mod hosted_rows;
 pub mod image_rows;

@@ -20,13 +20,15 @@ pub enum Bench {
     Image(TableArguments),
     /// A thousand deployments on the cluster of `KUBECONFIG`, beside `kubectl apply`.
     Kubernetes(TableArguments),
+    /// A device's agent and hub beside mosquitto, and a change for a fleet.
+    Edge(TableArguments),
     /// ResNet-50 on the device that PoCL emulates beside ONNX Runtime.
     Fpga,
     /// The pieces of a request's way, alone: codecs, batches, recording.
     HotPath,
 }
 
-/// Of `cargo xtask bench scorer`, `gateway`, `image` and `kubernetes`.
+/// Of `cargo xtask bench scorer`, `gateway`, `image`, `kubernetes` and `edge`.
 #[derive(Args, Debug)]
 pub struct TableArguments {
     /// A minute or two instead of several; the figures are rough.
@@ -46,6 +48,7 @@ pub fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
         Bench::Gateway(arguments) => ("gateway", arguments),
         Bench::Image(arguments) => ("image", arguments),
         Bench::Kubernetes(arguments) => ("kubernetes", arguments),
+        Bench::Edge(arguments) => ("edge", arguments),
         Bench::HotPath => {
             let hot_path =
                 ["bench", "--profile", "release", "--package", "moorline-benches", "--bench", "hot_path"];
@@ -59,7 +62,9 @@ pub fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
             return shell::run(&mut run);
         }
     };
-    if !matches!(bench, Bench::Kubernetes(_)) {
+    if matches!(bench, Bench::Edge(_)) {
+        tools::install(workspace, &[Tool::Tools, Tool::OnnxRuntime, Tool::Mosquitto])?;
+    } else if !matches!(bench, Bench::Kubernetes(_)) {
         tools::install(workspace, &[Tool::Oracle, Tool::Tools, Tool::OnnxRuntime, Tool::Wrk])?;
     }
     let of_containers = if matches!(bench, Bench::Image(_)) {

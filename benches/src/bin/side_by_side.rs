@@ -1,10 +1,11 @@
-//! `cargo xtask bench scorer|gateway|image|kubernetes`: ours and its baselines in the same minute, under the same load, in one table.
+//! `cargo xtask bench scorer|gateway|image|kubernetes|edge`: ours and its baselines in the same minute, under the same load, in one table.
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
 use moorline_benches::{
+    edge_rows::EDGE,
     gateway_rows::GATEWAY,
     image_rows::IMAGE,
     kubernetes_rows::KUBERNETES,
@@ -36,6 +37,7 @@ enum Subject {
     Gateway,
     Image,
     Kubernetes,
+    Edge,
 }
 
 impl Subject {
@@ -45,6 +47,7 @@ impl Subject {
             Self::Gateway => &GATEWAY,
             Self::Image => &IMAGE,
             Self::Kubernetes => &KUBERNETES,
+            Self::Edge => &EDGE,
         }
     }
 
@@ -54,6 +57,7 @@ impl Subject {
             Self::Gateway => "gateway",
             Self::Image => "image",
             Self::Kubernetes => "kubernetes",
+            Self::Edge => "edge",
         }
     }
 
@@ -67,6 +71,11 @@ impl Subject {
                 "The large model is {} MiB of noise, in the page cache for both sides. Times are those of whole \
                  commands, medians of alternating rounds. Throughput: m{load}",
                 large >> 20
+            ),
+            Self::Edge => format!(
+                "The hub of the server and all clients are one process, the agent another, on the same cores. Rates: \
+                 medians of {rounds} alternating runs of {seconds} s, QoS 1 both ways, 64 messages under way; ours over \
+                 TLS with a queue on disk, mosquitto without TLS and from memory."
             ),
             Self::Kubernetes => "The cluster is the one of `KUBECONFIG`. No deployment has a pod.".to_owned(),
         }
