@@ -26,7 +26,7 @@ test("figures are three", () => {
 });
 
 test("durations and units", () => {
-  expect([0.0000471, 0.0123, 1.5, 300, 7200].map(seconds)).toEqual(["47.1 µs", "12.3 ms", "1.5 s", "5 min", "2 h"]);
+  expect([0, 0.0000471, 0.0123, 1.5, 300, 7200].map(seconds)).toEqual(["0 s", "47.1 µs", "12.3 ms", "1.5 s", "5 min", "2 h"]);
   expect(inUnit(0.015, "ratio")).toBe("1.5 %");
   expect(inUnit(12, "1/s")).toBe("12/s");
 });

@@ -26,6 +26,7 @@ function trim(text: string): string {
 }
 
 export function seconds(value: number): string {
+  if (value === 0) return "0 s";
   if (value < 1e-3) return `${figure(value * 1e6)} µs`;
   if (value < 1) return `${figure(value * 1e3)} ms`;
   if (value < 120) return `${figure(value)} s`;

@@ -278,7 +278,7 @@ async fn change(
             Err(error) => return Err(error),
         };
         let attempt = Attempt { control, at, endpoint: &endpoint, wish, precondition };
-        match attempt.make(&change, current).await {
+        match Box::pin(attempt.make(&change, current)).await {
             Err(Refusal::Raced) if attempts.next().is_some() => {}
             Err(Refusal::Raced) => {
                 return Err(ApiError::conflict(format!(

@@ -73,15 +73,11 @@ async fn get(
     let Some((file, kind)) = signature::file_of(&asset.files) else {
         return Ok(Json(SignatureShown { inputs: Vec::new(), outputs: Vec::new(), file: None }));
     };
-    let found = match store.blobs().path(&file.sha256) {
-        Some(path) => {
-            blocking(move || signature::read(kind, std::io::BufReader::new(fs_err::File::open(path)?)))
-                .await?
-        }
-        None => {
-            let content = fetch(&control, file).await?;
-            blocking(move || signature::read(kind, Cursor::new(content))).await?
-        }
+    let found = if let Some(path) = store.blobs().path(&file.sha256) {
+        blocking(move || signature::read(kind, std::io::BufReader::new(fs_err::File::open(path)?))).await?
+    } else {
+        let content = fetch(&control, file).await?;
+        blocking(move || signature::read(kind, Cursor::new(content))).await?
     };
     let shown = |tensors: Vec<Tensor>| tensors.into_iter().map(Into::into).collect();
     let Signature { inputs, outputs } = found;
