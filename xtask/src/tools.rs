@@ -66,7 +66,7 @@ pub enum Tool {
 }
 
 impl Tool {
-    pub const FOR_TESTS: [Self; 16] = [
+    pub const FOR_TESTS: [Self; 17] = [
         Self::Oracle,
         Self::Tools,
         Self::Mlflow,
