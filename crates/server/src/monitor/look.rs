@@ -124,8 +124,8 @@ impl Monitoring {
             }
             let known =
                 before.as_mut().map(|before| std::mem::take(&mut before.replicas)).unwrap_or_default();
-            let alone = serving.runs_on().1 == TargetKind::Edge;
-            let mut replicas_now = add_replicas(&mut sample, &replicas, readings, &known, alone);
+            let kind = serving.runs_on().1;
+            let mut replicas_now = add_replicas(&mut sample, &replicas, readings, &known, kind);
             if own_server(serving).is_some() {
                 // It may have no metrics, and then there is nothing to be asked for.
                 replicas_now
@@ -179,13 +179,20 @@ fn add_replicas(
     replicas: &[Replica],
     readings: Vec<Option<(Instant, Readings)>>,
     known: &HashMap<String, ReplicaBefore>,
-    alone: bool,
+    kind: TargetKind,
 ) -> HashMap<String, ReplicaBefore> {
     let mut after = HashMap::new();
+    // On a container host each tells the restarts of all, and one that was started again is another.
+    let together = kind == TargetKind::Container;
+    if together && !known.is_empty() {
+        let before = known.values().map(|replica| replica.restarts).max().unwrap_or(0);
+        let now = replicas.iter().map(|replica| replica.restarts).max().unwrap_or(before);
+        sample.restarts = u64::from(now.saturating_sub(before));
+    }
     let readings = readings.into_iter().chain(std::iter::repeat_with(|| None));
     for (replica, said) in replicas.iter().zip(readings) {
         let before = known.get(&replica.id);
-        if let Some(before) = before {
+        if let Some(before) = before.filter(|_| !together) {
             sample.restarts += u64::from(replica.restarts.saturating_sub(before.restarts));
         }
         if let Some((when, now)) = &said {
@@ -195,11 +202,11 @@ fn add_replicas(
             }
             if let Some((earlier, before)) = before.and_then(|before| before.said.as_ref()) {
                 sample.add_work(before, now, millis(when.duration_since(*earlier)));
-                if alone {
+                if kind == TargetKind::Edge {
                     sample.add_requests(before, now);
                 }
             }
-            if alone {
+            if kind == TargetKind::Edge {
                 sample.in_flight = sample.in_flight.saturating_add(now.in_flight.unwrap_or_default() as u64);
             }
         }
@@ -246,7 +253,7 @@ mod tests {
             &first,
             vec![Some(said(100.0, 50.0)), Some(said(7.0, 5.0))],
             &HashMap::new(),
-            true,
+            TargetKind::Edge,
         );
         assert_eq!((sample.cpu_micros, sample.requests, sample.restarts, sample.memory), (0, 0, 0, 2000));
         let mut sample = Sample::default();
@@ -256,12 +263,24 @@ mod tests {
             &second,
             vec![Some(said(1.0, 2.0)), None, Some(said(50.0, 9.0))],
             &known,
-            true,
+            TargetKind::Edge,
         );
         // `a` was started again, `b` says nothing, and of `c` nobody knows when it counted.
         assert_eq!((sample.cpu_micros, sample.requests, sample.restarts), (1_000_000, 2, 1));
         assert_eq!((sample.memory, sample.memory_looks), (2000, 1));
         assert_eq!(known.len(), 3);
+    }
+
+    #[test]
+    fn restarts_on_a_container_host_are_counted_once() {
+        let kind = TargetKind::Container;
+        let mut sample = Sample::default();
+        let known =
+            add_replicas(&mut sample, &[replica("a", 2), replica("b", 2)], vec![], &HashMap::new(), kind);
+        assert_eq!(sample.restarts, 0);
+        let next = [replica("a", 3), replica("c", 3)];
+        add_replicas(&mut sample, &next, vec![], &known, kind);
+        assert_eq!(sample.restarts, 1);
     }
 
     /// A replica that answers each connection with these bytes, and goes on for ever if it is to.
