@@ -3,6 +3,7 @@
 use std::{io::IsTerminal, time::Duration};
 
 use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{client::status_of, output, session::Session};
 
@@ -15,9 +16,15 @@ pub(crate) async fn show(
     mut ask: impl AsyncFnMut() -> anyhow::Result<String>,
 ) -> anyhow::Result<()> {
     let drawn_over = std::io::stdout().is_terminal();
+    // Once: a Ctrl-C between two waits must not be missed.
+    let mut interrupts = signal(SignalKind::interrupt()).context("could not listen for Ctrl-C")?;
     let mut lost = false;
     loop {
-        match ask().await {
+        let answer = tokio::select! {
+            answer = ask() => answer,
+            _ = interrupts.recv() => return Ok(()),
+        };
+        match answer {
             Ok(table) => {
                 lost = false;
                 let text = if drawn_over {
@@ -39,7 +46,7 @@ pub(crate) async fn show(
         }
         tokio::select! {
             () = tokio::time::sleep(often) => {}
-            interrupted = tokio::signal::ctrl_c() => return interrupted.context("could not listen for Ctrl-C"),
+            _ = interrupts.recv() => return Ok(()),
         }
     }
 }

@@ -114,7 +114,6 @@ pub(super) const LIST: &[Difference] = &[
     accepted(ENDPOINT, "", "a date", "a date is text; Azure's loader has no use for dates either"),
     accepted(DEPLOYMENT, "instance_type", "removed", "a machine of one's own has the size that it has"),
     accepted(DEPLOYMENT, "*.enabled", "= true", "the boolean says what the text says"),
-    accepted(COMPUTE, "type", "= *", "these are ours"),
 ];
 
 /// The first listed difference that this is.
