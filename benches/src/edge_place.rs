@@ -201,7 +201,7 @@ pub(crate) fn tls(trust: &str, certificate: Option<&Issued>) -> Result<Arc<Clien
 pub(crate) fn options(id: &str, port: u16, tls: Option<Arc<ClientConfig>>) -> MqttOptions {
     let mut options = MqttOptions::new(id, "localhost", port);
     options.set_credentials(format!("{HUB}/{id}/?api-version=2019-10-01"), "");
-    options.set_keep_alive(Duration::from_secs(60));
+    options.set_keep_alive(Duration::from_mins(1));
     options.set_inflight(256);
     if let Some(tls) = tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));

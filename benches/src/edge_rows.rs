@@ -45,7 +45,8 @@ fn agent(stage: &Stage<'_>, _: Effort) -> Result<Vec<Row>> {
         let place = Place::start(folder, |_| {}).await?;
         let device = place.enrol(None)?;
         let agent = place.agent(stage.workspace, &device, &["--listen", "127.0.0.1:0"]).await?;
-        tokio::task::block_in_place(|| settled_memory(agent.id()))
+        let pid = agent.id();
+        tokio::task::spawn_blocking(move || settled_memory(pid)).await?
     })?;
     Ok(vec![Row {
         name: "resident memory of an idle agent with its hub",
