@@ -20,6 +20,7 @@ use super::{
     runs::Runs,
 };
 use crate::{
+    chain,
     containers::{Spec, registry_of},
     desired::{Desired, DesiredModule},
     manifest::Module,
@@ -144,7 +145,7 @@ impl Reconciler {
         } else {
             Desired::read(&document, identity.id.device_name(), keys, self.current.serial)
         };
-        let taken = read.map_err(|error| (error.code(), describe(&error))).and_then(|desired| {
+        let taken = read.map_err(|error| (error.code(), chain(&error))).and_then(|desired| {
             let bytes = serde_json::to_vec(&document).unwrap_or_default();
             replace(&self.path, &bytes).map_err(|error| (500, error.to_string()))?;
             Ok(desired)
@@ -217,7 +218,7 @@ impl Reconciler {
                 }
                 Err(error) => {
                     done = false;
-                    let why = describe(&error);
+                    let why = chain(&error);
                     tracing::warn!(module = name, reason = why, "could not fetch a release");
                     // What worked last goes on.
                     if let Err(error) = self.runs.modules.resume(&name).await {
@@ -299,16 +300,4 @@ impl Reconciler {
             }
         }
     }
-}
-
-/// An error with what caused it.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

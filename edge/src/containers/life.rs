@@ -18,6 +18,7 @@ use super::{
     options,
 };
 use crate::{
+    chain,
     manifest::{ImagePullPolicy, RestartPolicy, Status},
     modules::{OrderError, RuntimeStatus},
 };
@@ -429,16 +430,4 @@ fn told(code: i64, memory: bool, error: Option<&str>, words: &str) -> String {
         text = format!("{text} ({error})");
     }
     if words.is_empty() { text } else { format!("{text}; it said:\n{words}") }
-}
-
-/// An error with what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

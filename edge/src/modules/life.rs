@@ -15,7 +15,10 @@ use super::{
     ModuleError, ModuleView, ModulesConfig, OrderError, RuntimeStatus, Version, front::Front,
     process::Process, state::State,
 };
-use crate::manifest::{RestartPolicy, Status};
+use crate::{
+    chain,
+    manifest::{RestartPolicy, Status},
+};
 
 /// So many crashes before it has proved itself, and a version gives way.
 const CRASHES: usize = 3;
@@ -178,7 +181,7 @@ impl Life {
         }
         match self.start(&wish).await {
             Ok(process) => self.switch(wish, process).await,
-            Err(error) => self.refuse(&wish, &describe(&error)).await,
+            Err(error) => self.refuse(&wish, &chain(&error)).await,
         }
     }
 
@@ -210,7 +213,7 @@ impl Life {
     async fn restart(&mut self) -> Result<(), OrderError> {
         let Some(running) = &self.running else { return Err(OrderError::NotRunning(self.name.clone())) };
         let (version, crashes) = (running.version.clone(), running.crashes.clone());
-        let process = self.start(&version).await.map_err(|error| OrderError::Failed(describe(&error)))?;
+        let process = self.start(&version).await.map_err(|error| OrderError::Failed(chain(&error)))?;
         let description = self.shown.description();
         let old = self.install(version, process, crashes);
         self.shown.change(|view| {
@@ -272,7 +275,7 @@ impl Life {
                 self.shown.change(|view| view.description = description);
             }
             Err(error) => {
-                let why = describe(&error);
+                let why = chain(&error);
                 tracing::warn!(
                     module = self.name,
                     reason = why,
@@ -366,16 +369,4 @@ fn version_name(version: &Version) -> String {
         Some(version) => format!("{version} ({})", &digest[..12]),
         None => digest[..12].to_owned(),
     }
-}
-
-/// An error with what caused it.
-pub(super) fn describe(error: &ModuleError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -26,7 +26,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::desired::DesiredModule;
+use crate::{chain, desired::DesiredModule};
 
 /// Bytes of a log that are told.
 const LOG: usize = 64 * 1024;
@@ -302,7 +302,7 @@ impl Modules {
         let golden = settings.golden.ok_or_else(|| OrderError::NoGolden(name.to_owned()))?;
         let begun = Instant::now();
         let asked = process::ask_golden(&self.client, address, &golden, self.config.start_timeout).await;
-        let failure = asked.err().map(|error| life::describe(&error));
+        let failure = asked.err().map(|error| chain(&error));
         Ok(GoldenRun { release: settings.release, took: begun.elapsed(), failure })
     }
 
