@@ -437,6 +437,7 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
         edge,
         metrics,
         monitor,
+        findings: Arc::default(),
         observed,
         stopping: CancellationToken::new(),
         changes: TaskTracker::new(),

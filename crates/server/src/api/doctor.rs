@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     process::Stdio,
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -30,8 +30,8 @@ const REMEMBERED: Duration = Duration::from_secs(20);
 const MOST_BYTES: u64 = 1 << 20;
 
 /// What was said of late, by what was asked. Whoever comes while somebody looks waits for what they find.
-type Said = HashMap<(std::path::PathBuf, &'static str), (Instant, Arc<Value>)>;
-static SAID: LazyLock<Mutex<Said>> = LazyLock::new(Mutex::default);
+#[derive(Debug, Default)]
+pub(crate) struct Findings(Mutex<HashMap<&'static str, (Instant, Arc<Value>)>>);
 
 pub(super) fn routes() -> OpenApiRouter<Control> {
     OpenApiRouter::new().routes(routes!(doctor)).routes(routes!(devices))
@@ -133,15 +133,14 @@ async fn ask<T: DeserializeOwned>(
     what: &'static str,
     arguments: &[&str],
 ) -> Result<T, ApiError> {
-    let key = (control.config.home.clone(), what);
-    let mut said = SAID.lock().await;
+    let mut said = control.findings.0.lock().await;
     said.retain(|_, (since, _)| since.elapsed() < REMEMBERED);
-    let value = if let Some((_, value)) = said.get(&key) {
+    let value = if let Some((_, value)) = said.get(what) {
         Arc::clone(value)
     } else {
         let asked = tokio::time::timeout(PATIENCE, run(control, arguments)).await;
         let value = Arc::new(asked.unwrap_or_else(|_| Err(failure(what, "it took too long")))?);
-        said.insert(key, (Instant::now(), Arc::clone(&value)));
+        said.insert(what, (Instant::now(), Arc::clone(&value)));
         value
     };
     drop(said);

@@ -41,6 +41,7 @@ use utoipa::{
 };
 use utoipa_axum::router::OpenApiRouter;
 
+pub(crate) use doctor::Findings;
 pub(crate) use removal::recover;
 
 use crate::{auth, control::Control, openapi, problem::ApiError};
