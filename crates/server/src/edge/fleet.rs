@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use moorline_core::{DeploymentId, Digest, ErrorClass, Name, Secret, TargetError};
+use moorline_core::{Digest, ErrorClass, Name, Secret, TargetError};
+use moorline_deploy::local::OnChange;
 use moorline_edge::{
     desired::{DesiredRoute, Messaging},
     enrol::{self, EnrolConfig, Enrolments, EnrolmentsError, Facts},
@@ -27,9 +28,6 @@ use crate::{opened, problem::chain};
 const DEVICE_CERTIFICATE: Duration = Duration::from_hours(90 * 24);
 /// How long a token is good.
 const TOKEN_LIFETIME: Duration = Duration::from_hours(24);
-
-/// Told when what is true of a deployment has changed.
-pub(crate) type OnChange = Arc<dyn Fn(DeploymentId) + Send + Sync>;
 
 /// Begins to look after the devices of a hub.
 pub(super) fn start(

@@ -2,7 +2,7 @@
 //! measures comes over MQTT; the last that each sent is shown, for as long as it is fresh.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,9 +13,8 @@ use moorline_edge::{
     metrics::{DEVICE, MODULE, Measure, Snapshot},
 };
 use prometheus::{
-    GaugeVec, Opts,
     core::{Collector, Desc},
-    proto::{Counter, LabelPair, Metric, MetricFamily, MetricType},
+    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
 };
 
 use super::seen::Seen;
@@ -50,12 +49,11 @@ impl Measured {
         all
     }
 
-    fn families(&self, devices: &[FleetDevice]) -> Vec<MetricFamily> {
+    fn add_to(&self, families: &mut Families, devices: &[FleetDevice]) {
         let all = self.all();
-        let mut families = Families::default();
         for device in devices {
             let Some((_, snapshot)) = all.get(&device.name) else { continue };
-            let own = [("workspace", device.workspace.as_str()), ("device", device.name.as_str())];
+            let own = labels_of(device);
             for (measure, number) in DEVICE.iter().zip(snapshot.device) {
                 families.add(measure, &own, number);
             }
@@ -66,13 +64,16 @@ impl Measured {
                 }
             }
         }
-        families.0.into_values().collect()
     }
+}
+
+fn labels_of(device: &FleetDevice) -> [(&'static str, &str); 2] {
+    [("workspace", device.workspace.as_str()), ("device", device.name.as_str())]
 }
 
 /// Families by their names, as they grow.
 #[derive(Default)]
-struct Families(std::collections::BTreeMap<&'static str, MetricFamily>);
+struct Families(BTreeMap<&'static str, MetricFamily>);
 
 impl Families {
     fn add(&mut self, measure: &Measure, labels: &[(&str, &str)], number: Option<f64>) {
@@ -97,7 +98,7 @@ impl Families {
             counter.set_value(number);
             metric.set_counter(counter);
         } else {
-            let mut gauge = prometheus::proto::Gauge::default();
+            let mut gauge = Gauge::default();
             gauge.set_value(number);
             metric.set_gauge(gauge);
         }
@@ -105,14 +106,25 @@ impl Families {
     }
 }
 
-/// Of the devices that have an agent.
+const CONNECTED: Measure = Measure {
+    name: "moorline_edge_device_connected",
+    help: "Whether the agent of a device is connected: 0 or 1",
+    counter: false,
+};
+const LAST_SEEN: Measure = Measure {
+    name: "moorline_edge_device_last_seen_timestamp_seconds",
+    help: "When a device was connected last; now, if it is",
+    counter: false,
+};
+
+/// Of the devices that have an agent. It keeps no number itself, so that two who ask at once do not spoil each other's.
 pub(super) struct DeviceMetrics {
     hub: Hub,
     fleet: Fleet,
     seen: Arc<Seen>,
     measured: Arc<Measured>,
-    connected: GaugeVec,
-    last_seen: GaugeVec,
+    /// By which the registry knows it.
+    description: Desc,
 }
 
 impl DeviceMetrics {
@@ -122,43 +134,29 @@ impl DeviceMetrics {
         seen: Arc<Seen>,
         measured: Arc<Measured>,
     ) -> prometheus::Result<Self> {
-        let gauge = |name: &str, help: &str| GaugeVec::new(Opts::new(name, help), &["workspace", "device"]);
-        Ok(Self {
-            hub,
-            fleet,
-            seen,
-            measured,
-            connected: gauge(
-                "moorline_edge_device_connected",
-                "Whether the agent of a device is connected: 0 or 1",
-            )?,
-            last_seen: gauge(
-                "moorline_edge_device_last_seen_timestamp_seconds",
-                "When a device was connected last; now, if it is",
-            )?,
-        })
+        let labels = ["workspace", "device"].map(str::to_owned).to_vec();
+        let description =
+            Desc::new(CONNECTED.name.to_owned(), CONNECTED.help.to_owned(), labels, HashMap::new())?;
+        Ok(Self { hub, fleet, seen, measured, description })
     }
 }
 
 impl Collector for DeviceMetrics {
     fn desc(&self) -> Vec<&Desc> {
-        [self.connected.desc(), self.last_seen.desc()].concat()
+        vec![&self.description]
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         let devices = self.fleet.devices();
         let names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
         let last = self.seen.last(&self.hub, &names);
-        // Those that are gone are not told of.
-        self.connected.reset();
-        self.last_seen.reset();
+        let mut families = Families::default();
         for device in &devices {
-            let labels = [device.workspace.as_str(), device.name.as_str()];
-            self.connected.with_label_values(&labels).set(f64::from(u8::from(device.connected)));
-            if let Some(time) = last.get(&device.name) {
-                self.last_seen.with_label_values(&labels).set(*time as f64);
-            }
+            let labels = labels_of(device);
+            families.add(&CONNECTED, &labels, Some(f64::from(u8::from(device.connected))));
+            families.add(&LAST_SEEN, &labels, last.get(&device.name).map(|time| *time as f64));
         }
-        [self.connected.collect(), self.last_seen.collect(), self.measured.families(&devices)].concat()
+        self.measured.add_to(&mut families, &devices);
+        families.0.into_values().collect()
     }
 }

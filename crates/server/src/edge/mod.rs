@@ -17,6 +17,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fs_err::os::unix::fs::OpenOptionsExt as _;
+use moorline_deploy::local::OnChange;
 use moorline_edge::{
     authority::{Authority, AuthorityError},
     desired::{Signer, SignerError},
@@ -94,7 +95,7 @@ impl EdgeHub {
         home: &Path,
         store: Store,
         metrics: &Registry,
-        on_change: fleet::OnChange,
+        on_change: OnChange,
     ) -> Result<Self, EdgeError> {
         let folder = home.join("hub");
         let failed = |source| EdgeError::Folder { folder: folder.clone(), source };
