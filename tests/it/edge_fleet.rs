@@ -164,12 +164,14 @@ fn a_release_reaches_devices_is_updated_rolled_back_and_taken_away() {
     // What devices measure are metrics of the server.
     let metrics = || workspace.call(&Request::get("/metrics")).text();
     for line in [
-        "moorline_edge_device_connected{device=\"line-1\",workspace=\"default\"} 1",
+        "moorline_edge_device_connected{workspace=\"default\",device=\"line-1\"} 1",
         "moorline_module_up{workspace=\"default\",device=\"line-2\",module=\"iris\"} 1",
     ] {
         assert!(eventually(PATIENCE, || metrics().contains(line)), "`{line}` is not in {}", metrics());
     }
-    assert!(metrics().contains("moorline_edge_device_last_seen_timestamp_seconds{device=\"oslo-1\""));
+    assert!(metrics().contains(
+        "moorline_edge_device_last_seen_timestamp_seconds{workspace=\"default\",device=\"oslo-1\""
+    ));
 
     // A version whose answer is not the known one fails on the first device, which goes on with what it has.
     let before = devices[0].module(&workspace)["version"].clone();
@@ -212,6 +214,13 @@ fn a_release_reaches_devices_is_updated_rolled_back_and_taken_away() {
     assert!(eventually(PATIENCE, || other.module(&workspace)["version"] == newest));
     workspace.json(&["edge", "device", "update", "-n", "line-1", "--tag", "gpu=null"]);
     assert!(eventually(PATIENCE, || devices[0].module(&workspace).is_null()));
+
+    // One that is disabled is sent away with its agent, which goes on with what it has.
+    workspace.json(&["edge", "device", "update", "-n", "oslo-1", "--disabled", "true"]);
+    let connected =
+        || workspace.json(&["edge", "device", "show", "-n", "oslo-1"])["agent"]["connected"].clone();
+    assert!(eventually(PATIENCE, || connected() == false));
+    assert_eq!(other.score(&workspace).as_ref(), Some(&expected));
 
     // The deployment that has the higher priority wins where both are meant, until it is gone.
     fleet(&workspace, "canary", "condition: deviceId = 'line-2'\npriority: 10\n");

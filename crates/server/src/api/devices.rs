@@ -215,7 +215,11 @@ async fn put(
             body.disabled = wish.disabled.unwrap_or(body.disabled);
             update(&control, &at, there.generation, &body).await?;
             if body.disabled {
-                edge.hub().disconnect(&id);
+                // Its modules and its agent connect by themselves.
+                let modules = body.modules.keys().map(|module| client(&there.name, Some(module)));
+                for id in modules.filter_map(Result::ok).chain([id.clone()]) {
+                    edge.hub().disconnect(&id);
+                }
             }
         }
     }
