@@ -5,6 +5,7 @@
 //! told whom, and is told the deployments by whoever desires them.
 
 mod plan;
+mod reported;
 mod target;
 
 use std::{
@@ -24,8 +25,11 @@ use thiserror::Error;
 use tokio::sync::{Notify, broadcast::error::RecvError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::plan::{Device, Reported, Wish};
-pub use self::target::{FleetSettings, FleetTarget};
+use self::plan::{Device, Wish};
+pub use self::{
+    reported::{Reported, ReportedModule},
+    target::{FleetSettings, FleetTarget},
+};
 use crate::{
     desired::{Desired, Signer, TrustedKey},
     hub::{AGENT, ClientId, Hub, HubError, HubEvent, Twin},
@@ -386,26 +390,29 @@ impl Inner {
         let mut workspaces: BTreeSet<Name> = seen.0.keys().cloned().collect();
         workspaces.extend(wishes.keys().map(|id| id.workspace.clone()));
         let mut changed = Vec::new();
+        // One device that cannot be told keeps nobody else waiting.
+        let failed = Mutex::new(None);
         for workspace in workspaces {
             let none = BTreeMap::new();
             let own = seen.0.get(&workspace).unwrap_or(&none);
             let devices: Vec<&Device> = own.values().map(|seen| &seen.device).collect();
             let planned = plan::plan(&devices, &wishes, &workspace, &pending);
-            let failed = Mutex::new(None);
             stream::iter(&planned.documents)
                 .for_each_concurrent(TOGETHER, async |(name, told)| {
                     let Some(device) = own.get(name) else { return };
-                    if let Err(error) = self.write(name, device, told).await {
-                        *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    match self.write(name, device, told).await {
+                        // It is read back, and planned with, at once. What was refused would be again.
+                        Ok(()) => {
+                            self.state().dirty.insert(name.clone());
+                            self.wake.notify_one();
+                        }
+                        Err(error) => {
+                            *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                        }
                     }
                 })
                 .await;
             let mut state = self.state();
-            // What was written is read back before the next plan.
-            state.dirty.extend(planned.documents.into_iter().map(|(name, _)| name));
-            if !state.dirty.is_empty() {
-                self.wake.notify_one();
-            }
             for (id, observation) in planned.observations {
                 // One that was taken away meanwhile has none.
                 let Some(placed) = state.placed.get_mut(&id) else { continue };
@@ -414,10 +421,6 @@ impl Inner {
                     state.observations.insert(id.clone(), observation);
                     changed.push(id);
                 }
-            }
-            drop(state);
-            if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                return Err(error.into());
             }
         }
         let devices = seen.0.iter().flat_map(|(workspace, devices)| {
@@ -431,7 +434,10 @@ impl Inner {
         for id in changed {
             (self.config.on_change)(id);
         }
-        Ok(())
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(FleetError::Hub(error)),
+            None => Ok(()),
+        }
     }
 
     /// Reads again what has changed.
@@ -493,11 +499,6 @@ fn read(hub: &Hub, name: &str, connected: bool) -> Option<SeenDevice> {
             "properties": { "desired": device.desired.properties, "reported": device.reported.properties },
         });
         let told = told(&agent);
-        let reported = serde_json::from_value(agent.reported.properties.clone().into());
-        let reported: Reported = reported.unwrap_or_else(|error| {
-            tracing::debug!(device = name, %error, "what a device reports cannot be read");
-            Reported::default()
-        });
         Ok(SeenDevice {
             version: agent.desired.version,
             serial: told.serial,
@@ -506,7 +507,7 @@ fn read(hub: &Hub, name: &str, connected: bool) -> Option<SeenDevice> {
                 connected,
                 facts,
                 told: Desired { serial: 0, ..told },
-                reported,
+                reported: Reported::of(&agent),
             },
         })
     };

@@ -8,10 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_core::{DeploymentId, Digest, Failure, Name, Observation, Phase, Replica, ReplicaState};
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::Share;
+use super::{Reported, Share};
 use crate::{
     desired::{Desired, DesiredModule, DesiredRoute},
     hub::DeviceCondition,
@@ -32,35 +31,6 @@ pub(super) struct Device {
     /// What its document says, without its serial.
     pub(super) told: Desired,
     pub(super) reported: Reported,
-}
-
-/// What a device says of itself.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct Reported {
-    pub(super) last_desired_version: Option<u64>,
-    pub(super) last_desired_status: ReportedStatus,
-    pub(super) modules: BTreeMap<String, ReportedModule>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct ReportedStatus {
-    pub(super) code: u16,
-    pub(super) description: String,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct ReportedModule {
-    /// Of what runs.
-    pub(super) version: Option<String>,
-    pub(super) desired_version: Option<String>,
-    /// Of what was tried, and given up.
-    pub(super) refused_version: Option<String>,
-    pub(super) runtime_status: String,
-    pub(super) status_description: String,
-    pub(super) restart_count: u32,
 }
 
 /// What a deployment wishes for.
@@ -199,7 +169,7 @@ fn progress(device: &Device, wish: &Wish) -> Progress {
     if device.told.modules.get(&wish.module_name) != Some(&wish.module) {
         return Progress::Untold;
     }
-    let status = &device.reported.last_desired_status;
+    let status = &device.reported.status;
     if status.code >= 400 && status.code != 406 && !status.description.is_empty() {
         return Progress::Failed(shortened(&status.description));
     }

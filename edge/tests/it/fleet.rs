@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use moorline_core::{
-    DeploymentId, Digest, Observation, Phase, Placement, Probe, Release, Resources, Scale, Scheduling,
-    Source, Target as _,
+    DeploymentId, Digest, ErrorClass, Observation, Phase, Placement, Probe, Release, Resources, Scale,
+    Scheduling, Source, Target as _, Variable,
 };
 use moorline_edge::{
     desired::Signer,
@@ -130,6 +130,15 @@ async fn a_device_gets_the_files_of_its_own_releases_and_nobody_else_does() {
     assert_eq!(ask(&nobody, &file, None).await.0, 401);
     identities.set(agent("dev1"), Identity { proof: Proof::Authority, enabled: false });
     assert_eq!(ask(&own, &file, None).await.0, 401);
+
+    // A document that no twin holds is refused, and the one before stays.
+    let long = Variable::Plain("x".repeat(5000));
+    let refused = Placement { variables: BTreeMap::from([("X".to_owned(), long)]), ..placement.clone() };
+    let error = target.apply(&refused).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::InvalidInput, "{error}");
+    let told = hub.twin(&agent("dev1")).unwrap().desired.properties;
+    assert!(told["modules"]["double"]["env"].is_null(), "{told:?}");
+    target.apply(&placement).await.unwrap();
 
     // What a person changes in the twin is put right, and what is taken away is gone.
     let agent = agent("dev1");

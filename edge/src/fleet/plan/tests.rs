@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::*;
+use super::{super::ReportedModule, *};
 use crate::{
     desired::{ModuleKind, ReleaseSettings},
     manifest::{RestartPolicy, Status},
@@ -83,7 +83,7 @@ fn step(
     for (name, told) in &plan.documents {
         let device = devices.iter_mut().find(|device| device.name == *name).unwrap();
         device.told = told.clone();
-        device.reported.last_desired_status.code = 200;
+        device.reported.status.code = 200;
         device.reported.modules.retain(|name, _| told.modules.contains_key(name));
         for (module, desired) in &told.modules {
             let Some(status) = answer(name) else { continue };

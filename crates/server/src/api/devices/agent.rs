@@ -11,11 +11,11 @@ use http::{HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use moorline_edge::{
     desired::Desired,
-    fleet::FleetError,
+    fleet::{FleetError, Reported},
     hub::{AGENT, HubError},
     manifest::Manifest,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -58,7 +58,7 @@ pub(super) struct AgentShown {
     connected: bool,
     /// Whether it took what it was told last: 200, or why not.
     #[serde(skip_serializing_if = "Option::is_none")]
-    last_desired_status: Option<u64>,
+    last_desired_status: Option<u16>,
     #[serde(skip_serializing_if = "String::is_empty")]
     last_desired_description: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,28 +80,9 @@ pub(super) struct RunShown {
     status: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     description: String,
-    restarts: u64,
+    restarts: u32,
     /// Where it is reached on the device.
     #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<String>,
-}
-
-/// The parts of an agent's twin that are shown.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Reported {
-    version: Value,
-    last_desired_status: Value,
-    modules: BTreeMap<String, ReportedModule>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ReportedModule {
-    version: Option<String>,
-    runtime_status: String,
-    status_description: String,
-    restart_count: u64,
     address: Option<String>,
 }
 
@@ -117,9 +98,9 @@ pub(super) fn shown(
     }
     let id = client(device, Some(AGENT)).map_err(|_| HubError::UnknownClient(device.to_owned()))?;
     let twin = edge.hub().twin(&id)?;
-    let reported = serde_json::from_value::<Reported>(twin.reported.properties.into()).unwrap_or_default();
+    let Reported { version, status, modules: said } = Reported::of(&twin);
     let mut modules: BTreeMap<String, RunShown> = BTreeMap::new();
-    for (name, module) in reported.modules {
+    for (name, module) in said {
         let run = RunShown {
             version: module.version,
             status: module.runtime_status,
@@ -138,12 +119,11 @@ pub(super) fn shown(
         let text = |key: &str| module[key].as_str().map(str::to_owned);
         (run.desired_version, run.deployment) = (text("version"), text("deployment"));
     }
-    let status = &reported.last_desired_status;
     Ok(Some(AgentShown {
         connected,
-        last_desired_status: status["code"].as_u64(),
-        last_desired_description: status["description"].as_str().unwrap_or_default().to_owned(),
-        agent_version: reported.version["version"].as_str().map(str::to_owned),
+        last_desired_status: (status.code > 0).then_some(status.code),
+        last_desired_description: status.description,
+        agent_version: version.version,
         modules,
     }))
 }
