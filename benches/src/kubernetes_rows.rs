@@ -232,7 +232,7 @@ fn placement(number: usize) -> Placement {
             batching: None,
             image: None,
         },
-        source: Source::Image { reference: format!("registry.example.org/iris@{}", Digest::of(b"an image")) },
+        source: Source::image(format!("registry.example.org/iris@{}", Digest::of(b"an image"))),
         replicas: 0,
         scale: Scale::TargetUtilization {
             min_instances: 0,

@@ -274,6 +274,41 @@ fn what_would_be_applied_can_be_seen_before() {
     assert!(diff(&of).lines().all(|line| line.starts_with("= ")), "{}", diff(&of));
 }
 
+#[test]
+fn a_large_model_is_an_image_of_its_own_and_a_volume_of_the_pods() {
+    let Some(clustered) = Clustered::up("model_volume: {over: '100'}\n") else { return };
+    let (workspace, namespace) = (&clustered.workspace, &clustered.namespace);
+    workspace.write("model.onnx", onnx::linear_model());
+    let key = clustered.deploy("heavy", &onnx_deployment("blue", "heavy", "model.onnx"));
+    assert_eq!(clustered.score("heavy", &key).0, 200);
+    // The release's image and the model's, of which a cluster that can makes a volume.
+    let images = || {
+        let spec = &namespace.items("deployments")[0]["spec"]["template"]["spec"];
+        let volume =
+            spec["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "model").unwrap();
+        let of_volume = volume["image"]["reference"].as_str();
+        let model = of_volume.or(spec["initContainers"][0]["image"].as_str()).unwrap().to_owned();
+        (spec["containers"][0]["image"].as_str().unwrap().to_owned(), model)
+    };
+    let before = images();
+    assert_ne!(before.0, before.1);
+    let of = ["-f", "blue.yml", "--compute", "cluster"];
+    let diff = workspace.moorline(&[&["kubernetes", "diff"], &of[..]].concat()).ok().stdout;
+    assert!(diff.lines().all(|line| line.starts_with("= ")), "{diff}");
+
+    // A change of the release leaves the model's image as it is.
+    clustered.update("heavy", &["--set", "environment_variables.ROUND=\"1\""]).ok();
+    let after = images();
+    assert_eq!((after.0 == before.0, &after.1), (false, &before.1));
+    assert_eq!(clustered.score("heavy", &key).0, 200);
+    let pruned = workspace.moorline(&["image", "prune", "-y"]).ok();
+    let digest = before.1.rsplit_once('@').unwrap().1;
+    assert_eq!(workspace.moorline(&["image", "show", digest]).code, Some(0), "{}", pruned.stdout);
+
+    let logs = workspace.moorline(&["online-deployment", "get-logs", "-n", "blue", "-e", "heavy"]).ok();
+    assert!(logs.stdout.contains("ready"), "{}", logs.stdout);
+}
+
 /// Asks for the eviction of a pod, which its budget may refuse.
 fn evict(clustered: &Clustered, pod: &str) {
     let namespace = &clustered.namespace.name;

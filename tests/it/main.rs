@@ -25,6 +25,8 @@ mod cluster_faults;
 #[cfg(test)]
 mod cluster_gateway;
 #[cfg(test)]
+mod cluster_scaling;
+#[cfg(test)]
 mod containers;
 #[cfg(test)]
 mod deployments;

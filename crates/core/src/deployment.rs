@@ -242,14 +242,34 @@ pub enum Source {
     /// The release's folder on this machine, and the interpreter of its environment if it has a scoring script.
     Folder { path: PathBuf, python: Option<PathBuf> },
     /// The release as an image: `registry/repository@sha256:…`. One whose registry is [`Source::UNPUSHED`] is in this
-    /// server's own store of images and nowhere else.
-    Image { reference: String },
+    /// server's own store of images and nowhere else. It has all of the release in it, but for a model that is an image of
+    /// its own.
+    Image { reference: String, model: Option<ModelImage> },
+}
+
+/// A model that is an image of its own, in [`ModelImage::FOLDER`] of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelImage {
+    pub reference: String,
+    /// Where the release's image looks for the model's files.
+    pub place: String,
+    /// Of the model's files.
+    pub bytes: u64,
+}
+
+impl ModelImage {
+    pub const FOLDER: &str = "opt/moorline/release/model";
 }
 
 impl Source {
     /// What stands in the place of the registry in the reference of an image that was pushed to none: a name that can
     /// never be looked up (RFC 6761).
     pub const UNPUSHED: &str = "moorline.invalid";
+
+    /// An image with all of a release in it.
+    pub fn image(reference: impl Into<String>) -> Self {
+        Self::Image { reference: reference.into(), model: None }
+    }
 }
 
 /// What a target is asked to run.
@@ -306,7 +326,10 @@ impl Placement {
             .collect();
         let source = match &self.source {
             Source::Folder { python, .. } => python.as_ref().map(|path| path.to_string_lossy().into_owned()),
-            Source::Image { reference } => Some(reference.clone()),
+            Source::Image { reference, model: None } => Some(reference.clone()),
+            Source::Image { reference, model: Some(model) } => {
+                Some(format!("{reference} {}", model.reference))
+            }
         };
         let parts = (self.release.digest(), source, self.resources, &self.scheduling, variables);
         let text = match &self.machine_devices {

@@ -25,9 +25,9 @@ pub use backoff::Backoff;
 pub use batch::{BatchError, split, stack};
 pub use batcher::{Batcher, Item, Take};
 pub use deployment::{
-    Below, DeploymentId, Desired, Failure, MachineDevices, Observation, Phase, PinnedBitstream, Placement,
-    Probe, Replica, ReplicaAddress, ReplicaState, Resources, Scale, Scheduling, Source, TargetKind,
-    Toleration, Variable,
+    Below, DeploymentId, Desired, Failure, MachineDevices, ModelImage, Observation, Phase, PinnedBitstream,
+    Placement, Probe, Replica, ReplicaAddress, ReplicaState, Resources, Scale, Scheduling, Source,
+    TargetKind, Toleration, Variable,
 };
 pub use digest::{Digest, DigestError};
 pub use engine::{Engine, EngineError, LoadedModel, ModelFiles, Session};

@@ -1,5 +1,6 @@
 //! `moorline-scorer`: the data-plane server that runs one release, and nothing else.
 
+mod copy;
 mod engines;
 mod failure;
 mod fpga;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let result = match (first.command, first.settings.release) {
         (Some(Command::Inspect(inspect)), _) => inspect::run(&inspect, &environment),
         (Some(Command::Probe(probe)), _) => probe::run(&probe),
+        (Some(Command::Copy(copy)), _) => copy::run(&copy),
         #[cfg(feature = "fpga")]
         (Some(Command::FpgaWorker), _) => {
             moorline_fpga::worker::main().map_err(|error| anyhow::Error::from(error).into())

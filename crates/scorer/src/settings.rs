@@ -93,6 +93,9 @@ pub(crate) enum Command {
     /// Ask the scorer of this machine or container whether it is ready: exit code 0 if it is, else 1
     #[command(after_help = "Example:\n  moorline-scorer probe --admin-port 5000")]
     Probe(Probe),
+    /// Copy the files of a folder: how a model comes from its own image into a volume
+    #[command(after_help = "Example:\n  moorline-scorer copy /opt/moorline/release/model /model")]
+    Copy(Copy),
     /// Hold a device for a scorer, which starts this itself
     #[cfg(feature = "fpga")]
     #[command(hide = true)]
@@ -164,6 +167,14 @@ pub(crate) struct Probe {
     /// For the answer
     #[arg(long, default_value_t = 2000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) timeout_ms: u32,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Copy {
+    /// The folder
+    pub(crate) from: PathBuf,
+    /// The folder that its files come to, which is made where it is not there
+    pub(crate) to: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -10,7 +10,7 @@ use moorline_deploy::{
     },
     local::OnChange,
 };
-use moorline_spec::{KubernetesCluster, Reach};
+use moorline_spec::{KubernetesCluster, ModelVolumeKind, Reach};
 use moorline_store::Store;
 
 use crate::{
@@ -95,6 +95,11 @@ impl Clusters {
             let config = KubernetesConfig {
                 image_pull_secrets: settings.image_pull_secrets.clone(),
                 forward: settings.reach == Some(Reach::Forward),
+                image_volumes: settings
+                    .model_volume
+                    .as_ref()
+                    .and_then(|volume| volume.by)
+                    .map(|by| by == ModelVolumeKind::Image),
                 gateway: self.gateway(workspace, compute, &settings)?,
                 ..KubernetesConfig::new(owner, cluster)
             };

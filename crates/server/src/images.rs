@@ -7,7 +7,10 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use moorline_core::{Desired, Digest, Environment, ErrorClass, FileEntry, Name, Secret, Source, TargetError};
+use moorline_core::{
+    Desired, Digest, Environment, ErrorClass, FileEntry, ModelImage, Name, ReleaseModel, Secret, Source,
+    TargetError,
+};
 use moorline_deploy::{
     Progress,
     container::{BuildRequest, Engine, EngineError},
@@ -50,6 +53,8 @@ pub(crate) struct Order<'a> {
     pub(crate) base: Option<Base>,
     /// The bitstream that goes into it.
     pub(crate) bitstream: Option<&'a Path>,
+    /// The model is an image of its own, which is made too.
+    pub(crate) model_apart: bool,
     pub(crate) compression: Compression,
     /// Where it is pushed to.
     pub(crate) push: Option<Reference>,
@@ -83,6 +88,8 @@ pub(crate) struct Made {
     pub(crate) image: Image,
     /// Where it is: in a registry, or in the server's own store alone.
     pub(crate) reference: String,
+    /// The image of its model, where that is one of its own.
+    pub(crate) model: Option<(Image, ModelImage)>,
 }
 
 impl ImageMaker {
@@ -128,6 +135,13 @@ impl ImageMaker {
             name: &order.name,
             bitstream: order.bitstream,
             model_mount_path: desired.model_mount_path.as_deref(),
+            model_apart: order.model_apart,
+        };
+        let model = match &desired.release.model {
+            Some(model) if order.model_apart => {
+                Some(self.model(order, request.clone(), model, progress).await?)
+            }
+            _ => None,
         };
         let image = match (self.images.build(request.clone(), progress).await, request.environment) {
             (Err(ImageError::Uncompiled(uncompiled)), Some(environment)) => {
@@ -153,7 +167,39 @@ impl ImageMaker {
             None => image.reference.clone(),
             Some(to) => self.push(&image, to, progress).await?,
         };
-        Ok(Made { image, reference })
+        Ok(Made { image, reference, model })
+    }
+
+    /// Makes the image of a model, and signs and pushes it as its release's image is: to the same repository.
+    async fn model(
+        &self,
+        order: &Order<'_>,
+        request: ImageRequest<'_>,
+        model: &ReleaseModel,
+        progress: &Progress,
+    ) -> Result<(Image, ModelImage), TargetError> {
+        let (image, mut apart) = self.images.model(request, model, progress).await.map_err(image_error)?;
+        progress.line(&format!(
+            "the model is an image of its own, {} of {} MB",
+            image.digest,
+            image.size.div_ceil(1_000_000)
+        ));
+        let push = match &order.push {
+            None => None,
+            Some(to) => {
+                Some(to.tagged(&format!("model-{}", &image.digest.hex()[..16])).map_err(|error| {
+                    let message = format!("`{to}` cannot have an image of a model");
+                    TargetError::caused(ErrorClass::InvalidInput, message, error)
+                })?)
+            }
+        };
+        if let Some(secret) = order.sign_with {
+            self.sign(&image, &order.desired.id.workspace, secret, push.as_ref()).await?;
+        }
+        if let Some(to) = &push {
+            apart.reference = self.push(&image, to, progress).await?;
+        }
+        Ok((image, apart))
     }
 
     /// Makes the image of a gateway from the server's own program and pushes it; its reference there.

@@ -4,7 +4,7 @@
 //! A change is one write of the body, which raises the record's generation; the reconciler writes the status. So a
 //! crash between the two loses nothing: a generation above [`DeploymentStatus::settled_generation`] is work to do.
 
-use moorline_core::{Desired, Failure, Name};
+use moorline_core::{Desired, Failure, ModelImage, Name, Source};
 use moorline_store::Record;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -84,6 +84,25 @@ pub(crate) struct DeploymentStatus {
     /// reached, changes nothing of what runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) image: Option<String>,
+    /// And of its model, where that is an image of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model_image: Option<ModelImage>,
+}
+
+impl DeploymentStatus {
+    /// What is true once `active` serves, of what it runs from.
+    pub(crate) fn succeeded(generation: u64, active: Desired, source: Source) -> Self {
+        let (image, model_image) = match source {
+            Source::Image { reference, model } => (Some(reference), model),
+            Source::Folder { .. } => (None, None),
+        };
+        Self { settled_generation: generation, failure: None, active: Some(active), image, model_image }
+    }
+
+    /// What serves, where it runs as an image.
+    pub(crate) fn image(&self) -> Option<Source> {
+        Some(Source::Image { reference: self.image.clone()?, model: self.model_image.clone() })
+    }
 }
 
 /// A deployment's record, read.

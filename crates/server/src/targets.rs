@@ -10,14 +10,14 @@ use moorline_core::{
 use moorline_deploy::{
     Progress,
     environment::Environments,
-    image::{Base, Compression},
+    image::{self, Base, Compression},
     kubernetes::{Change, DeploymentReport, PublishedDeployment, PublishedEndpoint},
     local::LocalTarget,
 };
 use moorline_edge::fleet::{Fleet, FleetTarget};
 use moorline_fpga::target::FpgaTarget;
 use moorline_gateway::{Auth, DeploymentRoute, EndpointRoute};
-use moorline_spec::{FpgaDevices, InstanceType};
+use moorline_spec::{FpgaDevices, InstanceType, KubernetesCluster};
 use moorline_store::Store;
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     edge,
     fpgas::Fpgas,
     hosts::{Host, Hosts},
-    images::{Builder, ImageMaker, Order, repository},
+    images::{Builder, ImageMaker, Made, Order, repository},
     opened::same,
     release::Releases,
     secrets,
@@ -72,6 +72,8 @@ struct Carriage<'a> {
     registry: Option<&'a str>,
     sign_with: Option<&'a str>,
     trusted_keys: &'a [String],
+    /// The model is an image of its own.
+    model_apart: bool,
     builder: Builder<'a>,
 }
 
@@ -159,7 +161,7 @@ impl Targets {
         &self,
         releases: &Releases,
         desired: &Desired,
-        image: Option<&str>,
+        image: Option<Source>,
         versions: &BTreeMap<String, u64>,
     ) -> Result<(Manifest, Option<Vec<Change>>), TargetError> {
         let place = self.of(desired).await?;
@@ -169,9 +171,14 @@ impl Targets {
                     environment_of(desired).map(|environment| self.environments.python(&environment));
                 Source::Folder { path: releases.path(&desired.release), python }
             }
-            Place::Container(host) => image_or_unmade(image, desired, host.settings.registry.as_deref()),
+            Place::Container(host) => {
+                image.unwrap_or_else(|| unmade(desired, host.settings.registry.as_deref(), false))
+            }
             Place::Kubernetes(namespace) => {
-                image_or_unmade(image, desired, namespace.settings.registry.as_deref())
+                let settings = &namespace.settings;
+                image.unwrap_or_else(|| {
+                    unmade(desired, settings.registry.as_deref(), model_apart(settings, desired))
+                })
             }
         };
         let variables = |versions: &BTreeMap<String, u64>| {
@@ -259,11 +266,12 @@ impl Targets {
                     registry: host.settings.registry.as_deref(),
                     sign_with: host.settings.sign_with.as_deref(),
                     trusted_keys: &host.settings.trusted_keys,
+                    model_apart: false,
                     builder: Builder::Of(host.target.engine()),
                 };
-                let reference = self.image(desired, devices, &carriage, progress).await?;
-                host.target.supply(&reference, progress).await?;
-                Ok(Source::Image { reference })
+                let made = self.image(desired, devices, &carriage, progress).await?;
+                host.target.supply(&made.reference, progress).await?;
+                Ok(Source::image(made.reference))
             }
             Place::Kubernetes(namespace) => {
                 let settings = &namespace.settings;
@@ -280,22 +288,23 @@ impl Targets {
                     registry: Some(registry),
                     sign_with: settings.sign_with.as_deref(),
                     trusted_keys: &settings.trusted_keys,
+                    model_apart: model_apart(settings, desired),
                     builder: Builder::Usual(&self.places.hosts),
                 };
-                let reference = self.image(desired, devices, &carriage, progress).await?;
-                Ok(Source::Image { reference })
+                let made = self.image(desired, devices, &carriage, progress).await?;
+                Ok(Source::Image { reference: made.reference, model: made.model.map(|(_, model)| model) })
             }
         }
     }
 
-    /// Makes the image, and gives its reference.
+    /// Makes the image, and looks at its signature.
     async fn image(
         &self,
         desired: &Desired,
         devices: Option<&FpgaDevices>,
         carriage: &Carriage<'_>,
         progress: &Progress,
-    ) -> Result<String, TargetError> {
+    ) -> Result<Made, TargetError> {
         let name = name_of(desired);
         let (mut base, mut bitstream, mut content) = (None, None, desired.release.digest());
         if let Some(devices) = devices {
@@ -323,14 +332,18 @@ impl Targets {
             name,
             base,
             bitstream: bitstream.as_deref(),
+            model_apart: carriage.model_apart,
             compression: Compression::default(),
             describe: push.is_some(),
             push,
             sign_with: carriage.sign_with,
         };
         let made = self.images.make(&order, carriage.builder, progress).await?;
-        self.images.check_signature(&made.image, carriage.trusted_keys, progress).await?;
-        Ok(made.reference)
+        let images = [Some(&made.image), made.model.as_ref().map(|(image, _)| image)];
+        for image in images.into_iter().flatten() {
+            self.images.check_signature(image, carriage.trusted_keys, progress).await?;
+        }
+        Ok(made)
     }
 
     async fn python(
@@ -501,13 +514,21 @@ fn base_of_devices(desired: &Desired, devices: &FpgaDevices) -> Result<Option<Ba
     Ok(Some(Base::Registry(reference)))
 }
 
-/// The image of a deployment; the digest of one that is not made yet is not known.
-fn image_or_unmade(image: Option<&str>, desired: &Desired, registry: Option<&str>) -> Source {
-    if let Some(image) = image {
-        return Source::Image { reference: image.to_owned() };
-    }
+/// Whether a cluster is given the model as an image of its own.
+fn model_apart(settings: &KubernetesCluster, desired: &Desired) -> bool {
+    let (Some(volume), Some(model)) = (&settings.model_volume, &desired.release.model) else { return false };
+    volume.takes(model.files.iter().map(|file| file.size).sum())
+}
+
+/// The image of a deployment that is not made yet: its digest is not known.
+fn unmade(desired: &Desired, registry: Option<&str>, model_apart: bool) -> Source {
     let registry = registry.unwrap_or(Source::UNPUSHED);
-    Source::Image { reference: format!("{registry}/{}@sha256:…", name_of(desired)) }
+    let reference = format!("{registry}/{}@sha256:…", name_of(desired));
+    let model = desired.release.model.as_ref().filter(|_| model_apart).map(|model| {
+        let own_server = own_server(desired).is_some();
+        image::model_of(model, own_server, desired.model_mount_path.as_deref(), reference.clone())
+    });
+    Source::Image { reference, model }
 }
 
 /// The repository of a deployment's images.

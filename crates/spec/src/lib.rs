@@ -38,9 +38,9 @@ pub use documents::{
     AuthMode, Bitstream, BuildContext, BuildSource, ClusterGateway, CodeConfiguration, Collection,
     CollectionData, Compute, ContainerHost, DataAsset, DataCollector, DeploymentType, EdgeDevices,
     EdgeMessaging, EngineTls, Environment, FpgaDevice, FpgaDevices, GatewayParent, InstanceType,
-    KubernetesCluster, Model, OnlineDeployment, OnlineEndpoint, OsType, Reach, Registries, RegistryHost,
-    RequestLogging, Requests, ResourceRequirements, ResourceSettings, RollingRate, RuntimeSettings,
-    ScaleSettings, Tags, Workspace,
+    KubernetesCluster, Model, ModelVolume, ModelVolumeKind, OnlineDeployment, OnlineEndpoint, OsType, Reach,
+    Registries, RegistryHost, RequestLogging, Requests, ResourceRequirements, ResourceSettings, RollingRate,
+    RuntimeSettings, ScaleSettings, Tags, Workspace,
 };
 pub use overrides::{Override, OverrideError, set};
 pub use quantity::{QuantityError, parse_bytes, parse_millis};

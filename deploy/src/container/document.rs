@@ -222,7 +222,7 @@ pub(super) fn create(
     });
     let image_name = match &placement.source {
         _ if !image.id.is_empty() => image.id.clone(),
-        Source::Image { reference } => reference.clone(),
+        Source::Image { reference, .. } => reference.clone(),
         Source::Folder { path, .. } => path.display().to_string(),
     };
     ContainerCreateBody {

@@ -374,7 +374,7 @@ impl Target for ContainerTarget {
 /// The image that a placement runs.
 pub(super) fn image_of(placement: &Placement) -> &str {
     match &placement.source {
-        Source::Image { reference } => reference,
+        Source::Image { reference, .. } => reference,
         Source::Folder { .. } => "",
     }
 }

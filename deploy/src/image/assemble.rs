@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use moorline_core::{Digest, EngineName, ErrorClass, FileEntry, Release, Source};
+use moorline_core::{Digest, EngineName, ErrorClass, FileEntry, ModelImage, Release, ReleaseModel, Source};
 use oci_spec::image::{Descriptor, ImageConfiguration, MediaType};
 use serde_json::{Value, json};
 
@@ -81,6 +81,62 @@ impl Images {
             }
         };
         job.name(made).await
+    }
+
+    /// Makes the image that has the model of a release and none of its other files, or finds it made: for a place that
+    /// brings the two together. The scorer is in it, which copies the model where a volume cannot be the image itself.
+    pub async fn model(
+        &self,
+        request: ImageRequest<'_>,
+        model: &ReleaseModel,
+        progress: &Progress,
+    ) -> Result<(Image, ModelImage), ImageError> {
+        let layout = self.0.layout.clone();
+        let hold = Arc::new(blocking(move || Ok(layout.hold()?)).await?);
+        let job = Job { images: self, request: &request, hold: &hold, progress };
+        let (files, compression) = (request.files.join(Release::MODEL_DIR), request.compression);
+        let own = model.clone();
+        let (base, made) = job
+            .work(move |images| {
+                let inner = &images.0;
+                let model = inner.make(
+                    vec![(LayerKind::Model, tree(ModelImage::FOLDER, &files, &own.files))],
+                    compression,
+                )?;
+                let (mut grounds, mut made) = (Vec::new(), Vec::new());
+                for platform in inner.platforms() {
+                    let scorer = match inner.other(platform) {
+                        Some(program) => scorer::of_static(program)?,
+                        None => scorer::plain(&inner.config)?,
+                    };
+                    let ground =
+                        inner.layers.of_tree(LayerKind::Base, &scorer::base(&scorer), compression)?;
+                    grounds.push((platform.clone(), ground));
+                    let mut layers = Vec::new();
+                    for (kind, tree) in &scorer.layers {
+                        layers.push((*kind, inner.layers.of_tree(*kind, tree, compression)?));
+                    }
+                    layers.extend(model.iter().cloned());
+                    made.push((platform.clone(), (scorer, layers)));
+                }
+                Ok((base::of_scorer(grounds), made))
+            })
+            .await?;
+        let addition = |(platform, (scorer, layers))| {
+            let mut changes = job.scorer_changes(&base, scorer);
+            // Another release with the same model has the same image.
+            changes.labels = vec![
+                ("org.opencontainers.image.title".to_owned(), model.name.to_string()),
+                ("org.opencontainers.image.version".to_owned(), model.version.clone()),
+            ];
+            (platform, Addition { layers, changes })
+        };
+        let made = job.finish(&base, made.into_iter().map(addition).collect()).await?;
+        let image = job.name(made).await?;
+        let own_server =
+            request.environment.is_some_and(|environment| environment.inference_config.is_some());
+        let apart = model_of(model, own_server, request.model_mount_path, image.reference.clone());
+        Ok((image, apart))
     }
 
     /// Makes the image of a gateway from the server's own program, or finds it made. It is run with what it is told.
@@ -191,13 +247,13 @@ impl Job<'_> {
             })
             .await?;
         layers.extend(self.environment(whole, base).await?);
-        let release = self.request.release.clone();
+        let (release, apart) = (self.request.release.clone(), self.request.model_apart);
         let files = self.request.files.to_owned();
-        self.progress.line("model, code and release");
+        self.progress.line(if apart { "code and release" } else { "model, code and release" });
         let own = self
             .work(move |images| {
                 let mut trees = Vec::new();
-                if let Some(model) = &release.model {
+                if let Some(model) = release.model.as_ref().filter(|_| !apart) {
                     let at = format!("{RELEASE}/{}", Release::MODEL_DIR);
                     trees.push((LayerKind::Model, tree(&at, &files.join(Release::MODEL_DIR), &model.files)));
                 }
@@ -293,10 +349,11 @@ impl Job<'_> {
         let mut variables = vec![("AML_APP_ROOT".to_owned(), APP_ROOT.to_owned())];
         let mut trees = Vec::new();
         if let Some(model) = &release.model {
-            let models = self.request.model_mount_path.unwrap_or(MODELS).trim_end_matches('/');
-            let place = format!("{models}/{}/{}", model.name, model.version);
+            let place = beside_own_server(model, self.request.model_mount_path);
             let at = place.trim_start_matches('/');
-            trees.push((LayerKind::Model, tree(at, &files.join(Release::MODEL_DIR), &model.files)));
+            if !self.request.model_apart {
+                trees.push((LayerKind::Model, tree(at, &files.join(Release::MODEL_DIR), &model.files)));
+            }
             variables.push(("AZUREML_MODEL_DIR".to_owned(), place));
         }
         if let Some(code) = &release.code {
@@ -437,6 +494,26 @@ fn look_for_python(
         let class = error.class();
         ImageError::caused(class, format!("no environment can be made for {name}"), error)
     })
+}
+
+/// A model that is the image of that reference, for a release in whose image the scorer or another server is.
+pub fn model_of(
+    model: &ReleaseModel,
+    own_server: bool,
+    mount_path: Option<&str>,
+    reference: String,
+) -> ModelImage {
+    let place = match own_server {
+        true => beside_own_server(model, mount_path),
+        false => format!("/{RELEASE}/{}", Release::MODEL_DIR),
+    };
+    ModelImage { reference, place, bytes: model.files.iter().map(|file| file.size).sum() }
+}
+
+/// Where the model is in an image that brings its own server.
+fn beside_own_server(model: &ReleaseModel, mount_path: Option<&str>) -> String {
+    let models = mount_path.unwrap_or(MODELS).trim_end_matches('/');
+    format!("{models}/{}/{}", model.name, model.version)
 }
 
 fn listed(platform: &Platform, manifest: &Descriptor) -> Value {

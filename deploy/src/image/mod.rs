@@ -33,6 +33,7 @@ use moorline_core::{Digest, ErrorClass};
 use oci_spec::image::{Descriptor, ImageManifest};
 
 pub use archive::DockerArchive;
+pub use assemble::model_of;
 pub use error::ImageError;
 pub use filesystem::{Entry, Filesystem, FilesystemError, Kind};
 pub use layout::{Hold, Layout, LayoutError, name_of};

@@ -50,10 +50,18 @@ fn wants_onnxruntime(config: &ImageConfig, release: &Release) -> Result<bool, Im
 
 /// The scorer for this machine's platform. For devices it has to load their drivers.
 pub(crate) fn of_host(config: &ImageConfig, release: &Release, devices: bool) -> Result<Scorer, ImageError> {
-    match (wants_onnxruntime(config, release)?, &config.static_scorer) {
-        (false, Some(program)) if !devices => of_static(program),
-        (false, _) => dynamic(&config.scorer, None),
-        (true, _) => dynamic(&config.scorer, config.onnxruntime.as_deref()),
+    match wants_onnxruntime(config, release)? {
+        false if !devices => plain(config),
+        false => dynamic(&config.scorer, None),
+        true => dynamic(&config.scorer, config.onnxruntime.as_deref()),
+    }
+}
+
+/// The scorer for this machine's platform, where it runs no model.
+pub(crate) fn plain(config: &ImageConfig) -> Result<Scorer, ImageError> {
+    match &config.static_scorer {
+        Some(program) => of_static(program),
+        None => dynamic(&config.scorer, None),
     }
 }
 

@@ -76,6 +76,8 @@ pub struct ImageRequest<'a> {
     /// Where the model lies in an image that brings its own server, in the place of
     /// `/var/azureml-app/azureml-models`: Azure ML's `model_mount_path`.
     pub model_mount_path: Option<&'a str>,
+    /// The model is left out: it is an image of its own, see [`Images::model`](super::Images::model).
+    pub model_apart: bool,
 }
 
 /// What a layer holds: the annotation [`LayerKind::ANNOTATION`] of its descriptor.

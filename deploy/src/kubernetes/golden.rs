@@ -12,8 +12,8 @@ use k8s_openapi::{
     serde::{Serialize, de::DeserializeOwned},
 };
 use moorline_core::{
-    Digest, InferenceConfig, ModelType, Placement, Release, ReleaseModel, RequestSettings, Resources, Route,
-    Scale, Scheduling, Secret as Hidden, Source, TargetError, Toleration, Variable,
+    Digest, InferenceConfig, ModelImage, ModelType, Placement, Release, ReleaseModel, RequestSettings,
+    Resources, Route, Scale, Scheduling, Secret as Hidden, Source, TargetError, Toleration, Variable,
 };
 use serde_json::Value;
 
@@ -42,6 +42,7 @@ fn new() -> Served {
         in_flight_metric: true,
         pod_monitors: true,
         lifecycle_sleep: true,
+        image_volumes: true,
     }
 }
 
@@ -51,6 +52,7 @@ fn look(served: Served) -> Look {
         namespace: "ml".to_owned(),
         image_pull_secrets: vec!["registry".to_owned()],
         settle_ms: 3000,
+        image_volumes: served.image_volumes,
         served,
     }
 }
@@ -84,7 +86,7 @@ fn placement() -> Placement {
             batching: None,
             image: None,
         },
-        source: Source::Image { reference: format!("registry.example.org/ml/iris@{}", Digest::of(b"image")) },
+        source: Source::image(format!("registry.example.org/ml/iris@{}", Digest::of(b"image"))),
         replicas: 1,
         scale: Scale::Fixed { instances: 1 },
         resources: Resources::default(),
@@ -142,6 +144,17 @@ fn foreign() -> Placement {
     }
 }
 
+/// As `placement`, with the model in an image of its own.
+fn apart(by: Placement, place: &str) -> Placement {
+    let Source::Image { reference, .. } = by.source.clone() else { unreachable!("it is an image") };
+    let model = ModelImage {
+        reference: format!("registry.example.org/ml/iris@{}", Digest::of(b"model")),
+        place: place.to_owned(),
+        bytes: 3 << 30,
+    };
+    Placement { source: Source::Image { reference, model: Some(model) }, ..by }
+}
+
 fn printed(objects: &[Value]) -> String {
     objects.iter().map(|object| format!("{object:#}")).collect::<Vec<_>>().join("\n")
 }
@@ -159,6 +172,22 @@ fn scaled_pods_with_devices_on_a_new_cluster() {
 #[test]
 fn a_server_of_somebody_elses() {
     assert_snapshot!(printed(&objects(&look(new()), &foreign(), false)));
+}
+
+#[test]
+fn a_model_that_is_copied_into_a_volume() {
+    let placed = apart(scaled(), "/opt/moorline/release/model");
+    let all = objects(&look(old()), &placed, false);
+    let deployment = all.iter().find(|object| Kind::of(object) == Some(Kind::Deployment)).unwrap();
+    assert_snapshot!(format!("{:#}", deployment["spec"]["template"]["spec"]));
+}
+
+#[test]
+fn a_model_whose_volume_is_its_image() {
+    let placed = apart(foreign(), "/var/azureml-app/azureml-models/iris/7");
+    let all = objects(&look(new()), &placed, false);
+    let deployment = all.iter().find(|object| Kind::of(object) == Some(Kind::Deployment)).unwrap();
+    assert_snapshot!(format!("{:#}", deployment["spec"]["template"]["spec"]));
 }
 
 #[test]
@@ -222,8 +251,11 @@ fn every_field_is_in_the_newest_schema() {
         let again = serde_json::to_value(typed).unwrap();
         assert_eq!(super::drift::all(object, &again), [], "of {}", object["kind"]);
     }
-    let deployments = [placement(), scaled(), foreign()];
+    let model = "/opt/moorline/release/model";
+    let deployments = [placement(), scaled(), foreign(), apart(placement(), model)];
+    let copied = objects(&Look { image_volumes: false, ..look(new()) }, &apart(placement(), model), true);
     let deployments = deployments.iter().flat_map(|placement| objects(&look(new()), placement, true));
+    let deployments = deployments.chain(copied);
     let ingress = GatewaySettings { parent: None, ..gateway() };
     let gateways = [gateway(), ingress];
     let gateways = gateways.iter().flat_map(|settings| gateway_objects(new(), settings).unwrap());

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::LogParams};
 use moorline_core::{DeploymentId, ErrorClass, LogOptions, LogStream, TargetError};
 
-use super::{error::ClusterError, names, pods::SeenPod, target::Context};
+use super::{error::ClusterError, names, objects::CONTAINER, pods::SeenPod, target::Context};
 use crate::lines::{self, Line, Splitter};
 
 /// Of one pod's log, where the reader does not say how much is wanted.
@@ -36,7 +36,7 @@ pub(super) async fn open(
     let tail = options.tail.unwrap_or(MOST_LINES);
     let mut last = Vec::new();
     for pod in &pods {
-        last.extend(lines_of(context, pod, tail, false).await?);
+        last.extend(lines_of(context, pod, CONTAINER, tail, false).await?);
     }
     let first = stream::iter(lines::merged(last, tail).into_iter().map(Ok));
     if !options.follow {
@@ -57,7 +57,8 @@ pub(super) async fn last_lines(
     pod: &SeenPod,
     count: usize,
 ) -> Result<Vec<String>, ClusterError> {
-    let read = lines_of(context, pod, count, pod.ended_before).await?;
+    let container = pod.container.as_deref().unwrap_or(CONTAINER);
+    let read = lines_of(context, pod, container, count, pod.ended_before).await?;
     Ok(read.iter().map(|line| String::from_utf8_lossy(&line.text).trim_end().to_owned()).collect())
 }
 
@@ -65,10 +66,12 @@ pub(super) async fn last_lines(
 async fn lines_of(
     context: &Context,
     pod: &SeenPod,
+    container: &str,
     tail: usize,
     previous: bool,
 ) -> Result<Vec<Line>, ClusterError> {
     let parameters = LogParams {
+        container: Some(container.to_owned()),
         timestamps: true,
         previous,
         tail_lines: i64::try_from(tail).ok(),
@@ -92,7 +95,12 @@ async fn follow(
     context: &Context,
     pod: &SeenPod,
 ) -> Result<Option<impl Stream<Item = Result<Bytes, TargetError>> + Send + use<>>, ClusterError> {
-    let parameters = LogParams { follow: true, tail_lines: Some(0), ..LogParams::default() };
+    let parameters = LogParams {
+        container: Some(CONTAINER.to_owned()),
+        follow: true,
+        tail_lines: Some(0),
+        ..LogParams::default()
+    };
     let pieces = match api(context).log_stream(&pod.name, &parameters).await {
         Ok(pieces) => pieces,
         Err(kube::Error::Api(status)) if matches!(status.code, 400 | 404) => return Ok(None),

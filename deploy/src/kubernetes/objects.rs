@@ -1,9 +1,12 @@
 //! The objects of one deployment, as a platform engineer would have written them: described once, purely, from a placement.
 //! What is printed and what is applied cannot differ but for secrets.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use moorline_core::{
-    Digest, ErrorClass, Placement, Probe, Resources, Scale, Scheduling, Source, TargetError, Variable,
+    Digest, ErrorClass, ModelImage, Placement, Probe, Resources, Scale, Scheduling, Source, TargetError,
+    Variable,
 };
 use serde_json::{Map, Value, json};
 
@@ -13,7 +16,12 @@ use super::{
 };
 use crate::{checks, routes::Routes};
 
-const CONTAINER: &str = "scorer";
+/// The container that serves: the cluster may put others beside it.
+pub(super) const CONTAINER: &str = "scorer";
+/// The volume of a model that is an image of its own, and the container that copies it.
+const MODEL: &str = "model";
+/// Where that container has the volume.
+const COPIED: &str = "/model";
 const TMP_SIZE: &str = "1Gi";
 /// Until a pod has its image, at most, beyond the time that its probes give it.
 const PULL_SECONDS: u64 = 600;
@@ -36,6 +44,8 @@ pub(super) struct Look {
     pub(super) image_pull_secrets: Vec<String>,
     /// So long must a pod that ends have had no request: what sends to it hears of its end meanwhile.
     pub(super) settle_ms: u64,
+    /// A model that is an image of its own is a volume as it is; else it is copied into one.
+    pub(super) image_volumes: bool,
     pub(super) served: Served,
 }
 
@@ -344,6 +354,9 @@ fn pod(look: &Look, placement: &Placement, routes: &Routes) -> Value {
             "labelSelector": selector(look, placement),
         }],
     });
+    if let Source::Image { model: Some(model), .. } = &placement.source {
+        add_model(&mut pod, look, placement, model);
+    }
     let Scheduling { node_selector, tolerations, .. } = &placement.scheduling;
     if !node_selector.is_empty() {
         pod["nodeSelector"] = json!(node_selector);
@@ -356,6 +369,43 @@ fn pod(look: &Look, placement: &Placement, routes: &Routes) -> Value {
         pod["imagePullSecrets"] = secrets.collect();
     }
     pod
+}
+
+/// A model that is an image of its own becomes a volume: the image itself, or what a container that runs before the
+/// others copies out of it.
+fn add_model(pod: &mut Value, look: &Look, placement: &Placement, model: &ModelImage) {
+    let ModelImage { reference, place, bytes } = model;
+    let mut mount = json!({ "name": MODEL, "mountPath": place, "readOnly": true });
+    let mut volume = json!({ "name": MODEL });
+    if look.image_volumes {
+        mount["subPath"] = ModelImage::FOLDER.into();
+        volume["image"] = json!({ "reference": reference, "pullPolicy": "IfNotPresent" });
+    } else {
+        volume["emptyDir"] = json!({});
+        // What runs later may use this much anyway, so that a pod needs no more for it.
+        let mut resources = Value::Object(resources(
+            &placement.resources,
+            &Scheduling { devices: BTreeMap::new(), ..placement.scheduling.clone() },
+        ));
+        // A node has to have room for it.
+        resources["requests"]["ephemeral-storage"] = memory(*bytes).into();
+        pod["initContainers"] = json!([{
+            "name": MODEL,
+            "image": reference,
+            "imagePullPolicy": "IfNotPresent",
+            "args": ["copy", format!("/{}", ModelImage::FOLDER), COPIED],
+            "resources": resources,
+            "securityContext": {
+                "allowPrivilegeEscalation": false,
+                "capabilities": { "drop": ["ALL"] },
+                "readOnlyRootFilesystem": true,
+            },
+            "volumeMounts": [{ "name": MODEL, "mountPath": COPIED }],
+        }]);
+    }
+    let add = |list: &mut Value, one: Value| list.as_array_mut().expect("it was made as a list").push(one);
+    add(&mut pod["containers"][0]["volumeMounts"], mount);
+    add(&mut pod["volumes"], volume);
 }
 
 /// For requests in flight when a pod is told to end: as long as any of them may take.
@@ -449,7 +499,7 @@ fn memory(bytes: u64) -> String {
 /// The image that a placement runs.
 pub(super) fn image_of(placement: &Placement) -> &str {
     match &placement.source {
-        Source::Image { reference } => reference,
+        Source::Image { reference, .. } => reference,
         Source::Folder { .. } => "",
     }
 }

@@ -165,7 +165,7 @@ fn event(kind: &str, object: &Value) -> Value {
 /// A release that runs from an image.
 fn release(version: u32) -> TestRelease {
     let reference = format!("registry.example.org/double:{version}");
-    TestRelease::double(version).with_source(moorline_core::Source::Image { reference })
+    TestRelease::double(version).with_source(moorline_core::Source::image(reference))
 }
 
 async fn eventually(what: &str, mut question: impl FnMut() -> bool) {

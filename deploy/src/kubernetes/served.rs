@@ -30,6 +30,8 @@ pub struct Served {
     pub(super) pod_monitors: bool,
     /// A container may be told to sleep before it is told to end.
     pub(super) lifecycle_sleep: bool,
+    /// A volume may be an image.
+    pub(super) image_volumes: bool,
 }
 
 /// The kinds of objects that a deployment is made of, in the order in which they are applied.
@@ -147,6 +149,8 @@ impl Served {
             disruption: newest(&groups, "policy", &["policy/v1", "policy/v1beta1"]),
             cpu_metrics: groups.iter().any(|group| group.name == "metrics.k8s.io"),
             lifecycle_sleep: release >= (1, 30),
+            // Where it is on without being asked for, with the folder of an image as a volume.
+            image_volumes: release >= (1, 35),
             ..Self::default()
         };
         let gateway_api = newest(

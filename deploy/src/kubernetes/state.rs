@@ -241,7 +241,7 @@ mod tests {
     use crate::reason::Ended;
 
     fn placement() -> Arc<Placement> {
-        let source = moorline_core::Source::Image { reference: "registry.example.org/double:1".to_owned() };
+        let source = moorline_core::Source::image("registry.example.org/double:1");
         Arc::new(TestRelease::double(1).with_source(source).placement(&deployment("judged", "blue"), 1))
     }
 

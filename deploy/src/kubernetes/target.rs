@@ -47,6 +47,8 @@ pub struct KubernetesConfig {
     pub forward: bool,
     /// So long must a pod that ends have had no request: what sends to it hears of its end meanwhile.
     pub settle: Duration,
+    /// Whether a model that is an image of its own is a volume as it is; `None`: where the cluster can do that.
+    pub image_volumes: Option<bool>,
     /// Endpoints are served by a gateway of the namespace too.
     pub gateway: Option<(GatewaySettings, GatewayHooks)>,
 }
@@ -59,6 +61,7 @@ impl KubernetesConfig {
             image_pull_secrets: Vec::new(),
             forward: false,
             settle: Duration::from_secs(3),
+            image_volumes: None,
             gateway: None,
         }
     }
@@ -140,6 +143,7 @@ impl KubernetesTarget {
             namespace: cluster.namespace.clone(),
             image_pull_secrets: config.image_pull_secrets,
             settle_ms: u64::try_from(config.settle.as_millis()).unwrap_or(u64::MAX),
+            image_volumes: config.image_volumes.unwrap_or(cluster.served.image_volumes),
             served: cluster.served.clone(),
         };
         let forwards = config

@@ -147,7 +147,7 @@ pub(crate) fn check_placement(placement: &Placement) -> Result<(), TargetError> 
             "it brings its own server in an image, which needs a compute of type container".to_owned(),
         );
     }
-    if let Source::Image { reference } = &placement.source {
+    if let Source::Image { reference, .. } = &placement.source {
         return Err(TargetError::new(
             ErrorClass::Unsupported,
             format!("a compute of type local runs a release from a folder, and not the image `{reference}`"),

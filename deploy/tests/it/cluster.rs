@@ -95,7 +95,7 @@ impl Cluster {
         let pushed = registries.push(images.layout(), &image.descriptor, &to, &[], &Progress::none()).await;
         pushed.expect("the registry takes it");
         let reference = format!("{}/test/conformance@{}", self.registry, image.digest);
-        release.with_source(Source::Image { reference })
+        release.with_source(Source::image(reference))
     }
 }
 
@@ -131,6 +131,7 @@ pub(crate) async fn image_of(release: &TestRelease, images: &Images) -> Image {
         name: "test/conformance",
         bitstream: None,
         model_mount_path: None,
+        model_apart: false,
     };
     Box::pin(images.build(request, &Progress::none())).await.expect("an image can be made")
 }

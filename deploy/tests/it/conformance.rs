@@ -61,7 +61,7 @@ async fn on_engine(variable: &str) {
     let own = Arc::clone(&target) as Arc<dyn Target>;
     let place = async |release: TestRelease| {
         let image = image_of(&release, &images).await;
-        release.with_source(Source::Image { reference: image.reference })
+        release.with_source(Source::image(image.reference))
     };
     target_conformance(TargetKind::Container, async || Arc::clone(&own), place).await;
     target.shutdown(false).await;

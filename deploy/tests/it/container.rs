@@ -168,6 +168,7 @@ impl Store {
             name: "test/supplied",
             bitstream: None,
             model_mount_path: None,
+            model_apart: false,
         };
         self.images.build(request, &Progress::none()).await.unwrap()
     }

@@ -119,6 +119,7 @@ impl Place {
             name: "default/iris",
             bitstream: None,
             model_mount_path: None,
+            model_apart: false,
         };
         self.images.build(request, &Progress::none()).await
     }
@@ -364,6 +365,7 @@ async fn a_custom_container_runs_as_it_is() {
         name: "default/iris",
         bitstream: None,
         model_mount_path: Some("/models/"),
+        model_apart: false,
     };
     let mounted = place.images.build(request, &Progress::none()).await.unwrap();
     let config = String::from_utf8(place.images.layout().read(&mounted.config_digest).unwrap()).unwrap();

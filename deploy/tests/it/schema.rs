@@ -22,7 +22,7 @@ async fn every_object_is_as_the_clusters_own_schema_has_it() {
     let target = KubernetesTarget::open(cluster.config(&namespace), &environment, Arc::new(|_| {}));
     let target = target.await.expect("the cluster answers");
     let schema = schema(&cluster.client().await).await;
-    let source = moorline_core::Source::Image { reference: "registry.example.org/double:1".to_owned() };
+    let source = moorline_core::Source::image("registry.example.org/double:1");
     let mut placement =
         TestRelease::double(1).with_source(source).placement(&deployment("checked", "blue"), 2);
     let plain = target.render(&placement).expect("it can be rendered");

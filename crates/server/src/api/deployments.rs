@@ -7,7 +7,7 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use http::{StatusCode, header};
-use moorline_core::{DeploymentId, Desired, Name, Observation};
+use moorline_core::{DeploymentId, Desired, Name, Observation, Source};
 use moorline_deploy::kubernetes::{self, Action};
 use moorline_spec::{OnlineDeployment, from_json};
 use moorline_store::{Record, RecordKind, StoreError};
@@ -81,9 +81,9 @@ struct Rendered {
 }
 
 /// The image of what serves, where it would be the same one.
-fn image_of_same<'a>(state: &'a DeploymentState, desired: &Desired) -> Option<&'a str> {
+fn image_of_same(state: &DeploymentState, desired: &Desired) -> Option<Source> {
     let active = state.status.active.as_ref()?;
-    state.status.image.as_deref().filter(|_| runs_the_same(active, desired))
+    state.status.image().filter(|_| runs_the_same(active, desired))
 }
 
 /// Whether both are the same thing in the same place, however many of it there are.
@@ -337,7 +337,8 @@ impl Attempt<'_> {
         notes.extend(resolved.notes);
         let document = to_json(&resolved.document)?;
         if wish.dry_run {
-            let image = wish.image.as_deref().or_else(|| image_of_same(state.as_ref()?, &resolved.desired));
+            let named = wish.image.as_deref().map(Source::image);
+            let image = named.or_else(|| image_of_same(state.as_ref()?, &resolved.desired));
             let versions = secrets::versions(&control.store, &resolved.desired).await?;
             let rendered =
                 control.targets.render(&control.releases, &resolved.desired, image, &versions).await;

@@ -278,6 +278,7 @@ async fn build(
     control.changes.spawn(Box::pin(async move {
         let order = Order {
             bitstream: None,
+            model_apart: false,
             desired: &resolved.desired,
             name: repository(&at.workspace, reference.repository()),
             base,
@@ -446,8 +447,10 @@ async fn prune(
             let endpoint = state.body.desired.id.endpoint.as_str();
             on_their_way.insert(repository(&record.workspace, endpoint));
         }
-        let image = state.status.image.as_deref().and_then(|image| image.rsplit_once('@'));
-        keep.extend(image.and_then(|(_, digest)| digest.parse::<Digest>().ok()));
+        let model = state.status.model_image.as_ref().map(|model| model.reference.as_str());
+        let images = state.status.image.as_deref().into_iter().chain(model);
+        let digests = images.filter_map(|image| image.rsplit_once('@')?.1.parse::<Digest>().ok());
+        keep.extend(digests);
     }
     let all = images.list().await.map_err(refusal)?;
     let kept =

@@ -45,12 +45,12 @@ impl Reconciler {
         }
         if state.settled() {
             return match &state.status.active {
-                Some(active) => self.hold(id, active, state.status.image.as_deref()).await,
+                Some(active) => self.hold(id, active, state.status.image()).await,
                 None => Next::Rest,
             };
         }
         match Box::pin(self.roll_out(id, &state, signal)).await {
-            Ok(image) => Box::pin(self.succeed(id, &state, image)).await,
+            Ok(source) => Box::pin(self.succeed(id, &state, source)).await,
             Err(Interrupted::Superseded) => Next::Again,
             Err(Interrupted::Failed(failure)) => self.fail(id, &state, failure).await,
             Err(Interrupted::Ours(reason)) => {
@@ -62,7 +62,7 @@ impl Reconciler {
     }
 
     /// Keeps what succeeded as it is: after a restart of the server, another number of replicas, or a failed update.
-    async fn hold(&self, id: &DeploymentId, active: &Desired, image: Option<&str>) -> Next {
+    async fn hold(&self, id: &DeploymentId, active: &Desired, image: Option<Source>) -> Next {
         self.0.scalers.take_up(id, active);
         let placed = self.place(active, image, &Progress::none()).await;
         let applied = match placed {
@@ -83,7 +83,7 @@ impl Reconciler {
         id: &DeploymentId,
         state: &DeploymentState,
         signal: &Signal,
-    ) -> Result<Option<String>, Interrupted> {
+    ) -> Result<Source, Interrupted> {
         let desired = &state.body.desired;
         self.phase(state, "resolve").await;
         self.0.targets.admit(desired).await.map_err(|error| refused(&error))?;
@@ -119,10 +119,7 @@ impl Reconciler {
             }
         }
         self.phase(state, "ready").await;
-        Ok(match placement.source {
-            Source::Image { reference } => Some(reference),
-            Source::Folder { .. } => None,
-        })
+        Ok(placement.source)
     }
 
     /// [`Reconciler::place`], with the lines of the environment's or the image's making in the operation's log.
@@ -153,11 +150,11 @@ impl Reconciler {
     async fn place(
         &self,
         desired: &Desired,
-        image: Option<&str>,
+        image: Option<Source>,
         progress: &Progress,
     ) -> Result<Placement, TargetError> {
         let source = match image {
-            Some(reference) => Source::Image { reference: reference.to_owned() },
+            Some(image) => image,
             None => self.0.targets.source(&self.0.releases, desired, progress).await?,
         };
         let mut variables = BTreeMap::new();
@@ -191,19 +188,14 @@ impl Reconciler {
         self.0.scalers.replicas(&desired.id, desired.scale)
     }
 
-    async fn succeed(&self, id: &DeploymentId, state: &DeploymentState, image: Option<String>) -> Next {
+    async fn succeed(&self, id: &DeploymentId, state: &DeploymentState, source: Source) -> Next {
         // The route first: who is told that it succeeded may send a request at once.
         if state.body.all_traffic
             && let Err(error) = self.take_all_traffic(id).await
         {
             return ours(id, &error);
         }
-        let status = DeploymentStatus {
-            settled_generation: state.generation,
-            failure: None,
-            active: Some(state.body.desired.clone()),
-            image,
-        };
+        let status = DeploymentStatus::succeeded(state.generation, state.body.desired.clone(), source);
         if let Err(error) = self.settle(id, &status).await {
             return ours(id, &error);
         }
@@ -227,8 +219,7 @@ impl Reconciler {
         let status = DeploymentStatus {
             settled_generation: state.generation,
             failure: Some(failure.clone()),
-            active: state.status.active.clone(),
-            image: state.status.image.clone(),
+            ..state.status.clone()
         };
         if let Err(error) = self.settle(id, &status).await {
             return ours(id, &error);

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::container::{absolute, public_keys, registry, secret};
 use crate::{
     fields::Fields,
+    quantity::parse_bytes,
     reader::{Finding, Reader},
     scalars,
     yaml::Node,
@@ -47,12 +48,43 @@ pub struct KubernetesCluster {
     /// Public keys (PEM), one of which has to have signed every image that runs here. None: no signature is needed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trusted_keys: Vec<String>,
+    /// Large models are kept out of the images of releases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_volume: Option<ModelVolume>,
     /// A gateway of the namespace's own, so that requests do not pass the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<ClusterGateway>,
     /// Azure ML's, which say nothing here.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub properties: Map<String, Value>,
+}
+
+/// Which models are images of their own, and how pods get them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelVolume {
+    /// Those of more bytes than this, as it was written: `2Gi`.
+    pub over: String,
+    /// What the cluster can, where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<ModelVolumeKind>,
+}
+
+impl ModelVolume {
+    /// Whether a model of so many bytes is an image of its own.
+    pub fn takes(&self, bytes: u64) -> bool {
+        parse_bytes(&self.over).is_ok_and(|most| bytes > most)
+    }
+}
+
+/// How a pod gets a model that is an image of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelVolumeKind {
+    /// The image is a volume.
+    Image,
+    /// A container that runs first copies it into one.
+    InitContainer,
 }
 
 /// The gateway of a namespace.
@@ -131,6 +163,7 @@ impl KubernetesCluster {
             reach: fields.optional(reader, "reach", scalars::choice(&ways)),
             sign_with: fields.optional(reader, "sign_with", secret),
             trusted_keys: fields.optional(reader, "trusted_keys", public_keys).unwrap_or_default(),
+            model_volume: fields.optional(reader, "model_volume", model_volume),
             gateway: fields.optional(reader, "gateway", gateway),
             properties: fields
                 .optional(reader, "properties", |reader, node| {
@@ -153,6 +186,15 @@ const GATEWAYS: u32 = 2;
 const MOST_GATEWAYS: u32 = 64;
 /// The longest name of a host.
 const HOST_LENGTH: usize = 253;
+
+fn model_volume(reader: &mut Reader, node: &Node) -> Option<ModelVolume> {
+    let ways = [("image", ModelVolumeKind::Image), ("init_container", ModelVolumeKind::InitContainer)];
+    let mut fields = Fields::open(reader, node, "model_volume")?;
+    let over = fields.required(reader, "over", scalars::memory);
+    let by = fields.optional(reader, "by", scalars::choice(&ways));
+    fields.close(reader);
+    Some(ModelVolume { over: over?, by })
+}
 
 fn gateway(reader: &mut Reader, node: &Node) -> Option<ClusterGateway> {
     let mut fields = Fields::open(reader, node, "gateway")?;

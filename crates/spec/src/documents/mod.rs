@@ -31,7 +31,7 @@ pub use edge::{EdgeDevices, EdgeMessaging};
 pub use endpoint::{AuthMode, OnlineEndpoint};
 pub use environment::{BuildContext, BuildSource, Environment, OsType};
 pub use fpga::{FpgaDevice, FpgaDevices};
-pub use kubernetes::{ClusterGateway, GatewayParent, KubernetesCluster, Reach};
+pub use kubernetes::{ClusterGateway, GatewayParent, KubernetesCluster, ModelVolume, ModelVolumeKind, Reach};
 pub use model::Model;
 pub use registries::{Registries, RegistryHost};
 pub use runtime::RuntimeSettings;
