@@ -297,8 +297,14 @@ pub(crate) fn can_install() -> Result<bool> {
 
 pub(crate) fn apt(packages: &[&str]) -> Result<()> {
     shell::step(&packages.join(" "), || {
-        shell::run(std::process::Command::new("apt-get").args(["update", "--quiet"]))?;
-        let mut install = std::process::Command::new("apt-get");
+        let apt = || {
+            let mut command = std::process::Command::new("apt-get");
+            // Another installation on this machine is waited for.
+            command.args(["--option", "DPkg::Lock::Timeout=300"]);
+            command
+        };
+        shell::run(apt().args(["update", "--quiet"]))?;
+        let mut install = apt();
         install.args(["install", "--quiet", "--yes", "--no-install-recommends"]).args(packages);
         shell::run(install.env("DEBIAN_FRONTEND", "noninteractive"))
     })
