@@ -65,19 +65,27 @@ def values(namespace, selector):
     return {"kind": "MetricValueList", "apiVersion": GROUP, "metadata": {}, "items": items}
 
 
+class Server(ThreadingHTTPServer):
+    def server_bind(self):
+        # Without the look-up of its own name, which may take long.
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         url = urllib.parse.urlsplit(self.path)
-        place = url.path.strip("/").split("/")
+        place = [urllib.parse.unquote(part) for part in url.path.strip("/").split("/")]
         query = urllib.parse.parse_qs(url.query)
         if url.path == f"/apis/{GROUP}":
             self.answer(200, RESOURCES)
         elif place[3:4] == ["namespaces"] and place[5:] == ["pods", "*", METRIC]:
             self.answer(200, values(place[4], query.get("labelSelector", [""])[0]))
         else:
-            self.answer(404, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404})
+            status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404}
+            self.answer(404, {**status, "message": f"there is no {url.path}"})
 
     def answer(self, status, document):
         body = json.dumps(document).encode()
@@ -93,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def main():
     address, certificate, key = sys.argv[1:]
-    server = ThreadingHTTPServer((address, 0), Handler)
+    server = Server((address, 0), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)

@@ -3,7 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, UdpSocket},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -93,13 +93,12 @@ impl Drop for Adapter {
     }
 }
 
-/// The address by which the API server reaches this machine: the one that reaches the API server.
+/// The address by which the cluster reaches this machine: the one that reaches its nodes.
 fn own_address(cluster: &GivenCluster) -> String {
-    let url =
-        cluster.kubectl(&["config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"]);
-    let server: SocketAddr = url.trim_start_matches("https://").parse().expect("it is an address");
+    let path = "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}";
+    let node: IpAddr = cluster.kubectl(&["get", "nodes", "-o", path]).parse().expect("it is an address");
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    socket.connect(server).unwrap();
+    socket.connect((node, 443)).unwrap();
     socket.local_addr().unwrap().ip().to_string()
 }
 
