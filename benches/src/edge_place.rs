@@ -30,8 +30,8 @@ use rustls::{
 };
 use xtask::Workspace;
 
-const DAY: Duration = Duration::from_hours(24);
-const HUB: &str = "localhost";
+pub(crate) const DAY: Duration = Duration::from_hours(24);
+pub(crate) const HUB: &str = "localhost";
 pub(crate) const DEVICE: &str = "dev1";
 /// Nothing here takes as long.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -47,19 +47,7 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) async fn start(folder: PathBuf, set: impl FnOnce(&mut HubConfig)) -> Result<Self> {
-        // Whoever was first chose the same.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        fs_err::create_dir_all(&folder)?;
-        let (authority, _) = Authority::create("bench", DAY)?;
-        let issued = authority.issue_server(&[HUB], DAY)?;
-        let tls = TlsFiles {
-            certificates: folder.join("hub.pem"),
-            key: folder.join("hub.key"),
-            client_authorities: Some(folder.join("authority.pem")),
-        };
-        fs_err::write(&tls.certificates, &issued.certificates)?;
-        fs_err::write(&tls.key, &issued.key)?;
-        fs_err::write(folder.join("authority.pem"), authority.certificate())?;
+        let (authority, tls) = certificates(&folder)?;
         let mut config = HubConfig::new(folder.join("hub"), HUB.to_owned(), ([127, 0, 0, 1], 0).into(), tls);
         set(&mut config);
         let identities = Arc::new(Listed::default());
@@ -137,6 +125,25 @@ impl Place {
         .await?;
         Ok(agent)
     }
+}
+
+/// An authority, and the certificate of a server of this machine, in `folder`.
+pub(crate) fn certificates(folder: &Path) -> Result<(Authority, TlsFiles)> {
+    // Whoever was first chose the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    fs_err::create_dir_all(folder)?;
+    let (authority, _) = Authority::create("bench", DAY)?;
+    let issued = authority.issue_server(&[HUB], DAY)?;
+    let trusted = folder.join("authority.pem");
+    fs_err::write(&trusted, authority.certificate())?;
+    let files = TlsFiles {
+        certificates: folder.join("hub.pem"),
+        key: folder.join("hub.key"),
+        client_authorities: Some(trusted),
+    };
+    fs_err::write(&files.certificates, &issued.certificates)?;
+    fs_err::write(&files.key, &issued.key)?;
+    Ok((authority, files))
 }
 
 /// An agent in a process of its own. It ends with the value.
@@ -298,31 +305,45 @@ pub(crate) fn release(workspace: &Workspace, folder: &Path) -> Result<Digest> {
     Ok(release.digest())
 }
 
-/// mosquitto, as a broker of plain MQTT that keeps what waits on disk. It ends with the value.
+/// mosquitto, which keeps sessions and what waits in them on disk, as it does: all of it, every second. It ends with the value.
 pub(crate) struct Mosquitto {
     child: Child,
     pub(crate) port: u16,
+    /// By which its clients know it, where it speaks TLS.
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl Mosquitto {
     /// `None` where there is none.
-    pub(crate) async fn start(folder: &Path) -> Result<Option<Self>> {
+    pub(crate) async fn start(folder: &Path, with_tls: bool) -> Result<Option<Self>> {
         let found = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "/usr/bin/mosquitto"];
         let Some(program) = found.iter().map(Path::new).find(|path| path.exists()) else { return Ok(None) };
-        fs_err::create_dir_all(folder)?;
+        let (authority, files) = certificates(folder)?;
         let (port, config) = (free_port()?, folder.join("mosquitto.conf"));
-        let text = format!(
+        let mut text = format!(
             "listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 256\n\
-             persistence true\npersistence_location {}/\nautosave_interval 1\nuser root\n",
+             set_tcp_nodelay true\npersistence true\npersistence_location {}/\nautosave_interval 1\nuser root\n",
             folder.display()
         );
+        if with_tls {
+            let (certificate, key) = (files.certificates.display(), files.key.display());
+            text.push_str(&format!("certfile {certificate}\nkeyfile {key}\n"));
+        }
         fs_err::write(&config, text)?;
         let mut command = std::process::Command::new(program);
         command.arg("-c").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
-        let running = Self { child: command.spawn()?, port };
+        let tls = if with_tls { Some(tls(authority.certificate(), None)?) } else { None };
+        let running = Self { child: command.spawn()?, port, tls };
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         until(|| std::net::TcpStream::connect(address).ok()).await?;
         Ok(Some(running))
+    }
+
+    /// How a client connects that keeps its session.
+    pub(crate) fn options(&self, id: &str) -> MqttOptions {
+        let mut options = options(id, self.port, self.tls.clone());
+        options.set_clean_session(false);
+        options
     }
 }
 

@@ -15,6 +15,7 @@ use moorline_edge::{
 use serde_json::json;
 
 use crate::{
+    edge_kills::kills,
     edge_place::{
         DEVICE, Mosquitto, Place, Told, Wire, free_port, options, release, tls, token, until, within,
     },
@@ -24,7 +25,8 @@ use crate::{
 };
 
 /// The measurements of devices by name, in the order of the table.
-pub const EDGE: [(&str, Measure); 4] = [("agent", agent), ("hop", hop), ("store", store), ("fleet", fleet)];
+pub const EDGE: [(&str, Measure); 5] =
+    [("agent", agent), ("hop", hop), ("store", store), ("kills", kills), ("fleet", fleet)];
 
 /// Messages that are under way at one time, where a rate is asked for.
 const UNDER_WAY: usize = 64;
@@ -182,30 +184,52 @@ async fn rate(sensor: &mut Wire, sink: &mut Wire, topic: &str, payload: &[u8], s
     Ok(counted as f64 / seconds as f64)
 }
 
+/// A publisher and a subscriber of mosquitto.
+struct Theirs {
+    _broker: Mosquitto,
+    sensor: Wire,
+    sink: Wire,
+}
+
+impl Theirs {
+    async fn start(stage: &Stage<'_>, name: &str, with_tls: bool) -> Result<Option<Self>> {
+        let Some(broker) = Mosquitto::start(&stage.folder(name), with_tls).await? else { return Ok(None) };
+        let sink = Wire::connect(broker.options("sink"), Some("scores")).await?;
+        let sensor = Wire::connect(broker.options("sensor"), None).await?;
+        Ok(Some(Self { _broker: broker, sensor, sink }))
+    }
+}
+
 fn hop(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
     run(async {
-        let Some(broker) = Mosquitto::start(&stage.folder("mosquitto-hop")).await? else {
+        let theirs = Theirs::start(stage, "mosquitto-tls", true).await?;
+        let plain = Theirs::start(stage, "mosquitto-plain", false).await?;
+        let (Some(mut theirs), Some(mut plain)) = (theirs, plain) else {
             return Ok(vec![Row::not_measured("a message over a device, tiny ONNX", NO_MOSQUITTO)]);
         };
         let (_place, mut hop) = Hop::start(stage).await?;
-        let mut their_sink = Wire::connect(options("sink", broker.port, None), Some("scores")).await?;
-        let mut their_sensor = Wire::connect(options("sensor", broker.port, None), None).await?;
         let body = json!({"input_data": [[1.0, 2.0, 3.0]]}).to_string();
         let body = body.as_bytes();
         let trips = TRIPS.min(500 * effort.seconds as usize);
-        let theirs = latency(&mut their_sensor, &mut their_sink, "scores", body, trips).await?;
+        let their_time = latency(&mut theirs.sensor, &mut theirs.sink, "scores", body, trips).await?;
         let ours = latency(&mut hop.sensor, &mut hop.sink, RAW, body, trips).await?;
         let bare = latency(&mut hop.sensor, &mut hop.sink, BARE, body, trips).await?;
-        let (mut their_rates, mut our_rates, mut bare_rates) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut tls_rates, mut plain_rates) = (Vec::new(), Vec::new());
+        let (mut our_rates, mut bare_rates) = (Vec::new(), Vec::new());
         for _ in 0..effort.rounds {
-            their_rates.push(rate(&mut their_sensor, &mut their_sink, "scores", body, effort.seconds).await?);
+            let Theirs { sensor, sink, .. } = &mut theirs;
+            tls_rates.push(rate(sensor, sink, "scores", body, effort.seconds).await?);
             our_rates.push(rate(&mut hop.sensor, &mut hop.sink, RAW, body, effort.seconds).await?);
             bare_rates.push(rate(&mut hop.sensor, &mut hop.sink, BARE, body, effort.seconds).await?);
+            let Theirs { sensor, sink, .. } = &mut plain;
+            plain_rates.push(rate(sensor, sink, "scores", body, effort.seconds).await?);
         }
-        let their_rate = median(their_rates);
+        let (their_rate, plain_rate) = (median(tls_rates), median(plain_rates));
         let row = |name, rate: f64, bound| Row {
             name,
-            baseline: format!("mosquitto, publisher to subscriber: {their_rate:.0}"),
+            baseline: format!(
+                "mosquitto, publisher to subscriber, over TLS: {their_rate:.0} (without: {plain_rate:.0})"
+            ),
             ours: format!("{rate:.0}"),
             value: rate / their_rate,
             unit: "",
@@ -213,7 +237,7 @@ fn hop(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
         };
         let time = |name, value: f64, bound| Row {
             name,
-            baseline: format!("mosquitto, publisher to subscriber: {theirs:.2} ms"),
+            baseline: format!("mosquitto, publisher to subscriber, over TLS: {their_time:.2} ms"),
             ours: format!("{value:.2} ms"),
             value,
             unit: " ms",
@@ -263,24 +287,19 @@ fn store(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
         drop((sender, upstream));
         place.hub.shutdown().await;
 
-        let theirs = match Mosquitto::start(&stage.folder("mosquitto-store")).await? {
+        let theirs = match Mosquitto::start(&stage.folder("mosquitto-store"), true).await? {
             None => NO_MOSQUITTO.to_owned(),
             Some(broker) => {
-                let keeping = || {
-                    let mut options = options("reader", broker.port, None);
-                    options.set_clean_session(false);
-                    options
-                };
-                drop(Wire::connect(keeping(), Some("waits")).await?);
-                let mut sender = Wire::connect(options("sender", broker.port, None), None).await?;
+                drop(Wire::connect(broker.options("reader"), Some("waits")).await?);
+                let mut sender = Wire::connect(broker.options("sender"), None).await?;
                 let mut seconds = fill(&mut sender, "waits", count).await?;
                 let begun = Instant::now();
-                let mut reader = Wire::connect(keeping(), None).await?;
+                let mut reader = Wire::connect(broker.options("reader"), None).await?;
                 for _ in 0..count {
                     while !matches!(within(reader.next()).await?, Told::Message) {}
                 }
                 seconds += begun.elapsed().as_secs_f64();
-                format!("mosquitto, without TLS: {:.0}", count as f64 / seconds)
+                format!("mosquitto: {:.0}", count as f64 / seconds)
             }
         };
         let rate = count as f64 / (in_seconds + out_seconds);

@@ -3,6 +3,7 @@
 
 mod containers;
 mod control_group;
+mod edge_kills;
 mod edge_place;
 pub mod edge_rows;
 pub mod gateway_rows;

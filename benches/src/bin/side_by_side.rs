@@ -74,8 +74,9 @@ impl Subject {
             ),
             Self::Edge => format!(
                 "The hub of the server and all clients are one process, the agent another, on the same cores. Rates: \
-                 medians of {rounds} alternating runs of {seconds} s, QoS 1 both ways, 64 messages under way; ours over \
-                 TLS with a queue on disk, mosquitto without TLS and from memory."
+                 medians of {rounds} alternating runs of {seconds} s, QoS 1 both ways, 64 messages under way, TLS 1.3 and kept \
+                 sessions on both sides. Ours writes each message to its queue before it is acknowledged; mosquitto \
+                 passes messages on from memory, and writes what waits down every second."
             ),
             Self::Kubernetes => "The cluster is the one of `KUBECONFIG`. No deployment has a pod.".to_owned(),
         }

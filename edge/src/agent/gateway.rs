@@ -10,14 +10,13 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use moorline_core::Backoff;
-use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     AgentError,
     bridge::BridgeConfig,
     identity::{Identity, replace},
+    scoring::Scoring,
 };
 use crate::{
     authority::Authority,
@@ -25,8 +24,7 @@ use crate::{
     desired::{Desired, Messaging},
     disk::{QueueLimits, file_name},
     hub::{
-        ClientId, Hub, HubConfig, Identity as HubIdentity, InputMessage, Listed, Proof, Properties,
-        SharedKey, TlsFiles,
+        ClientId, Hub, HubConfig, Identity as HubIdentity, Listed, Proof, Properties, SharedKey, TlsFiles,
     },
     modules::Modules,
     workload::{Workload, WorkloadConfig},
@@ -36,9 +34,6 @@ use crate::{
 const AUTHORITY_LIFETIME: Duration = Duration::from_hours(20 * 365 * 24);
 /// Of the hub's certificate. Made anew at each start.
 const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(365 * 24);
-/// Attempts at a message whose answer is a failure of the module's.
-const ATTEMPTS: u32 = 3;
-const SCORE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How the device's own hub is run.
 #[derive(Clone, Debug)]
@@ -62,7 +57,6 @@ pub(super) struct Gateway {
     device: String,
     hub_name: String,
     host_name: String,
-    client: reqwest::Client,
     modules: Mutex<BTreeMap<String, Served>>,
 }
 
@@ -102,9 +96,6 @@ impl Gateway {
         let identities = Arc::new(Listed::default());
         let hub = Hub::start(hub, Arc::clone(&identities) as _, &prometheus::Registry::new()).await;
         let hub = hub.map_err(AgentError::Hub)?;
-        // To processes of this machine, never through a proxy.
-        let client =
-            reqwest::Client::builder().no_proxy().timeout(SCORE_TIMEOUT).build().map_err(AgentError::Http)?;
         tracing::info!(mqtt = %hub.mqtt_address(), "the device's own hub listens");
         Ok(Arc::new(Self {
             hub,
@@ -114,7 +105,6 @@ impl Gateway {
             device,
             hub_name,
             host_name: config.host_name.clone(),
-            client,
             modules: Mutex::new(BTreeMap::new()),
         }))
     }
@@ -169,7 +159,6 @@ impl Gateway {
                         name: name.to_owned(),
                         messaging: messaging.clone(),
                         modules: Arc::clone(modules),
-                        client: self.client.clone(),
                     };
                     (messaging, AbortOnDropHandle::new(tokio::spawn(scoring.run())))
                 });
@@ -250,102 +239,6 @@ fn own_authority(folder: &Path) -> Result<Authority, AgentError> {
     replace(&key, secret.as_bytes())?;
     replace(&certificate, authority.certificate().as_bytes())?;
     Ok(authority)
-}
-
-/// Messages of a module's input are scored, and the answers are messages of its output.
-struct Scoring {
-    hub: Hub,
-    id: ClientId,
-    name: String,
-    messaging: Messaging,
-    modules: Arc<Modules>,
-    client: reqwest::Client,
-}
-
-impl Scoring {
-    async fn run(self) {
-        let mut backoff = Backoff::default();
-        loop {
-            if let Err(error) = self.pass(&mut backoff).await {
-                tracing::warn!(
-                    module = self.name,
-                    error = &error as &dyn std::error::Error,
-                    "messages are not scored"
-                );
-            }
-            tokio::time::sleep(backoff.next_pause()).await;
-        }
-    }
-
-    async fn pass(&self, backoff: &mut Backoff) -> Result<(), crate::hub::HubError> {
-        let mut inputs = self.hub.inputs(&self.id).await?;
-        loop {
-            let message = inputs.next().await?;
-            if message.input == self.messaging.input {
-                let (answer, failure) = self.score(&message).await;
-                let mut properties = message.properties.clone();
-                // The answer's own, of which the question's id is the correlation.
-                let asked = properties.system("mid").map(str::to_owned);
-                for name in ["mid", "cdid", "cmid"] {
-                    properties.set_system(name, None);
-                }
-                properties.set_system("on", Some(&self.messaging.output));
-                properties.set_system("cid", asked.as_deref());
-                properties.set_system("ct", Some("application/json"));
-                properties.set_system("ce", Some("utf-8"));
-                if let Some(failure) = failure {
-                    properties.set_own("moorline-error", &failure);
-                }
-                self.hub.send_from(&self.id, properties, answer).await?;
-            } else {
-                tracing::debug!(
-                    module = self.name,
-                    input = message.input,
-                    "skipped a message of another input"
-                );
-            }
-            inputs.done(message.sequence)?;
-            backoff.forget();
-        }
-    }
-
-    /// The answer, and what is wrong with it: a message that cannot be scored must not keep those behind it.
-    async fn score(&self, message: &InputMessage) -> (bytes::Bytes, Option<String>) {
-        let (mut attempts, mut pauses) = (0, Backoff::default());
-        loop {
-            let answer = match self.modules.address(&self.name) {
-                None => None,
-                Some(address) => {
-                    let request = self.client.post(format!("http://{address}/score"));
-                    let request =
-                        request.header("content-type", "application/json").body(message.payload.clone());
-                    match request.send().await {
-                        Ok(answer) => {
-                            let status = answer.status();
-                            answer.bytes().await.ok().map(|body| (status, body))
-                        }
-                        Err(_) => None,
-                    }
-                }
-            };
-            match answer {
-                Some((status, body)) if status.is_success() => return (body, None),
-                Some((status, body)) => {
-                    attempts += 1;
-                    if status.is_client_error() || attempts == ATTEMPTS {
-                        let text = String::from_utf8_lossy(&body[..body.len().min(1000)]).into_owned();
-                        return (
-                            json!({ "error": text }).to_string().into(),
-                            Some(status.as_u16().to_string()),
-                        );
-                    }
-                }
-                // The module is starting, or changing: its messages wait.
-                None => {}
-            }
-            tokio::time::sleep(pauses.next_pause()).await;
-        }
-    }
 }
 
 /// A property bag for what goes upstream: who sent it, and an id by which it is known when it comes twice.

@@ -10,6 +10,7 @@ mod methods;
 mod reconcile;
 mod report;
 mod runs;
+mod scoring;
 mod twins;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};

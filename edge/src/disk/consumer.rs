@@ -68,7 +68,7 @@ impl Consumer {
                 self.open.insert(entry.sequence);
                 if entry.expires != 0 && entry.expires <= self.queue.clock().now() {
                     self.queue.counts.expired.fetch_add(1, Ordering::Relaxed);
-                    self.done(entry.sequence)?;
+                    self.done([entry.sequence])?;
                     continue;
                 }
                 return Ok(entry);
@@ -77,9 +77,11 @@ impl Consumer {
         }
     }
 
-    /// The message was taken in by whoever it is for.
-    pub fn done(&mut self, sequence: u64) -> Result<(), DiskError> {
-        self.open.remove(&sequence);
+    /// These messages were taken in by whoever they are for; that is written down once for all of them.
+    pub fn done(&mut self, sequences: impl IntoIterator<Item = u64>) -> Result<(), DiskError> {
+        for sequence in sequences {
+            self.open.remove(&sequence);
+        }
         let handed_out = self.ahead.front().map_or(self.next, |entry| entry.sequence);
         self.queue.done_below(self.open.first().copied().unwrap_or(handed_out))
     }

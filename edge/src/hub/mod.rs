@@ -144,13 +144,13 @@ impl Upstream {
                 return Ok(UpstreamMessage { sequence: entry.sequence, sender, properties, payload });
             }
             tracing::warn!(topic = entry.topic, "skipped what is no message");
-            self.0.done(entry.sequence)?;
+            self.0.done([entry.sequence])?;
         }
     }
 
     /// The message was taken in: it does not come again.
     pub fn done(&mut self, sequence: u64) -> Result<(), HubError> {
-        Ok(self.0.done(sequence)?)
+        Ok(self.0.done([sequence])?)
     }
 
     /// Messages that were handed out and are not done.
@@ -186,13 +186,13 @@ impl Inputs {
                 return Ok(InputMessage { sequence: entry.sequence, input, properties, payload });
             }
             tracing::warn!(topic = entry.topic, "skipped what is no message");
-            self.consumer.done(entry.sequence)?;
+            self.consumer.done([entry.sequence])?;
         }
     }
 
-    /// The message was taken in: it does not come again.
-    pub fn done(&mut self, sequence: u64) -> Result<(), HubError> {
-        Ok(self.consumer.done(sequence)?)
+    /// These messages were taken in: they do not come again.
+    pub fn done(&mut self, sequences: impl IntoIterator<Item = u64>) -> Result<(), HubError> {
+        Ok(self.consumer.done(sequences)?)
     }
 }
 
@@ -433,9 +433,18 @@ impl Hub {
         properties: Properties,
         payload: Bytes,
     ) -> Result<(), HubError> {
-        let stored = self.0.route(id, properties, payload).await?;
-        routing::all_stored(stored).await?;
-        Ok(())
+        self.route_from(id, properties, payload).await?.await
+    }
+
+    /// The same; what comes back is done when the message is stored. Messages are stored in the order of the calls.
+    pub(crate) async fn route_from(
+        &self,
+        id: &ClientId,
+        properties: Properties,
+        payload: Bytes,
+    ) -> Result<impl Future<Output = Result<(), HubError>> + Send + use<>, HubError> {
+        let storing = self.0.route(id, properties, payload).await?;
+        Ok(async move { Ok(routing::all_stored(storing).await?) })
     }
 
     /// Ends the client's session; it may come again.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
 use rumqttc::mqttbytes::{
     QoS,
     v4::{ConnAck, ConnectReturnCode, LastWill, Packet, PubAck, Publish},
@@ -127,6 +127,8 @@ struct Session<'a> {
     consumer: Option<Consumer>,
     /// Messages that the client has not acknowledged, with their numbers in the queue.
     in_flight: HashMap<u16, u64>,
+    /// Those that it has acknowledged since that was last written down.
+    acknowledged: Vec<u64>,
     last_packet_id: u16,
     methods: Open,
     twin_requests: Rate,
@@ -156,6 +158,7 @@ pub(super) async fn serve(hub: &Arc<Inner>, client: Client, stream: TlsStream<Tc
         doing: FuturesOrdered::new(),
         consumer: None,
         in_flight: HashMap::new(),
+        acknowledged: Vec::new(),
         last_packet_id: 0,
         methods: Open::default(),
         twin_requests: Rate::new(hub.config.limits.twin_requests_per_second, Instant::now()),
@@ -206,6 +209,9 @@ impl Session<'_> {
         }
         let ended = self.talk(&mut place, stream, bytes, keep_alive, until).await;
         // Before the client's place is free again: what it has acknowledged is done, the rest comes again.
+        if let Err(error) = self.write_down() {
+            tracing::debug!(client = %self.id, reason = error.as_str(), "messages may come again");
+        }
         self.consumer = None;
         if self.clean {
             self.subscriptions = Subscriptions::default();
@@ -278,6 +284,10 @@ impl Session<'_> {
                 }
                 now = Instant::now();
             }
+            match self.write_down().and_then(|()| self.gather(limits.unacknowledged_out)) {
+                Ok(gathered) => flushed &= !gathered,
+                Err(ended) => break 'talk ended,
+            }
             let reading = paused.is_none() && self.has_room(limits.unacknowledged_in);
             let writing = !self.out.is_empty() || !flushed;
             if !reading {
@@ -349,6 +359,33 @@ impl Session<'_> {
         self.doing.len() < most && self.out.len() < OUT_SOFT
     }
 
+    /// What the client has acknowledged does not come again.
+    fn write_down(&mut self) -> Result<(), Ended> {
+        if self.acknowledged.is_empty() {
+            return Ok(());
+        }
+        let acknowledged = self.acknowledged.drain(..);
+        Ok(self.consumer.as_mut().map_or(Ok(()), |consumer| consumer.done(acknowledged))?)
+    }
+
+    /// Takes what is there by now, so that it leaves in one write; whether there was anything.
+    fn gather(&mut self, most: usize) -> Result<bool, Ended> {
+        let before = self.out.len();
+        while self.out.len() < OUT_SOFT
+            && let Some(Some(reply)) = self.doing.next().now_or_never()
+        {
+            self.reply(reply)?;
+        }
+        while self.in_flight.len() < most
+            && self.out.len() < OUT_SOFT
+            && let Some(entry) = next_entry(&mut self.consumer).now_or_never()
+        {
+            let entry = entry?;
+            self.deliver(&entry)?;
+        }
+        Ok(self.out.len() > before)
+    }
+
     /// Reads the client's queue if it is subscribed to it, and only then.
     async fn follow_queue(&mut self) -> Result<(), Ended> {
         let subscribed =
@@ -356,6 +393,7 @@ impl Session<'_> {
         match (subscribed, &self.consumer) {
             (true, None) => self.consumer = Some(Consumer::new(self.hub.inbox(&self.id).await?)),
             (false, Some(_)) => {
+                self.write_down()?;
                 self.consumer = None;
                 self.in_flight.clear();
             }
@@ -375,7 +413,7 @@ impl Session<'_> {
         } else {
             self.publish(&entry.topic, entry.payload.clone(), 0);
             if let Some(consumer) = &mut self.consumer {
-                consumer.done(entry.sequence)?;
+                consumer.done([entry.sequence])?;
             }
         }
         Ok(())

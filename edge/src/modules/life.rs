@@ -235,13 +235,14 @@ impl Life {
 
     fn install(&mut self, version: Version, process: Process, crashes: VecDeque<Instant>) -> Option<Running> {
         self.front.lead_to(process.data());
-        let (shown, id, admin) = (version.module.clone(), process.id(), process.admin());
+        let (shown, id) = (version.module.clone(), process.id());
+        let (scorer, admin) = (process.data(), process.admin());
         self.shown.change(|view| {
             view.status = RuntimeStatus::Running;
             view.description.clear();
             view.running = Some(shown);
             view.last_start = Some(jiff::Timestamp::now());
-            (view.process, view.admin) = (id, admin);
+            (view.process, view.scorer, view.admin) = (id, scorer, admin);
         });
         self.retry = None;
         let running = Running { version, process, since: Instant::now(), crashes, proved: false };
@@ -311,7 +312,7 @@ impl Life {
         self.shown.change(|view| {
             view.exit_code = code;
             view.last_exit = Some(jiff::Timestamp::now());
-            (view.process, view.admin) = (None, None);
+            (view.process, view.scorer, view.admin) = (None, None, None);
             view.running = None;
             view.description.clone_from(&why);
             view.status = if again { RuntimeStatus::Backoff } else { RuntimeStatus::Failed };
@@ -345,7 +346,7 @@ impl Life {
             view.status = RuntimeStatus::Stopped;
             why.clone_into(&mut view.description);
             view.running = None;
-            (view.process, view.admin) = (None, None);
+            (view.process, view.scorer, view.admin) = (None, None, None);
             view.last_exit = Some(jiff::Timestamp::now());
         });
     }

@@ -163,6 +163,8 @@ pub struct ModuleView {
     /// Where it takes requests, whichever version runs.
     pub address: Option<SocketAddr>,
     pub process: Option<u32>,
+    /// Where the version that runs takes them itself: the next one does elsewhere.
+    pub scorer: Option<SocketAddr>,
     /// Where the version that runs tells its metrics.
     pub admin: Option<SocketAddr>,
 }
@@ -269,11 +271,9 @@ impl Modules {
         self.handles().iter().map(|(name, handle)| (name.clone(), view(handle))).collect()
     }
 
-    /// Where a module takes requests, if a version of it runs.
-    pub fn address(&self, name: &str) -> Option<SocketAddr> {
-        let handles = self.handles();
-        let view = handles.get(name)?.view.lock().unwrap_or_else(PoisonError::into_inner);
-        view.running.as_ref().and(view.address)
+    /// Where the version that runs takes requests itself, of whoever looks again when it is gone.
+    pub fn scorer(&self, name: &str) -> Option<SocketAddr> {
+        self.handles().get(name)?.view.lock().unwrap_or_else(PoisonError::into_inner).scorer
     }
 
     pub fn names(&self) -> Vec<String> {

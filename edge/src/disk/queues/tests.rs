@@ -58,7 +58,7 @@ async fn messages_come_back_in_their_order_over_many_segments_and_openings() {
     assert!(stored.iter().enumerate().all(|(idx, one)| *one == Stored::At(idx as u64 + 1)));
     let mut consumer = Consumer::new(Arc::clone(&queue));
     for entry in take(&mut consumer, 2000).await {
-        consumer.done(entry.sequence).unwrap();
+        consumer.done([entry.sequence]).unwrap();
     }
     // Handed out, and not done when the hub ends.
     take(&mut consumer, 10).await;
@@ -73,10 +73,10 @@ async fn messages_come_back_in_their_order_over_many_segments_and_openings() {
     assert_eq!(numbers, (2000..5100).collect::<Vec<_>>());
     // In any order: what is done is told by the oldest that is not.
     for sequence in (2002..=5100).rev() {
-        consumer.done(sequence).unwrap();
+        consumer.done([sequence]).unwrap();
     }
     assert_eq!(queue.depth().0, 3100);
-    consumer.done(2001).unwrap();
+    consumer.done([2001]).unwrap();
     assert_eq!(queue.depth().0, 0);
     let files = fs_err::read_dir(folder.path().join("queues/device%2Fmodule")).unwrap().count();
     assert_eq!(files, 2, "one segment and the position are left");
@@ -124,7 +124,7 @@ async fn a_full_queue_drops_what_the_policy_says_and_counts_it() {
     let taken = take(&mut consumer, kept).await;
     assert!(taken.iter().enumerate().all(|(idx, entry)| number(entry) == idx as u64));
     for entry in &taken {
-        consumer.done(entry.sequence).unwrap();
+        consumer.done([entry.sequence]).unwrap();
     }
     // All are done: there is space again.
     assert!(matches!(store(&queue, 0..1).await[..], [Stored::At(_)]));
@@ -161,7 +161,7 @@ async fn messages_expire_and_damage_costs_one_segment() {
     let entry = consumer.next().await.unwrap();
     assert_eq!(number(&entry), 2);
     assert_eq!(queue.counts.expired.load(std::sync::atomic::Ordering::Relaxed), 1);
-    consumer.done(entry.sequence).unwrap();
+    consumer.done([entry.sequence]).unwrap();
     store(&queue, 10..600).await;
     home.disk.close().await;
 
@@ -183,7 +183,7 @@ async fn messages_expire_and_damage_costs_one_segment() {
     while numbers.last() != Some(&599) {
         let entry = consumer.next().await.unwrap();
         numbers.push(number(&entry));
-        consumer.done(entry.sequence).unwrap();
+        consumer.done([entry.sequence]).unwrap();
     }
     let damaged = queue.counts.damaged.load(std::sync::atomic::Ordering::Relaxed);
     assert!(damaged > 0);

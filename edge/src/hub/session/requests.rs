@@ -33,11 +33,7 @@ impl Session<'_> {
         match packet {
             Packet::Publish(publish) => self.published(publish).await,
             Packet::PubAck(ack) => {
-                if let (Some(sequence), Some(consumer)) =
-                    (self.in_flight.remove(&ack.pkid), &mut self.consumer)
-                {
-                    consumer.done(sequence)?;
-                }
+                self.acknowledged.extend(self.in_flight.remove(&ack.pkid));
                 Ok(())
             }
             Packet::Subscribe(subscribe) => self.subscribe(subscribe).await,
