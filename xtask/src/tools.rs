@@ -320,6 +320,8 @@ fn install_deny(workspace: &Workspace) -> Result<()> {
             workspace.cargo(&["install", "cargo-deny", "--locked", "--version", DENY_VERSION, "--root"]);
         // A target folder of its own: a foreign lock file must not disturb the workspace's artifacts.
         install.arg(&root).arg("--target-dir").arg(root.join("build")).arg("--debug");
+        // Nobody looks into it with a debugger.
+        install.envs([("CARGO_PROFILE_DEV_DEBUG", "false"), ("CARGO_PROFILE_DEV_INCREMENTAL", "false")]);
         shell::run(&mut install)?;
         Ok(fs_err::remove_dir_all(root.join("build"))?)
     })
