@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{device::Device, program::Program};
 
-/// What the author of kernels says of them, in a file beside them.
+/// What the author of kernels says of them: a file of `bitstreams/`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {

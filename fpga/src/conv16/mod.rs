@@ -17,9 +17,10 @@ use crate::{
 
 use self::models::Model;
 
-const ID: &str = "org.moorline.conv16";
-/// Grows with the kernels.
-const VERSION: &str = "1.1.0";
+/// What the kernels are, and what they execute.
+pub fn recipe() -> Recipe {
+    serde_json::from_str(include_str!("../../bitstreams/conv16.json")).expect("a test reads it")
+}
 
 /// Everything that goes into the bitstream: kernels that were built from `source`, for one device.
 pub fn parts(built: Built, source: String) -> Result<Parts, BitstreamError> {
@@ -27,13 +28,7 @@ pub fn parts(built: Built, source: String) -> Result<Parts, BitstreamError> {
     // For PoCL: the code in the binary is used as it is. Other drivers do not know it.
     image.env = BTreeMap::from([("POCL_WORK_GROUP_SPECIALIZATION".to_owned(), "0".to_owned())]);
     let mut parts = Parts {
-        recipe: Recipe {
-            id: ID.to_owned(),
-            version: VERSION.to_owned(),
-            arch: lower::architecture(),
-            numerics: lower::numerics(),
-            ops: lower::ops(),
-        },
+        recipe: recipe(),
         kernels: built.kernels,
         images: vec![image],
         golden: Vec::new(),
@@ -78,4 +73,22 @@ fn golden(model: &Model, manifest: &Manifest) -> Result<GoldenCase, BitstreamErr
         inputs: inputs.concat(),
         outputs: program.outputs.iter().map(|port| bytes(&port.name)).collect::<Result<_, _>>()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Numerics;
+
+    #[test]
+    fn the_recipe_is_that_of_the_kernels() {
+        let Recipe { arch, numerics, ops, .. } = recipe();
+        let tiled = format!("(conv_l{}_s1_p{}_o1,", arch.vec, arch.lane_tile);
+        assert!(lower::source().contains(&tiled), "no kernel is called {tiled}");
+        let known = [Numerics::F32Fma, Numerics::I8Rne, Numerics::Bfp9].map(Numerics::as_str);
+        assert_eq!(numerics, known);
+        for op in &ops {
+            assert!(op.numerics.iter().all(|own| numerics.contains(own)), "{}", op.op);
+        }
+    }
 }

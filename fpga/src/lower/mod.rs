@@ -5,8 +5,8 @@ mod builder;
 mod code_conv;
 mod codes;
 mod conv;
-mod conv16;
 mod error;
+mod kernels;
 mod layout;
 mod memory;
 mod simple;
@@ -19,8 +19,8 @@ use self::{
     layout::{Halo, IMAGE_LANES, LANES},
 };
 pub use self::{
-    conv16::{architecture, numerics, ops, source, source_on},
     error::LowerError,
+    kernels::{source, source_on},
 };
 use crate::{
     bitstream::Manifest,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use moorline_core::{DataType, Dim, Tensor, TensorData, TensorSpec, Value};
 use moorline_fpga::{
-    lower,
+    conv16,
     plan::{Costs, Place, Plan, PlanOptions},
 };
 
@@ -76,7 +76,7 @@ fn what_the_standard_says_of_each_operator() {
     // ONNX has no case of these with one value a channel, with whole blocks of channels, or with one scale for a feature
     // map; the layer tests have.
     let elsewhere = ["Concat", "Sub", "QuantizeLinear", "DequantizeLinear"];
-    for op in lower::ops() {
+    for op in conv16::recipe().ops {
         assert!(
             on_device.contains(&op.op) || elsewhere.contains(&&*op.op),
             "no case of {} was on the device",
