@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use clap::Args;
 use moorline_server::{NamespaceGatewayConfig, serve_namespace};
 
-use crate::{session::environment_of_process, up::Ends};
+use crate::{observation::ObservationFlags, session::environment_of_process, up::Ends};
 
 #[derive(Debug, Args)]
 pub(crate) struct Gateway {
@@ -19,11 +19,15 @@ pub(crate) struct Gateway {
     /// The host to listen on: requests come to port 5001, and questions about it to port 5000
     #[arg(long, default_value = "0.0.0.0", value_name = "HOST")]
     host: IpAddr,
+    #[command(flatten)]
+    observation: ObservationFlags,
 }
 
 pub(crate) async fn run(gateway: Gateway) -> anyhow::Result<()> {
     let mut ends = Ends::listen()?;
+    let service = format!("{}/{}", gateway.namespace, gateway.name);
     let config = NamespaceGatewayConfig {
+        observation: gateway.observation.settings(&service),
         namespace: gateway.namespace,
         name: gateway.name,
         host: gateway.host,

@@ -15,6 +15,7 @@ mod gateway;
 mod ignore;
 mod live;
 mod local_server;
+mod observation;
 mod operation;
 mod output;
 mod release;
@@ -112,6 +113,7 @@ fn log(session: &Session, server: bool) {
         "moorline_deploy",
         "moorline_edge",
         "moorline_listen",
+        "moorline_observe",
     ];
     let directives = ours.iter().fold(libraries.to_owned(), |all, target| format!("{all},{target}={level}"));
     tracing_subscriber::fmt().with_env_filter(EnvFilter::new(directives)).with_writer(std::io::stderr).init();

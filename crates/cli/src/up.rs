@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     doctor,
     exit::Explained,
+    observation::ObservationFlags,
     output,
     session::{Session, environment_of_process},
 };
@@ -136,6 +137,8 @@ pub(crate) struct Up {
         help_heading = "Devices"
     )]
     hub_https: Option<SocketAddr>,
+    #[command(flatten)]
+    observation: ObservationFlags,
     /// Leave the terminal's session first: what a server that is started in the background does
     #[arg(long, hide = true)]
     detached: bool,
@@ -291,6 +294,7 @@ fn config(session: &Session, up: Up, home: PathBuf) -> anyhow::Result<ServerConf
         }),
         hub: up.hub.zip(up.hub_name).map(|(mqtt, name)| HubSettings { mqtt, https: up.hub_https, name }),
         pages: Some(moorline_portal::answer),
+        observation: up.observation.settings("moorline"),
         bounds: Bounds::default(),
     })
 }

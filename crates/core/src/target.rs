@@ -8,6 +8,7 @@ use futures_core::Stream;
 use thiserror::Error;
 
 use crate::{
+    correlation::is_of_request,
     deployment::{DeploymentId, Desired, Observation, Placement},
     error::ErrorClass,
 };
@@ -54,6 +55,15 @@ pub struct LogOptions {
     pub follow: bool,
     /// Only this replica's.
     pub replica: Option<String>,
+    /// Only the lines of this request. `tail` and `follow` are then about these.
+    pub request_id: Option<String>,
+}
+
+impl LogOptions {
+    /// Whether a line is among those that are asked for.
+    pub fn take(&self, line: &[u8]) -> bool {
+        self.request_id.as_deref().is_none_or(|id| is_of_request(&String::from_utf8_lossy(line), id))
+    }
 }
 
 /// Chunks of whole lines.

@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -47,15 +47,34 @@ pub(crate) struct Flow {
     /// Bytes that may still come.
     left: u64,
     pause: Pause,
-    fault: Arc<OnceLock<BodyFault>>,
+    passage: Arc<Passage>,
+}
+
+/// What becomes of a body on its way.
+#[derive(Debug, Default)]
+pub(crate) struct Passage {
+    fault: OnceLock<BodyFault>,
+    bytes: AtomicU64,
+}
+
+impl Passage {
+    /// What was wrong with it, where it turned out bad.
+    pub(crate) fn fault(&self) -> Option<BodyFault> {
+        self.fault.get().copied()
+    }
+
+    /// How much of it has passed.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
 }
 
 /// What was read of a body before a replica is chosen.
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) body: RequestBody,
-    /// Filled in if the body turns out bad on its way.
-    pub(crate) fault: Option<Arc<OnceLock<BodyFault>>>,
+    /// Of a body that is passed on as it comes.
+    pub(crate) passage: Option<Arc<Passage>>,
     /// What a body that was read holds of the budget.
     pub(crate) share: Option<BufferShare>,
 }
@@ -71,7 +90,7 @@ pub(crate) async fn receive(
         return Err(BodyFault::TooLarge);
     }
     if body.is_end_stream() {
-        return Ok(Received { body: RequestBody::Whole(Bytes::new()), fault: None, share: None });
+        return Ok(Received { body: RequestBody::Whole(Bytes::new()), passage: None, share: None });
     }
     let most = usize::try_from(expected.upper().unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
     let reserved = most.min(config.buffer_bytes);
@@ -84,15 +103,15 @@ pub(crate) async fn receive(
 
 /// Leaves all of a body to be passed on.
 pub(crate) fn pass_on(first: Bytes, rest: Body, config: &GatewayConfig) -> Received {
-    let fault = Arc::new(OnceLock::new());
+    let passage = Arc::new(Passage::default());
     let flow = Flow {
         left: config.max_body_bytes.saturating_sub(first.len() as u64),
         first,
         rest,
         pause: Pause::new(config.body_timeout),
-        fault: Arc::clone(&fault),
+        passage: Arc::clone(&passage),
     };
-    Received { body: RequestBody::Flow(Box::new(flow)), fault: Some(fault), share: None }
+    Received { body: RequestBody::Flow(Box::new(flow)), passage: Some(passage), share: None }
 }
 
 async fn read_first(
@@ -130,7 +149,7 @@ async fn read_first(
     if whole.len() as u64 > config.max_body_bytes {
         return Err(BodyFault::TooLarge);
     }
-    Ok(Received { body: RequestBody::Whole(whole), fault: None, share: Some(share) })
+    Ok(Received { body: RequestBody::Whole(whole), passage: None, share: Some(share) })
 }
 
 impl http_body::Body for RequestBody {
@@ -175,7 +194,9 @@ impl http_body::Body for RequestBody {
 impl Flow {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         if !self.first.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.first)))));
+            let first = std::mem::take(&mut self.first);
+            self.passage.bytes.fetch_add(first.len() as u64, Ordering::Relaxed);
+            return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         match Pin::new(&mut self.rest).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -185,6 +206,7 @@ impl Flow {
                     Some(left) => self.left = left,
                     None => return self.fail(BodyFault::TooLarge),
                 }
+                self.passage.bytes.fetch_add(length, Ordering::Relaxed);
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => self.fail(BodyFault::Incomplete),
@@ -195,7 +217,7 @@ impl Flow {
     }
 
     fn fail(&self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        Poll::Ready(Some(Err(*self.fault.get_or_init(|| fault))))
+        Poll::Ready(Some(Err(*self.passage.fault.get_or_init(|| fault))))
     }
 }
 
@@ -305,7 +327,8 @@ mod tests {
         assert_eq!(received(Body::from(vec![0; 31]), &config, 100).await.unwrap_err(), BodyFault::TooLarge);
         let long = received(chunks(&[11, 20]), &config, 100).await.unwrap();
         assert_eq!(long.body.collect().await.unwrap_err(), BodyFault::TooLarge);
-        assert_eq!(long.fault.unwrap().get(), Some(&BodyFault::TooLarge));
+        let passage = long.passage.unwrap();
+        assert_eq!((passage.fault(), passage.bytes()), (Some(BodyFault::TooLarge), 11));
     }
 
     #[tokio::test]

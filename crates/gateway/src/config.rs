@@ -1,9 +1,10 @@
 //! What bounds a gateway, and what it asks of whoever wires it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, io::Write, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use moorline_core::DeploymentId;
+use moorline_observe::Tracing;
 
 /// Bounds of one gateway.
 #[derive(Clone, Debug)]
@@ -70,5 +71,19 @@ pub struct Hooks {
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
+/// Where what is seen of requests goes; nowhere by default.
+#[derive(Default)]
+pub struct Observation {
+    pub tracing: Option<Tracing>,
+    /// A line of JSON for each request. Every write is of whole lines, and may block.
+    pub access_log: Option<Box<dyn Write + Send>>,
+}
+
+impl fmt::Debug for Observation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observation").field("tracing", &self.tracing).finish_non_exhaustive()
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     places::Place,
     problem::Problem,
     replica::{InFlight, Replica},
+    watch::Watch,
 };
 
 /// What is sent, before it is known where to.
@@ -32,6 +33,9 @@ pub(crate) struct Outgoing {
     pub(crate) received: Received,
     pub(crate) grpc: bool,
 }
+
+/// Of a try that no replica has seen.
+const NOT_REACHED: &str = "the replica could not be reached";
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -55,8 +59,9 @@ pub(crate) async fn forward(
     place: Place,
     outgoing: Outgoing,
     config: &Arc<GatewayConfig>,
+    watch: &mut Watch,
 ) -> Result<Response<Body>, Failed> {
-    let Outgoing { parts, target, received: Received { body, fault, share }, grpc } = outgoing;
+    let Outgoing { parts, target, received: Received { body, passage, share }, grpc } = outgoing;
     let scored = !grpc && target.path() == "/score";
     let own_target = if scored { deployment.scoring_target(&target) } else { None };
     let mut request = Request::from_parts(parts, body);
@@ -64,11 +69,12 @@ pub(crate) async fn forward(
     let (begun, flight) = loop {
         let Some(replica) = deployment.choose(tried.as_ref()) else {
             let (parts, body) = request.into_parts();
-            let received = Received { body, fault, share };
+            let received = Received { body, passage, share };
             return Err(Failed::NoReplica(Box::new(Outgoing { parts, target, received, grpc })));
         };
         let flight = InFlight::begin(replica);
         let replica = &flight.replica;
+        let attempt = watch.attempt(&replica.route, request.headers_mut());
         let sent = if grpc {
             *request.uri_mut() = absolute(replica, target.clone());
             *request.version_mut() = Version::HTTP_2;
@@ -79,20 +85,26 @@ pub(crate) async fn forward(
             replica.send(request, config).await
         };
         match sent {
-            Ok(begun) => break (begun, flight),
+            Ok(begun) => {
+                attempt.answered(begun.0.status());
+                break (begun, flight);
+            }
             Err(SendError::NotSent(unsent)) if tried.is_none() => {
+                attempt.failed(NOT_REACHED);
                 deployment.metrics.retries.inc();
                 tried = Some(Arc::clone(replica));
                 request = *unsent;
             }
             Err(SendError::NotSent(unsent)) => {
+                attempt.failed(NOT_REACHED);
                 let (parts, body) = unsent.into_parts();
-                let received = Received { body, fault, share };
+                let received = Received { body, passage, share };
                 return Err(Failed::NoReplica(Box::new(Outgoing { parts, target, received, grpc })));
             }
             Err(SendError::Lost(error)) => {
-                if let Some(fault) = fault.as_ref().and_then(|fault| fault.get()) {
-                    return Err(bad_body(*fault, config).into());
+                attempt.failed("there was no answer");
+                if let Some(fault) = passage.as_ref().and_then(|passage| passage.fault()) {
+                    return Err(bad_body(fault, config).into());
                 }
                 tracing::warn!(error = &*error, deployment = %deployment.id, replica = replica.route.id, "a replica ended before it had answered");
                 return Err(Problem::ReplicaLost.into());

@@ -1,6 +1,7 @@
 //! The gateway as its owner sees it, and the way of a request through it.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,12 +11,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header, uri::PathAndQuery};
 use moorline_core::{DeploymentId, Name};
 use prometheus::Registry;
+use thiserror::Error;
 
 use crate::{
     answers::{self, Answers},
     auth::Verdicts,
     body::{self, Buffers},
-    config::{GatewayConfig, Hooks},
+    config::{GatewayConfig, Hooks, Observation},
     deployment::Deployment,
     forward::{self, Failed, Outgoing, bad_body},
     headers,
@@ -24,6 +26,7 @@ use crate::{
     problem::{Dialect, Problem},
     route::EndpointRoute,
     table::{Endpoint, Table, unknown},
+    watch::{Observer, Watch},
 };
 
 /// What is asked of a deployment now, for whoever decides how many replicas it has.
@@ -37,6 +40,15 @@ pub struct Load {
     pub last_request: Option<Instant>,
     /// Replicas that take requests.
     pub replicas: usize,
+}
+
+/// Why there is no gateway.
+#[derive(Debug, Error)]
+pub enum GatewayError {
+    #[error("the metrics could not be registered")]
+    Metrics(#[from] prometheus::Error),
+    #[error("the access log could not be begun")]
+    AccessLog(#[from] io::Error),
 }
 
 /// The front of all endpoints of a server. Clones are the same gateway.
@@ -54,6 +66,7 @@ struct Inner {
     verdicts: Verdicts,
     buffers: Arc<Buffers>,
     mirrors: Mirrors,
+    observer: Arc<Observer>,
 }
 
 /// Counts a request of a deployment from its choice to its answer; a caller that leaves before is counted as such.
@@ -85,10 +98,17 @@ impl Drop for Visit {
 
 impl Gateway {
     /// A gateway without endpoints. Its metrics go into `registry`. Needs a tokio runtime around it once it is used.
-    pub fn new(config: GatewayConfig, hooks: Hooks, registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub fn new(
+        config: GatewayConfig,
+        hooks: Hooks,
+        observation: Observation,
+        registry: &Registry,
+    ) -> Result<Self, GatewayError> {
+        let metrics = Metrics::register(registry)?;
         Ok(Self {
             inner: Arc::new(Inner {
-                metrics: Metrics::register(registry)?,
+                observer: Observer::new(observation, &metrics)?,
+                metrics,
                 table: Table::default(),
                 verdicts: Verdicts::new(config.verdict_lifetime),
                 buffers: Buffers::new(config.max_buffered_bytes),
@@ -127,11 +147,12 @@ impl Gateway {
 
     /// Answers a request to `endpoint`. `target` is the path and query that the replica sees (`/score?a=b`). A gRPC
     /// call (`content-type: application/grpc`) goes over HTTP/2 with its trailers, anything else over HTTP/1.1.
-    pub async fn handle(&self, endpoint: &str, target: &str, request: Request<Body>) -> Response<Body> {
-        // A replica makes one where there is none, and says it: only an answer that has none needs one from here.
-        let id = request.headers().get(headers::REQUEST_ID).cloned();
+    pub async fn handle(&self, endpoint: &str, target: &str, mut request: Request<Body>) -> Response<Body> {
+        // Made here, so that a request is found in logs by the same id whatever becomes of it.
+        let id = request.headers_mut().entry(headers::REQUEST_ID).or_insert_with(headers::new_id).clone();
         let grpc = headers::is_grpc(request.headers());
-        let mut response = match self.inner.answer(endpoint, target, request, grpc).await {
+        let mut watch = self.inner.observer.begin(endpoint, target, &request);
+        let mut response = match self.inner.answer(endpoint, target, request, grpc, &mut watch).await {
             Ok(response) => response,
             Err((problem, deployment)) => {
                 let dialect = if grpc { Dialect::Grpc } else { Dialect::of(target) };
@@ -143,10 +164,15 @@ impl Gateway {
             }
         };
         if !response.headers().contains_key(headers::REQUEST_ID) {
-            let id = id.filter(|id| id.len() <= headers::MAX_REQUEST_ID);
+            let id = Some(id).filter(|id| id.len() <= headers::MAX_REQUEST_ID);
             response.headers_mut().insert(headers::REQUEST_ID, id.unwrap_or_else(headers::new_id));
         }
-        response
+        watch.pass(response)
+    }
+
+    /// Sends and writes what was seen of requests and is still here; there is nothing to be seen afterwards. Blocks.
+    pub fn finish_observation(&self) {
+        self.inner.observer.finish();
     }
 
     /// Answers a gRPC call whose endpoint is in its metadata, `moorline-endpoint`, and whose path is the method's.
@@ -155,7 +181,10 @@ impl Gateway {
         let target = request.uri().path().to_owned();
         match named.as_ref().map(|name| String::from_utf8_lossy(name.as_bytes())) {
             Some(endpoint) => self.handle(&endpoint, &target, request).await,
-            None => Problem::EndpointNotNamed.response(Dialect::Grpc),
+            None => {
+                let watch = self.inner.observer.begin("", &target, &request);
+                watch.pass(Problem::EndpointNotNamed.response(Dialect::Grpc))
+            }
         }
     }
 }
@@ -172,6 +201,7 @@ impl Inner {
         target: &str,
         request: Request<Body>,
         grpc: bool,
+        watch: &mut Watch,
     ) -> Result<Response<Body>, Refused> {
         let arrived = Instant::now();
         let refuse = |problem: Problem, endpoint: &str| {
@@ -185,6 +215,7 @@ impl Inner {
         let (deployment, mirror) =
             found.choose(request.headers()).map_err(|problem| refuse(problem, endpoint))?;
         let mut visit = Visit::begin(Arc::clone(&deployment), arrived);
+        watch.chosen(&deployment);
         let guarded = found.auth != crate::route::Auth::Open;
         drop(found);
 
@@ -196,11 +227,12 @@ impl Inner {
             // A key of ours is nothing for a script to see.
             parts.headers.remove(header::AUTHORIZATION);
         }
+        watch.hand_on(&mut parts.headers);
         if grpc {
             parts.headers.insert(header::TE, http::HeaderValue::from_static("trailers"));
         }
-        let result =
-            self.send(&deployment, mirror, Unsent { parts, target, body, grpc, preflight }, arrived).await;
+        let unsent = Unsent { parts, target, body, grpc, preflight };
+        let result = self.send(&deployment, mirror, unsent, arrived, watch).await;
         (visit.status, visit.failed) = match &result {
             Ok(response) => (response.status(), answers::is_failure(response)),
             Err(problem) => (problem.status(), problem.is_the_deployments()),
@@ -237,36 +269,43 @@ impl Inner {
         mirror: Option<Arc<Deployment>>,
         unsent: Unsent,
         arrived: Instant,
+        watch: &mut Watch,
     ) -> Result<Response<Body>, Problem> {
         let config = &self.config;
         let limit = deployment.live().request_timeout;
         let Unsent { parts, target, body, grpc, preflight } = unsent;
         // Where nobody has to wait, which is the rule, one timer does for all of it. Pinned here: a future of this size
         // costs something to be moved.
-        let first = std::pin::pin!(async {
-            let received = if grpc {
-                body::pass_on(Bytes::new(), body, config)
-            } else {
-                body::receive(body, config, &self.buffers).await.map_err(|fault| bad_body(fault, config))?
-            };
-            let outgoing = Outgoing { parts, target, received, grpc };
-            if let Some(mirror) = mirror {
-                self.mirrors.send(mirror, &outgoing, config);
-            }
-            match deployment.try_place() {
-                Some(place) => {
-                    match forward::forward(Arc::clone(deployment), place, outgoing, config).await {
-                        Ok(response) => Ok(Ok(response)),
-                        Err(Failed::Problem(problem)) => Err(problem),
-                        Err(Failed::NoReplica(outgoing)) => Ok(Err(*outgoing)),
-                    }
+        let answered = {
+            let first = std::pin::pin!(async {
+                let received = if grpc {
+                    body::pass_on(Bytes::new(), body, config)
+                } else {
+                    body::receive(body, config, &self.buffers)
+                        .await
+                        .map_err(|fault| bad_body(fault, config))?
+                };
+                watch.received(&received);
+                let outgoing = Outgoing { parts, target, received, grpc };
+                if let Some(mirror) = mirror {
+                    self.mirrors.send(mirror, &outgoing, config, watch);
                 }
-                None => Ok(Err(outgoing)),
-            }
-        });
-        match within(arrived + limit, limit, first).await? {
+                match deployment.try_place() {
+                    Some(place) => {
+                        match forward::forward(Arc::clone(deployment), place, outgoing, config, watch).await {
+                            Ok(response) => Ok(Ok(response)),
+                            Err(Failed::Problem(problem)) => Err(problem),
+                            Err(Failed::NoReplica(outgoing)) => Ok(Err(*outgoing)),
+                        }
+                    }
+                    None => Ok(Err(outgoing)),
+                }
+            });
+            within(arrived + limit, limit, first).await?
+        };
+        match answered {
             Ok(response) => Ok(response),
-            Err(outgoing) => Box::pin(self.send_later(deployment, outgoing, arrived, preflight)).await,
+            Err(outgoing) => Box::pin(self.send_later(deployment, outgoing, arrived, preflight, watch)).await,
         }
     }
 
@@ -277,26 +316,32 @@ impl Inner {
         outgoing: Outgoing,
         arrived: Instant,
         preflight: bool,
+        watch: &mut Watch,
     ) -> Result<Response<Body>, Problem> {
         let config = &self.config;
         let mut begun = arrived;
         let mut outgoing = outgoing;
         for _ in 0..ROUNDS {
+            let waits = Instant::now();
             if !deployment.has_replica() {
                 if preflight {
                     // Nobody knows who asks: not worth a start.
                     return Err(Problem::NoReplica);
                 }
-                deployment.wait_for_replica(&self.hooks.wake, config).await?;
+                let started = deployment.wait_for_replica(&self.hooks.wake, config).await;
+                watch.waited("cold start", waits);
+                started?;
                 // The start is not the request's fault.
                 begun = Instant::now();
             }
             let live = deployment.live();
             let deadline = begun + live.request_timeout;
-            let place =
-                deployment.place(&live, deadline, config.max_queue_length).await.map_err(Problem::NoPlace)?;
+            let waits = Instant::now();
+            let place = deployment.place(&live, deadline, config.max_queue_length).await;
+            watch.waited("queue", waits);
+            let place = place.map_err(Problem::NoPlace)?;
             let sending = async {
-                match forward::forward(Arc::clone(deployment), place, outgoing, config).await {
+                match forward::forward(Arc::clone(deployment), place, outgoing, config, watch).await {
                     Ok(response) => Ok(Ok(response)),
                     Err(Failed::Problem(problem)) => Err(problem),
                     Err(Failed::NoReplica(outgoing)) => Ok(Err(outgoing)),

@@ -22,8 +22,9 @@ mod replica;
 mod route;
 mod split;
 mod table;
+mod watch;
 
 pub use answers::Answers;
-pub use config::{GatewayConfig, Hooks, Verify, Wake};
-pub use gateway::{Gateway, Load};
+pub use config::{GatewayConfig, Hooks, Observation, Verify, Wake};
+pub use gateway::{Gateway, GatewayError, Load};
 pub use route::{Auth, DeploymentRoute, EndpointRoute, ReplicaRoute};

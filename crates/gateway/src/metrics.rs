@@ -30,6 +30,7 @@ pub(crate) struct Metrics {
     in_flight: IntGaugeVec,
     retries: IntCounterVec,
     mirrored: IntCounterVec,
+    pub(crate) access_lines_lost: IntCounter,
 }
 
 /// Those of one deployment.
@@ -91,7 +92,13 @@ impl Metrics {
             &LABELS,
         )?;
         registry.register(Box::new(in_flight.clone()))?;
+        let access_lines_lost = IntCounter::new(
+            "moorline_gateway_access_lines_lost_total",
+            "Lines of the access log that were not written: more than can be, or no room",
+        )?;
+        registry.register(Box::new(access_lines_lost.clone()))?;
         Ok(Self {
+            access_lines_lost,
             requests: counter(
                 "moorline_gateway_requests_total",
                 "Requests that the gateway answered, by HTTP status; without a deployment if none was chosen",

@@ -12,6 +12,7 @@ use crate::{
     deployment::Deployment,
     forward::{self, Outgoing},
     metrics::Mirrored,
+    watch::Watch,
 };
 
 /// What bounds all copies together.
@@ -27,7 +28,13 @@ impl Mirrors {
     }
 
     /// Sends a copy of `outgoing` to `mirror` if it can be had without waiting for anything.
-    pub(crate) fn send(&self, mirror: Arc<Deployment>, outgoing: &Outgoing, config: &Arc<GatewayConfig>) {
+    pub(crate) fn send(
+        &self,
+        mirror: Arc<Deployment>,
+        outgoing: &Outgoing,
+        config: &Arc<GatewayConfig>,
+        watch: &Watch,
+    ) {
         let ready = || {
             let slot = Arc::clone(&self.slots).try_acquire_owned().ok()?;
             let copy = copy(outgoing)?;
@@ -38,11 +45,12 @@ impl Mirrors {
             return;
         };
         mirror.touch();
+        let mut watch = watch.of_copy(&mirror);
         let config = Arc::clone(config);
         tokio::spawn(async move {
             let limit = mirror.live().request_timeout.max(Duration::from_millis(1));
             let exchange = async {
-                match forward::forward(Arc::clone(&mirror), place, copy, &config).await {
+                match forward::forward(Arc::clone(&mirror), place, copy, &config, &mut watch).await {
                     Ok(answer) => drained(answer.into_body()).await,
                     Err(_) => false,
                 }
@@ -76,7 +84,7 @@ fn copy(outgoing: &Outgoing) -> Option<Outgoing> {
     Some(Outgoing {
         parts,
         target: outgoing.target.clone(),
-        received: Received { body: RequestBody::Whole(body.clone()), fault: None, share: None },
+        received: Received { body: RequestBody::Whole(body.clone()), passage: None, share: None },
         grpc: false,
     })
 }

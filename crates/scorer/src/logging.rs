@@ -3,12 +3,10 @@
 use std::{io::IsTerminal, sync::Mutex};
 
 use anyhow::Context;
+use moorline_observe::LogFile;
 use tracing_subscriber::{EnvFilter, fmt, fmt::writer::BoxMakeWriter};
 
-use crate::{
-    log_file::LogFile,
-    settings::{LogFormat, Observation},
-};
+use crate::settings::{LogFormat, Observation};
 
 /// Python's names for levels, which Azure ML's variable takes, beside tracing's own.
 fn level(name: &str) -> &str {
@@ -23,7 +21,7 @@ fn level(name: &str) -> &str {
 /// Starts logging. Libraries speak from `warn` on unless `--log-level` is a filter of its own (`debug,h2=trace`).
 pub(crate) fn start(observation: &Observation) -> anyhow::Result<()> {
     let own = level(&observation.log_level);
-    let directives = if own.contains(['=', ',']) {
+    let mut directives = if own.contains(['=', ',']) {
         own.to_owned()
     } else {
         let libraries =
@@ -31,6 +29,9 @@ pub(crate) fn start(observation: &Observation) -> anyhow::Result<()> {
         let targets = ["moorline_scorer", "moorline_serve", "moorline_engines", "moorline_script", "script"];
         targets.iter().fold(libraries.to_owned(), |directives, target| format!("{directives},{target}={own}"))
     };
+    if observation.log_requests || matches!(own.to_ascii_lowercase().as_str(), "debug" | "trace") {
+        directives.push_str(",requests=info");
+    }
     let filter = EnvFilter::builder().parse(&directives).with_context(|| {
         format!("log level `{}` is not one of ERROR, WARNING, INFO, DEBUG, TRACE", observation.log_level)
     })?;

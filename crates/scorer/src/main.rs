@@ -7,7 +7,6 @@ mod fpga;
 #[cfg(feature = "fpga")]
 mod fpga_profile;
 mod inspect;
-mod log_file;
 mod logging;
 mod probe;
 #[cfg(feature = "fpga")]

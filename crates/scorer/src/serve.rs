@@ -12,10 +12,9 @@ use std::{
 use anyhow::Context;
 use moorline_core::{BatchSettings, ErrorClass, ModelFiles};
 use moorline_engines::zero_inputs;
+use moorline_observe::{TraceConfig, Tracing};
 use moorline_script::ScriptPool;
-use moorline_serve::{
-    App, ImagePreparation, ModelServing, ServeConfig, ServedName, Server, TraceConfig, Tracing,
-};
+use moorline_serve::{App, ImagePreparation, ModelServing, ServeConfig, ServedName, Server};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use moorline_observe::TraceConfig;
 
 /// The environment of the process, taken once.
 #[derive(Clone, Debug, Default)]
@@ -393,11 +394,14 @@ pub(crate) struct Observation {
     /// Numbered log files that are kept
     #[arg(long, env = "MOORLINE_LOG_FILES", default_value = "5", value_name = "N")]
     pub(crate) log_files: NonZeroUsize,
+    /// Log each request that was answered, at the level INFO; at DEBUG and below it is logged in any case
+    #[arg(long, env = "MOORLINE_LOG_REQUESTS", value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub(crate) log_requests: bool,
     /// An OTLP gRPC collector for traces [default: traces are not exported]
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub(crate) otlp_endpoint: Option<String>,
     /// The share of traces begun here that are recorded, 0 to 1; a caller's decision is followed
-    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value_t = 1.0, value_name = "RATIO")]
+    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value = "1", value_name = "RATIO", value_parser = TraceConfig::parse_ratio)]
     pub(crate) trace_ratio: f64,
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use moorline_core::{ScriptCall, ScriptReply, ScriptRoute};
+use moorline_core::{ScriptCall, ScriptReply, ScriptRoute, trace_id};
 use thiserror::Error;
 
 use crate::dispatch::{Group, Sequence};
@@ -23,10 +23,13 @@ const OUTCOME_UNSAID: u8 = 4;
 
 const REPLY_HEADER: usize = 24;
 const LONGEST_ID: usize = 255;
+/// Stands between a request's id and its trace's, where it has one. No header has this character.
+pub(crate) const TRACE_FOLLOWS: char = '\x1d';
 
 /// A request as workers are sent it.
 #[derive(Debug)]
 pub(crate) struct Request {
+    /// By what the worker marks what is said meanwhile: the request's id and its trace's.
     pub(crate) id: String,
     /// Method, path and headers, encoded, where the script wants more than the text.
     description: Option<Vec<u8>>,
@@ -35,20 +38,23 @@ pub(crate) struct Request {
 
 impl Request {
     /// Only the body: all that `run(text)` wants.
-    pub(crate) fn text(id: String, body: Bytes) -> Self {
-        Self { id, description: None, body }
+    pub(crate) fn text(call: ScriptCall) -> Self {
+        Self { id: mark(call.request_id, call.traceparent.as_deref()), description: None, body: call.body }
     }
 
     /// Everything that is known of the request.
     pub(crate) fn described(call: ScriptCall) -> Self {
+        let id = mark(call.request_id, call.traceparent.as_deref());
         let mut headers = String::new();
-        let traced = |(name, _): &(String, String)| name.eq_ignore_ascii_case("traceparent");
-        let traceparent = call.traceparent.filter(|_| !call.headers.iter().any(traced));
-        let traceparent = traceparent.map(|value| ("traceparent".to_owned(), value));
+        let traceparent = call.traceparent.map(|value| ("traceparent".to_owned(), value));
+        // What the script does belongs to the span that is told here, and not to the caller's.
+        let replaced = traceparent.is_some();
+        let own =
+            call.headers.iter().filter(|(name, _)| !(replaced && name.eq_ignore_ascii_case("traceparent")));
         // A name with `_` cannot be told from the same name with `-` where headers become variables, so servers of
         // Python leave such headers out, and scripts are not used to seeing them.
         let shown = |(name, _): &&(String, String)| !name.contains('_');
-        for (name, value) in call.headers.iter().chain(&traceparent).filter(shown) {
+        for (name, value) in own.chain(&traceparent).filter(shown) {
             for part in [name, value] {
                 headers.extend(part.chars().filter(|letter| *letter != '\0'));
                 headers.push('\0');
@@ -66,7 +72,7 @@ impl Request {
         description.extend(method);
         description.extend(call.target.as_bytes());
         description.extend(headers.as_bytes());
-        Self { id: call.request_id, description: Some(description), body: call.body }
+        Self { id, description: Some(description), body: call.body }
     }
 
     /// The bytes of the frame beside its header and id.
@@ -82,6 +88,13 @@ impl Request {
     fn short_id(&self) -> &[u8] {
         let id = self.id.as_bytes();
         &id[..id.len().min(LONGEST_ID)]
+    }
+}
+
+fn mark(request_id: String, traceparent: Option<&str>) -> String {
+    match traceparent.and_then(trace_id) {
+        Some(trace) => format!("{request_id}{TRACE_FOLLOWS}{trace}"),
+        None => request_id,
     }
 }
 

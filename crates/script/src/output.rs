@@ -8,6 +8,8 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use crate::frame::TRACE_FOLLOWS;
+
 /// The longest piece of a line that is one event; the worker's own records are shorter.
 const LONGEST_LINE: usize = 80 * 1024;
 /// How much of the last output is kept for the message of a failed start.
@@ -43,7 +45,8 @@ enum Level {
 #[derive(Debug, PartialEq, Eq)]
 struct Record {
     level: Level,
-    request_id: Option<String>,
+    /// As the worker was told it, with the trace's id.
+    mark: Option<String>,
     text: String,
 }
 
@@ -68,7 +71,7 @@ fn parse(line: &[u8], stream: Stream) -> Record {
     let text = text.trim_end_matches(['\n', '\r']);
     let tagged = text.strip_prefix('\x1e').and_then(|rest| rest.split_once('\x1f'));
     let Some((tag, escaped)) = tagged else {
-        return Record { level: stream.level(), request_id: None, text: text.to_owned() };
+        return Record { level: stream.level(), mark: None, text: text.to_owned() };
     };
     let mut tag = tag.chars();
     let level = match tag.next() {
@@ -78,7 +81,7 @@ fn parse(line: &[u8], stream: Stream) -> Record {
         Some('E') => Level::Error,
         _ => stream.level(),
     };
-    let request_id = Some(tag.as_str().to_owned()).filter(|id| !id.is_empty());
+    let mark = Some(tag.as_str().to_owned()).filter(|mark| !mark.is_empty());
     let mut text = String::with_capacity(escaped.len());
     let mut letters = escaped.chars();
     while let Some(letter) = letters.next() {
@@ -92,16 +95,20 @@ fn parse(line: &[u8], stream: Stream) -> Record {
             (letter, false) => text.push(letter),
         }
     }
-    Record { level, request_id, text }
+    Record { level, mark, text }
 }
 
 fn log(worker: usize, record: &Record) {
-    let (text, request_id) = (&record.text, record.request_id.as_deref());
+    let text = &record.text;
+    let (request_id, trace_id) = match record.mark.as_deref().map(|mark| mark.split_once(TRACE_FOLLOWS)) {
+        Some(Some((request, trace))) => (Some(request).filter(|id| !id.is_empty()), Some(trace)),
+        _ => (record.mark.as_deref(), None),
+    };
     match record.level {
-        Level::Debug => tracing::debug!(target: "script", worker, request_id, "{text}"),
-        Level::Info => tracing::info!(target: "script", worker, request_id, "{text}"),
-        Level::Warn => tracing::warn!(target: "script", worker, request_id, "{text}"),
-        Level::Error => tracing::error!(target: "script", worker, request_id, "{text}"),
+        Level::Debug => tracing::debug!(target: "script", worker, request_id, trace_id, "{text}"),
+        Level::Info => tracing::info!(target: "script", worker, request_id, trace_id, "{text}"),
+        Level::Warn => tracing::warn!(target: "script", worker, request_id, trace_id, "{text}"),
+        Level::Error => tracing::error!(target: "script", worker, request_id, trace_id, "{text}"),
     }
 }
 
@@ -126,8 +133,8 @@ pub(crate) async fn pump(
                 None => break,
             };
             let mut record = parse(&buffer[start..end], stream);
-            if record.request_id.is_none() && buffer[start] != 0x1e {
-                record.request_id = current();
+            if record.mark.is_none() && buffer[start] != 0x1e {
+                record.mark = current();
             }
             tail.push(&record.text);
             log(worker, &record);
@@ -150,7 +157,7 @@ mod tests {
         let record = parse(b"\x1eEabc-1\x1fline 1\\nback\\\\slash\n", Stream::Err);
         let expected = Record {
             level: Level::Error,
-            request_id: Some("abc-1".to_owned()),
+            mark: Some("abc-1".to_owned()),
             text: "line 1\nback\\slash".to_owned(),
         };
         assert_eq!(record, expected);
@@ -160,7 +167,7 @@ mod tests {
     fn bare_lines_take_the_level_of_their_stream() {
         for (stream, level) in [(Stream::Out, Level::Info), (Stream::Err, Level::Warn)] {
             let record = parse(b"segfault \xff\r\n", stream);
-            assert_eq!(record, Record { level, request_id: None, text: "segfault \u{fffd}".to_owned() });
+            assert_eq!(record, Record { level, mark: None, text: "segfault \u{fffd}".to_owned() });
         }
         assert_eq!(parse(b"\x1e\n", Stream::Out).text, "\x1e");
         assert_eq!(parse(b"\x1e\x1f", Stream::Out).text, "");

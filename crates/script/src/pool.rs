@@ -360,8 +360,7 @@ impl Script for ScriptPool {
         let deadline = call.deadline.min(bound);
         let text_only = self.wants_text_only(&call);
         let batchable = text_only && self.shared.config.batching.is_some();
-        let request =
-            if text_only { Request::text(call.request_id, call.body) } else { Request::described(call) };
+        let request = if text_only { Request::text(call) } else { Request::described(call) };
         if request.is_too_long() {
             return Err(ScriptError::Overloaded);
         }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use moorline_core::{BatchSettings, EngineError, LoadedModel, Script, Session, Tensors};
+use moorline_observe::Tracing;
 
 use crate::{
     admission::{Admission, BodyBudget},
@@ -20,7 +21,6 @@ use crate::{
     routes::Cors,
     sessions::Sessions,
     swagger::{Service, SwaggerVersion, document},
-    trace::Tracing,
 };
 
 /// One scoring process, shared by its connections.

@@ -15,7 +15,6 @@ mod routes;
 mod server;
 mod sessions;
 pub mod swagger;
-mod trace;
 #[cfg(target_os = "linux")]
 mod workers;
 
@@ -24,4 +23,3 @@ pub use config::ServeConfig;
 pub use image::{ImageInputError, ImagePreparation};
 pub use metrics::{Metrics, Protocol};
 pub use server::{BindError, Server};
-pub use trace::{TraceConfig, TraceError, Tracing};

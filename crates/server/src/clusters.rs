@@ -55,6 +55,8 @@ pub(crate) struct Gateways {
     pub(crate) images: ImageMaker,
     /// The program that a gateway runs: this server's.
     pub(crate) program: PathBuf,
+    /// What it is told, beside what its compute says.
+    pub(crate) variables: BTreeMap<String, String>,
     /// Told of deployments for which requests wait there.
     pub(crate) waited_for: OnChange,
 }
@@ -148,6 +150,7 @@ impl Clusters {
             ingress_class: gateway.ingress_class,
             tls_secret: gateway.tls_secret,
             parent: gateway.parent.map(parent),
+            variables: self.0.gateways.variables.clone(),
         };
         Ok(Some((settings, GatewayHooks { image, waited_for: Arc::clone(&self.0.gateways.waited_for) })))
     }

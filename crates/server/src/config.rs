@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Response};
 use moorline_core::{Name, Secret};
 use moorline_store::StoreConfig;
 
-use crate::{edge::HubSettings, leader::LeaderElection};
+use crate::{edge::HubSettings, leader::LeaderElection, observation::Observation};
 
 /// Answers what is asked for a browser's pages, by method, path and headers; `None` is for others to answer.
 pub type Pages = fn(&Method, &str, &HeaderMap) -> Option<Response<Bytes>>;
@@ -49,6 +49,7 @@ pub struct ServerConfig {
     /// The portal; none where it is left out. It is given, and not linked, so that a change of the pages compiles no
     /// server.
     pub pages: Option<Pages>,
+    pub observation: Observation,
     pub bounds: Bounds,
 }
 

@@ -32,6 +32,7 @@ use tokio::net::TcpListener;
 use crate::{
     config::Bounds,
     front,
+    observation::Observation,
     problem::chain,
     server::{StartError, bind, door},
 };
@@ -50,6 +51,7 @@ pub struct NamespaceGatewayConfig {
     pub host: std::net::IpAddr,
     /// The variables that `kubectl` would look at: a gateway that is no pod finds its cluster as `kubectl` does.
     pub environment: BTreeMap<String, String>,
+    pub observation: Observation,
 }
 
 /// What the admin port is asked about.
@@ -78,7 +80,8 @@ pub async fn serve_namespace(
         // Tokens are known to the server alone.
         verify: Arc::new(|_, _| Box::pin(async { false })),
     };
-    let gateway = Gateway::new(GatewayConfig::default(), hooks, &metrics)
+    let observation = config.observation.open().map_err(part("what is seen of requests"))?;
+    let gateway = Gateway::new(GatewayConfig::default(), hooks, observation, &metrics)
         .map_err(|source| part("the gateway")(source.into()))?;
     #[cfg(target_os = "linux")]
     metrics
@@ -129,6 +132,9 @@ pub async fn serve_namespace(
     };
     let served = serving.await;
     answering.abort();
+    if let Err(error) = tokio::task::spawn_blocking(move || gateway.finish_observation()).await {
+        tracing::error!(error = chain(&error), "what was seen of requests could not be written");
+    }
     served
 }
 

@@ -249,6 +249,10 @@ impl Running {
                 tracing::warn!(seconds = limit.as_secs(), "requests were cut at the end of the drain timeout");
             }
         }
+        let gateway = control.gateway.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || gateway.finish_observation()).await {
+            tracing::error!(error = chain(&error), "what was seen of requests could not be written");
+        }
         control.monitor.shutdown().await;
         control.reconciler.shutdown().await;
         control.targets.shutdown(keep).await;
@@ -318,7 +322,8 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
         },
         verify: verify(Arc::clone(&doorkeeper)),
     };
-    let gateway = Gateway::new(GatewayConfig::default(), hooks, &metrics)
+    let observation = config.observation.open().map_err(part("what is seen of requests"))?;
+    let gateway = Gateway::new(GatewayConfig::default(), hooks, observation, &metrics)
         .map_err(|source| part("the gateway")(source.into()))?;
     #[cfg(target_os = "linux")]
     metrics
@@ -401,11 +406,17 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
             }
         })
     };
-    let gateways = Gateways { images: images.clone(), program: config.program.clone(), waited_for };
+    let gateways = Gateways {
+        images: images.clone(),
+        program: config.program.clone(),
+        variables: config.observation.variables_of_gateway(),
+        waited_for,
+    };
     let clusters = Clusters::new(store.clone(), config.environment.clone(), id, on_change, gateways);
     let fpgas = Fpgas::new(store.clone(), &config.home, &config.environment);
     let fleet = edge.as_ref().map(|edge| edge.fleet().clone());
-    let places = Places { store: store.clone(), local, hosts, clusters, fpgas, fleet };
+    let variables = Arc::new(config.observation.variables());
+    let places = Places { store: store.clone(), local, hosts, clusters, fpgas, fleet, variables };
     let targets = Targets::new(places, environments, images);
     let operations = Operations::open(store.clone()).await.map_err(|source| StartError::Store { source })?;
     let parts = Parts {

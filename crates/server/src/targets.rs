@@ -49,6 +49,8 @@ pub(crate) struct Places {
     pub(crate) fpgas: Fpgas,
     /// Devices at the edge, where this server has a hub.
     pub(crate) fleet: Option<Fleet>,
+    /// What replicas are told where their deployment says nothing else.
+    pub(crate) variables: Arc<BTreeMap<String, String>>,
 }
 
 /// The target of one compute.
@@ -150,6 +152,14 @@ impl Targets {
         }
     }
 
+    /// The variables of a deployment's replicas: its own, and this server's for all that it has none of. Devices at the
+    /// edge are told their deployment's alone: what is near this server need not be near them.
+    pub(crate) fn variables<'a>(&'a self, desired: &'a Desired) -> BTreeMap<&'a String, &'a String> {
+        let shared = Some(&self.places.variables).filter(|_| desired.runs_on().1 != TargetKind::Edge);
+        let shared = shared.into_iter().flat_map(|variables| variables.iter());
+        shared.chain(&desired.release.environment_variables).collect()
+    }
+
     pub(crate) async fn admit(&self, desired: &Desired) -> Result<(), TargetError> {
         self.of(desired).await?.target().admit(desired).await
     }
@@ -193,7 +203,7 @@ impl Targets {
                 };
                 (name.clone(), variable)
             };
-            desired.release.environment_variables.iter().map(variable).collect()
+            self.variables(desired).into_iter().map(variable).collect()
         };
         let placement = Placement {
             id: desired.id.clone(),

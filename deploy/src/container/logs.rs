@@ -31,15 +31,19 @@ pub(super) async fn open(
     }
     let names: Vec<String> = containers.into_iter().filter_map(|(_, container)| container.id).collect();
     let tail = options.tail.unwrap_or(MOST_LINES);
+    // The last lines of one request may be anywhere.
+    let read = if options.request_id.is_some() { MOST_LINES } else { tail };
     let mut last = Vec::new();
     for name in &names {
-        last.extend(lines_of(context, name, tail).await?);
+        last.extend(lines_of(context, name, read).await?);
     }
+    last.retain(|line| options.take(&line.text));
     let first = stream::iter(lines::merged(last, tail).into_iter().map(Ok));
     if !options.follow {
         return Ok(Box::pin(first));
     }
-    let following = names.into_iter().map(|name| Box::pin(follow(Arc::clone(context), name)));
+    let following =
+        names.into_iter().map(|name| Box::pin(follow(Arc::clone(context), name, options.clone())));
     Ok(Box::pin(first.chain(stream::select_all(following))))
 }
 
@@ -71,7 +75,11 @@ async fn lines_of(context: &Context, container: &str, tail: usize) -> Result<Vec
 }
 
 /// New lines of a container, until it ends.
-fn follow(context: Arc<Context>, container: String) -> impl Stream<Item = Result<Bytes, TargetError>> + Send {
+fn follow(
+    context: Arc<Context>,
+    container: String,
+    wanted: LogOptions,
+) -> impl Stream<Item = Result<Bytes, TargetError>> + Send {
     let options = LogsOptions {
         stdout: true,
         stderr: true,
@@ -81,18 +89,20 @@ fn follow(context: Arc<Context>, container: String) -> impl Stream<Item = Result
     };
     let pieces = context.engine.docker().logs(&container, Some(options));
     let pieces = pieces.map(|piece: Result<LogOutput, _>| piece);
-    stream::unfold((Box::pin(pieces), Splitter::default()), |(mut pieces, mut whole)| async move {
+    let state = (Box::pin(pieces), Splitter::default(), wanted);
+    stream::unfold(state, |(mut pieces, mut whole, wanted)| async move {
         loop {
             match pieces.next().await? {
                 Ok(piece) => {
-                    let lines = whole.take(&piece.into_bytes());
+                    let mut lines = whole.take(&piece.into_bytes());
+                    lines.retain(|line| wanted.take(line));
                     if !lines.is_empty() {
-                        return Some((Ok(Bytes::from(lines.concat())), (pieces, whole)));
+                        return Some((Ok(Bytes::from(lines.concat())), (pieces, whole, wanted)));
                     }
                 }
                 Err(error) => {
                     let error = EngineError::of("the log of a container broke off", error);
-                    return Some((Err(error.into()), (pieces, whole)));
+                    return Some((Err(error.into()), (pieces, whole, wanted)));
                 }
             }
         }

@@ -219,6 +219,7 @@ fn gateway() -> GatewaySettings {
             namespace: Some("infra".to_owned()),
             section: Some("https".to_owned()),
         }),
+        variables: [("MOORLINE_ACCESS_LOG".to_owned(), "-".to_owned())].into(),
     }
 }
 

@@ -34,17 +34,20 @@ pub(super) async fn open(
         }
     }
     let tail = options.tail.unwrap_or(MOST_LINES);
+    // The last lines of one request may be anywhere.
+    let read = if options.request_id.is_some() { MOST_LINES } else { tail };
     let mut last = Vec::new();
     for pod in &pods {
-        last.extend(lines_of(context, pod, CONTAINER, tail, false).await?);
+        last.extend(lines_of(context, pod, CONTAINER, read, false).await?);
     }
+    last.retain(|line| options.take(&line.text));
     let first = stream::iter(lines::merged(last, tail).into_iter().map(Ok));
     if !options.follow {
         return Ok(Box::pin(first));
     }
     let mut following = Vec::new();
     for pod in pods {
-        if let Some(more) = follow(context, &pod).await? {
+        if let Some(more) = follow(context, &pod, options.clone()).await? {
             following.push(Box::pin(more));
         }
     }
@@ -94,6 +97,7 @@ async fn lines_of(
 async fn follow(
     context: &Context,
     pod: &SeenPod,
+    wanted: LogOptions,
 ) -> Result<Option<impl Stream<Item = Result<Bytes, TargetError>> + Send + use<>>, ClusterError> {
     let parameters = LogParams {
         container: Some(CONTAINER.to_owned()),
@@ -107,22 +111,23 @@ async fn follow(
         Err(error) => return Err(unread(pod, error)),
     };
     let name = pod.name.clone();
-    let state = (Box::pin(pieces), Splitter::default(), name);
-    Ok(Some(stream::unfold(state, |(mut pieces, mut whole, name)| async move {
+    let state = (Box::pin(pieces), Splitter::default(), name, wanted);
+    Ok(Some(stream::unfold(state, |(mut pieces, mut whole, name, wanted)| async move {
         let mut piece = vec![0; PIECE];
         loop {
             match pieces.read(&mut piece).await {
                 Ok(0) => return None,
                 Ok(read) => {
-                    let lines = whole.take(&piece[..read]);
+                    let mut lines = whole.take(&piece[..read]);
+                    lines.retain(|line| wanted.take(line));
                     if !lines.is_empty() {
-                        return Some((Ok(Bytes::from(lines.concat())), (pieces, whole, name)));
+                        return Some((Ok(Bytes::from(lines.concat())), (pieces, whole, name, wanted)));
                     }
                 }
                 Err(error) => {
                     let message = format!("the log of pod {name} broke off");
                     let error = TargetError::caused(ErrorClass::Unavailable, message, error);
-                    return Some((Err(error), (pieces, whole, name)));
+                    return Some((Err(error), (pieces, whole, name, wanted)));
                 }
             }
         }

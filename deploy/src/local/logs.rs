@@ -49,7 +49,7 @@ pub(crate) async fn open(
     let mut reading = Reading {
         context: Arc::clone(context),
         id: id.clone(),
-        only: options.replica,
+        options: options.clone(),
         sources: Vec::new(),
         known: HashSet::new(),
     };
@@ -113,7 +113,7 @@ async fn run(
 struct Reading {
     context: Arc<Context>,
     id: DeploymentId,
-    only: Option<String>,
+    options: LogOptions,
     sources: Vec<LogSource>,
     known: HashSet<String>,
 }
@@ -121,10 +121,14 @@ struct Reading {
 impl Reading {
     /// The last lines of those that are there now.
     fn last(&mut self, tail: usize) -> VecDeque<Line> {
-        self.look(Some(tail));
+        // The last lines of one request may be anywhere.
+        self.look(Some(tail).filter(|_| self.options.request_id.is_none()));
         let mut last = VecDeque::new();
-        let keep = |line| {
-            last.push_back(line);
+        let options = &self.options;
+        let keep = |line: Line| {
+            if options.take(line.text.as_bytes()) {
+                last.push_back(line);
+            }
             if last.len() > tail {
                 last.pop_front();
             }
@@ -136,18 +140,24 @@ impl Reading {
 
     fn more(&mut self, writer: &mut Writer<'_>) -> Result<(), Left> {
         self.look(None);
-        merge(&mut self.sources, |line| writer.line(&line))
+        let options = &self.options;
+        merge(
+            &mut self.sources,
+            |line| {
+                if options.take(line.text.as_bytes()) { writer.line(&line) } else { Ok(()) }
+            },
+        )
     }
 
     /// Finds replicas that were not there before.
     fn look(&mut self, tail: Option<usize>) {
         for replica in self.context.layout.replica_ids(&self.id) {
-            if self.only.as_ref().is_some_and(|only| *only != replica) || !self.known.insert(replica.clone())
-            {
+            let only = self.options.replica.as_ref();
+            if only.is_some_and(|only| *only != replica) || !self.known.insert(replica.clone()) {
                 continue;
             }
             let folder = self.context.layout.replica(&self.id, &replica);
-            let prefix = if self.only.is_some() { String::new() } else { format!("[{replica}] ") };
+            let prefix = if only.is_some() { String::new() } else { format!("[{replica}] ") };
             self.sources.push(LogSource::of_log(&folder, prefix.clone(), tail));
             self.sources.push(LogSource::of_stderr(&folder, prefix, tail));
         }

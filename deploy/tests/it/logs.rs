@@ -30,7 +30,7 @@ async fn logs_are_followed_over_turned_files_and_kept() {
     let seen = observed(&*home.target, &id, "a ready replica", ready).await;
     let replica = seen.replicas[0].id.clone();
     let address = seen.replicas[0].address.unwrap();
-    let follow = LogOptions { tail: Some(0), follow: true, replica: Some(replica.clone()) };
+    let follow = LogOptions { tail: Some(0), follow: true, replica: Some(replica.clone()), request_id: None };
     let mut followed = home.target.logs(&id, follow).await.unwrap();
     for number in 0..LINES {
         let reply = post(address.data, "/score", &number.to_string()).await.unwrap();

@@ -213,7 +213,7 @@ impl Target for FleetTarget {
                 return Err(TargetError::new(ErrorClass::Unavailable, message));
             }
         };
-        let lines: Vec<&str> = text.lines().collect();
+        let lines: Vec<&str> = text.lines().filter(|line| options.take(line.as_bytes())).collect();
         let text = lines[lines.len().saturating_sub(tail)..].iter().map(|line| format!("{line}\n"));
         let chunk = Bytes::from(text.collect::<String>());
         Ok(Box::pin(stream::iter([Ok(chunk)])))

@@ -14,12 +14,17 @@ const TAIL = 500;
 /** Lines come in floods; the page is drawn this often at most, in milliseconds. */
 const DRAWN = 120;
 const AGAIN = 2000;
+const TYPED = 400;
+/** The longest id that a request can have. */
+const REQUEST_ID = 100;
 
 export function Logs({ endpoint, deployment, replicas }: { endpoint: string; deployment: string; replicas: string[] }) {
   const { workspace } = useSession();
   const [lines, setLines] = useState<{ id: number; text: string }[]>([]);
   const [wanted, want] = useState("");
   const [replica, choose] = useState("");
+  const [typed, type] = useState("");
+  const [request, ask] = useState("");
   const [follow, setFollow] = useState(true);
   const [error, setError] = useState<unknown>();
   const frame = useRef<HTMLDivElement>(null);
@@ -39,6 +44,7 @@ export function Logs({ endpoint, deployment, replicas }: { endpoint: string; dep
     const read = async () => {
       const query = new URLSearchParams({ tail: String(TAIL), follow: "true" });
       if (replica) query.set("replica", replica);
+      if (request) query.set("request_id", request);
       const path = ["workspaces", workspace, "online-endpoints", endpoint, "deployments", deployment].map(encodeURIComponent).join("/");
       const response = await send(`/api/v1/${path}/logs?${query.toString()}`, { signal: stop.signal });
       if (!response.ok) throw await refused(response);
@@ -71,7 +77,13 @@ export function Logs({ endpoint, deployment, replicas }: { endpoint: string; dep
       stop.abort();
       clearTimeout(timer);
     };
-  }, [workspace, endpoint, deployment, replica]);
+  }, [workspace, endpoint, deployment, replica, request]);
+
+  // The server looks through all that is kept, once nobody types any more.
+  useEffect(() => {
+    const timer = setTimeout(() => ask(typed.trim()), TYPED);
+    return () => clearTimeout(timer);
+  }, [typed]);
 
   useEffect(() => {
     if (follow && frame.current) frame.current.scrollTop = frame.current.scrollHeight;
@@ -91,6 +103,10 @@ export function Logs({ endpoint, deployment, replicas }: { endpoint: string; dep
           <label>
             <span className="only-heard">Lines with</span>
             <input type="search" placeholder="Lines with…" value={wanted} onChange={(event) => want(event.target.value)} maxLength={200} />
+          </label>
+          <label>
+            <span className="only-heard">Of the request</span>
+            <input type="search" placeholder="Request id…" value={typed} onChange={(event) => type(event.target.value)} maxLength={REQUEST_ID} />
           </label>
           {replicas.length > 1 && (
             <label>
@@ -119,7 +135,7 @@ export function Logs({ endpoint, deployment, replicas }: { endpoint: string; dep
         }}
       >
         {shown.map(({ id, text }) => <div key={id} className={`log-line${look(text)}`}>{text || " "}</div>)}
-        {shown.length === 0 && <div className="faint">{lines.length === 0 ? "Nothing has been written yet." : "No line has this."}</div>}
+        {shown.length === 0 && <div className="faint">{lines.length > 0 ? "No line has this." : request ? "No line is of this request." : "Nothing has been written yet."}</div>}
       </div>
     </Card>
   );

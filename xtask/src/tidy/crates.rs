@@ -29,7 +29,8 @@ const LEAVES: [&str; 9] = [
     "moorline-fpga",
     "moorline-edge",
 ];
-const BELOW_LEAVES: [&str; 4] = ["moorline-core", "moorline-listen", "moorline-spec", "moorline-store"];
+const BELOW_LEAVES: [&str; 5] =
+    ["moorline-core", "moorline-listen", "moorline-observe", "moorline-spec", "moorline-store"];
 
 /// One crate, by the table or by Cargo.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

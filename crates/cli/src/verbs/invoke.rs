@@ -14,6 +14,8 @@ const PATIENCE: Duration = Duration::from_mins(5);
 const MAX_BYTES: u64 = 1 << 30;
 /// What the gateway says of a model's own error.
 const MODEL_STATUS: &str = "ms-azureml-model-error-statuscode";
+const REQUEST_ID: &str = "x-request-id";
+const DEPLOYMENT: &str = "azureml-model-deployment";
 
 /// The body of the request; `az` sends an empty object where no file is named.
 pub(super) fn body(file: Option<&Path>) -> anyhow::Result<Vec<u8>> {
@@ -43,8 +45,10 @@ pub(super) async fn send(
     let request = request.timeout(PATIENCE).header(CONTENT_TYPE, "application/json").body(body);
     let response = client.send_raw(request).await?;
     let status = response.status();
-    let of_model =
-        response.headers().get(MODEL_STATUS).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
+    let header = |name: &str| {
+        response.headers().get(name).and_then(|value| value.to_str().ok()).map(ToOwned::to_owned)
+    };
+    let (of_model, id, deployment) = (header(MODEL_STATUS), header(REQUEST_ID), header(DEPLOYMENT));
     let text = response.text().await.context("the answer broke off")?;
     if status.is_success() {
         return Ok(text);
@@ -57,21 +61,30 @@ pub(super) async fn send(
     if !text.trim().is_empty() {
         explained = explained.detail(text.trim_end());
     }
-    if let Some(hint) = hint(status, endpoint) {
+    if let Some(id) = &id {
+        explained = explained.detail(format!("request id: {id}"));
+    }
+    if let Some(hint) = hint(status, endpoint, id.as_deref().zip(deployment.as_deref())) {
         explained = explained.hint(hint);
     }
     Err(explained.into())
 }
 
-fn hint(status: StatusCode, endpoint: &Name) -> Option<String> {
+/// `found` are the request's id and the deployment that had it, where there is one.
+fn hint(status: StatusCode, endpoint: &Name, found: Option<(&str, &str)>) -> Option<String> {
     Some(match status.as_u16() {
         404 => format!("`moorline online-deployment list -e {endpoint}` shows what there is to ask"),
         408 => {
             "request_settings.request_timeout_ms of the deployment is the time that a request has".to_owned()
         }
-        424 | 502 => {
-            format!("`moorline online-deployment get-logs -e {endpoint} -n DEPLOYMENT` shows its log")
-        }
+        424 | 500 | 502 => match found {
+            Some((id, deployment)) => format!(
+                "`moorline online-deployment get-logs -e {endpoint} -n {deployment} --request-id {id}` shows what its log says"
+            ),
+            None => {
+                format!("`moorline online-deployment get-logs -e {endpoint} -n DEPLOYMENT` shows its log")
+            }
+        },
         429 => {
             "the deployment has more requests than it takes at one time; more instances take more".to_owned()
         }

@@ -64,7 +64,8 @@ pub(crate) enum Verb {
     /// Print the log of a deployment
     #[command(
         after_help = "Examples:\n  moorline online-deployment get-logs -n blue -e iris --lines 100\n  \
-                      moorline online-deployment get-logs -n blue -e iris --follow"
+                      moorline online-deployment get-logs -n blue -e iris --follow\n  \
+                      moorline online-deployment get-logs -n blue -e iris --request-id 4fd5e7c1-7b4e-4d0c-a2a0-9a3f5a1de0b2"
     )]
     GetLogs(GetLogs),
 }
@@ -170,6 +171,9 @@ pub(crate) struct GetLogs {
     /// Only this instance's
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
+    /// Only the lines of this request, whichever instance took it: what its answer says as x-request-id
+    #[arg(long, value_name = "ID", value_parser = request_id)]
+    request_id: Option<String>,
     /// Accepted for scripts written for `az`; there is one kind of log
     #[arg(short, long, value_name = "CONTAINER")]
     container: Option<Container>,
@@ -181,6 +185,14 @@ pub(crate) struct GetLogs {
 enum Container {
     InferenceServer,
     StorageInitializer,
+}
+
+fn request_id(text: &str) -> Result<String, String> {
+    if (1..=100).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err("it has 1 to 100 characters".to_owned())
+    }
 }
 
 pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
@@ -385,6 +397,9 @@ async fn get_logs(session: &Session, logs: GetLogs) -> anyhow::Result<()> {
     }
     if let Some(instance) = &logs.instance {
         url.query_pairs_mut().append_pair("replica", instance);
+    }
+    if let Some(id) = &logs.request_id {
+        url.query_pairs_mut().append_pair("request_id", id);
     }
     stream::print(client.send(client.request(Method::GET, url)).await?, "the log").await
 }

@@ -19,7 +19,9 @@ use http_body_util::BodyExt;
 use hyper::{body::Incoming, client::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use moorline_core::{DeploymentId, Digest, Name};
-use moorline_gateway::{Auth, DeploymentRoute, EndpointRoute, Gateway, GatewayConfig, Hooks, ReplicaRoute};
+use moorline_gateway::{
+    Auth, DeploymentRoute, EndpointRoute, Gateway, GatewayConfig, Hooks, Observation, ReplicaRoute,
+};
 use moorline_listen::{Door, ListenConfig};
 use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::{
@@ -105,7 +107,7 @@ impl Front {
             }),
         };
         let registry = Registry::new();
-        let gateway = Gateway::new(config, hooks, &registry).unwrap();
+        let gateway = Gateway::new(config, hooks, Observation::default(), &registry).unwrap();
         let handler = gateway.clone();
         let server = Server::start(move |request: Request<Body>| {
             let gateway = handler.clone();

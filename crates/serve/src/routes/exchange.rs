@@ -9,7 +9,8 @@ use std::{
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use moorline_core::{ErrorClass, Tensors};
+use moorline_core::{ErrorClass, Tensors, trace_id};
+use moorline_observe::{Span, SpanKind};
 
 use super::{
     compress::{Encoding, compress},
@@ -20,7 +21,6 @@ use crate::{
     metrics::Protocol,
     problem::{Dialect, Problem, RUN_FUNCTION_FAILED, run_function_failed},
     sessions::{Scored, Sessions},
-    trace::RequestSpan,
 };
 
 const RUN_EXEC_MS: HeaderName = HeaderName::from_static("x-ms-run-fn-exec-ms");
@@ -61,7 +61,9 @@ pub(crate) struct Exchange {
     started: Instant,
     request_id: String,
     accept: Encoding,
-    span: Option<RequestSpan>,
+    span: Option<Span>,
+    /// The trace that it belongs to, where somebody said so.
+    trace_id: Option<String>,
     answered: bool,
 }
 
@@ -75,11 +77,19 @@ impl Exchange {
         app.metrics().in_flight.inc();
         let request_id = extensions.get::<RequestIds>().map_or_else(String::new, RequestIds::request_id);
         let accept = headers.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
+        let span = app.tracing().map(|tracing| tracing.serve(protocol.as_str(), headers));
+        if let Some(span) = span.as_ref().filter(|span| span.is_recording()) {
+            span.set("moorline.request_id", request_id.clone());
+        }
         Self {
             protocol,
+            trace_id: match &span {
+                Some(span) => Some(span.trace_id()),
+                None => traceparent(headers).and_then(trace_id).map(str::to_owned),
+            },
             started: Instant::now(),
             accept: accept.map_or(Encoding::Identity, Encoding::accepted),
-            span: app.tracing().map(|tracing| tracing.start(protocol.as_str(), headers, &request_id)),
+            span,
             request_id,
             answered: false,
             app: Arc::clone(app),
@@ -95,11 +105,16 @@ impl Exchange {
         self.app.config().request_timeout.map(|timeout| self.started + timeout)
     }
 
+    /// The span of what is done in a worker of the script, which the script may go on from.
+    pub(crate) fn script_span(&self) -> Option<Span> {
+        self.span.as_ref().and_then(|span| span.child("script", SpanKind::Internal))
+    }
+
     /// What the script passes on: our span, or what the caller sent.
-    pub(crate) fn traceparent(&self, headers: &HeaderMap) -> Option<String> {
-        match &self.span {
+    pub(crate) fn traceparent(&self, script: Option<&Span>, headers: &HeaderMap) -> Option<String> {
+        match script.or(self.span.as_ref()) {
             Some(span) => Some(span.traceparent()),
-            None => headers.get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned),
+            None => traceparent(headers).map(str::to_owned),
         }
     }
 
@@ -114,16 +129,11 @@ impl Exchange {
             }
         })?;
         drop(permit);
-        self.ran(admitted, scored.started, scored.run_time);
-        Ok(scored)
-    }
-
-    /// Records where the time went; `started` to `started + run_time` is the run itself.
-    pub(crate) fn ran(&self, admitted: Instant, started: Instant, run_time: Duration) {
-        if let (Some(tracing), Some(span)) = (self.app.tracing(), &self.span) {
-            tracing.child(span, "queue", admitted, started);
-            tracing.child(span, "inference", started, started + run_time);
+        if let Some(span) = &self.span {
+            span.past("queue", admitted, scored.started);
+            span.past("inference", scored.started, scored.started + scored.run_time);
         }
+        Ok(scored)
     }
 
     /// Sends the answer, or the problem in the protocol's dialect.
@@ -165,11 +175,12 @@ impl Exchange {
 
     fn log(&self, problem: &Problem) {
         let Problem { class, message, .. } = problem;
-        let (request_id, protocol, status) =
-            (&*self.request_id, self.protocol.as_str(), problem.status().as_u16());
+        let (request_id, trace_id) = (&*self.request_id, self.trace_id.as_deref());
+        let (protocol, status) = (self.protocol.as_str(), problem.status().as_u16());
         if problem.status().is_server_error() {
             tracing::warn!(
                 request_id,
+                trace_id,
                 protocol,
                 status,
                 class = class.as_str(),
@@ -179,6 +190,7 @@ impl Exchange {
         } else {
             tracing::debug!(
                 request_id,
+                trace_id,
                 protocol,
                 status,
                 class = class.as_str(),
@@ -192,17 +204,24 @@ impl Exchange {
         self.answered = true;
         let duration = self.started.elapsed();
         self.app.metrics().record_request(self.protocol, status, duration);
-        tracing::debug!(
+        // A target of its own, so that these lines are chosen by themselves.
+        tracing::info!(
+            target: "requests",
             request_id = self.request_id,
+            trace_id = self.trace_id,
             protocol = self.protocol.as_str(),
             status,
             micros = duration.as_micros() as u64,
             "request answered"
         );
         if let Some(span) = self.span.take() {
-            span.finish(status);
+            span.answered(status);
         }
     }
+}
+
+fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    headers.get("traceparent").and_then(|value| value.to_str().ok())
 }
 
 impl Drop for Exchange {

@@ -140,6 +140,7 @@ pub(super) async fn score_script(
     let permit = app.admission().admit(exchange.deadline()).await?;
     let scoring_deadline = Instant::now() + app.config().scoring_timeout;
     let request_deadline = exchange.deadline();
+    let span = exchange.script_span();
     let call = ScriptCall {
         route,
         method: parts.method.as_str().to_owned(),
@@ -147,10 +148,15 @@ pub(super) async fn score_script(
         headers: if script.info().needs_headers { header_pairs(&parts.headers) } else { Vec::new() },
         body,
         request_id: exchange.request_id().to_owned(),
-        traceparent: exchange.traceparent(&parts.headers),
+        traceparent: exchange.traceparent(span.as_ref(), &parts.headers),
         deadline: request_deadline.map_or(scoring_deadline, |deadline| deadline.min(scoring_deadline)),
     };
-    let reply = script.score(call).await.map_err(|error| match (error, app.config().request_timeout) {
+    let reply = script.score(call).await.inspect_err(|_| {
+        if let Some(span) = &span {
+            span.fail("the script gave no answer");
+        }
+    });
+    let reply = reply.map_err(|error| match (error, app.config().request_timeout) {
         // Of the two deadlines the nearer one was passed, and each has its own answer.
         (ScriptError::Timeout { .. }, Some(limit))
             if request_deadline.is_some_and(|own| own < scoring_deadline) =>
@@ -167,7 +173,10 @@ pub(super) async fn score_script(
         let started = Instant::now().checked_sub(run_time).unwrap_or(admitted).max(admitted);
         app.metrics().record_wait(started - admitted);
         app.metrics().record_run(run_time);
-        exchange.ran(admitted, started, run_time);
+        if let Some(span) = &span {
+            span.past("queue", admitted, started);
+            span.past("run", started, started + run_time);
+        }
     }
     let mut headers = HeaderMap::with_capacity(reply.headers.len() + 8);
     for (name, value) in &reply.headers {

@@ -25,6 +25,8 @@ use crate::{
 
 /// Lines from the end, at most.
 const TAIL: usize = 100_000;
+/// The longest id that a request can have.
+const REQUEST_ID: usize = 100;
 
 pub(super) fn routes() -> OpenApiRouter<Control> {
     OpenApiRouter::new().routes(routes!(logs))
@@ -42,6 +44,9 @@ struct LogPart {
     follow: bool,
     /// Only this replica's.
     replica: Option<String>,
+    /// Only the lines of this request: what answers say as `x-request-id`. `tail` is then about these.
+    #[param(max_length = 100)]
+    request_id: Option<String>,
 }
 
 /// The log of a deployment's replicas, oldest first.
@@ -57,11 +62,19 @@ async fn logs(
     if part.tail.is_some_and(|tail| tail > TAIL) {
         return Err(ApiError::invalid(format!("`tail` can be {TAIL} at most")));
     }
+    if part.request_id.as_ref().is_some_and(|id| id.is_empty() || id.len() > REQUEST_ID) {
+        return Err(ApiError::invalid(format!("`request_id` has 1 to {REQUEST_ID} characters")));
+    }
     let name = deployment_record_name(&at.endpoint, &at.deployment);
     let record = control.store.record(&at.workspace, RecordKind::Deployment, &name).await?;
     let state = DeploymentState::read(&record)
         .map_err(|error| ApiError::internal(format!("the record of `{name}` cannot be read"), error))?;
-    let options = LogOptions { tail: part.tail, follow: part.follow, replica: part.replica };
+    let options = LogOptions {
+        tail: part.tail,
+        follow: part.follow,
+        replica: part.replica,
+        request_id: part.request_id,
+    };
     // All revisions of a deployment write to the same place; which one is asked for does not matter.
     let lines = control.targets.logs(&state.body.desired, options).await?;
     let lines = lines

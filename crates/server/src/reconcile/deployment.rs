@@ -158,7 +158,7 @@ impl Reconciler {
             None => self.0.targets.source(&self.0.releases, desired, progress).await?,
         };
         let mut variables = BTreeMap::new();
-        for (name, value) in &desired.release.environment_variables {
+        for (name, value) in self.0.targets.variables(desired) {
             let variable = match secrets::reference(value) {
                 None => Variable::Plain(value.clone()),
                 Some(reference) => {

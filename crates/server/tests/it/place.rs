@@ -6,7 +6,7 @@ use std::{
 };
 
 use moorline_core::{Digest, Name};
-use moorline_server::{Bounds, Running, Server, ServerConfig, StartError};
+use moorline_server::{Bounds, Observation, Running, Server, ServerConfig, StartError};
 use moorline_store::StoreConfig;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
@@ -88,6 +88,7 @@ pub(crate) fn config(home: &Path) -> ServerConfig {
         leader_election: None,
         hub: None,
         pages: None,
+        observation: Observation::default(),
         bounds: Bounds::default(),
     }
 }

@@ -219,7 +219,7 @@ impl Read for OnlineDeployment {
         fields.azure_only(
             reader,
             "app_insights_enabled",
-            "metrics and logs are there without it",
+            "metrics, logs and traces are there without it",
             scalars::boolean,
         );
         let mut resources = None;

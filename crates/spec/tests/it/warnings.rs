@@ -33,7 +33,7 @@ data_collector: {collections: {model_inputs: {enabled: 'True', data: azureml:d:1
 environment: {image: i, os_type: Windows, datastore: d}
 model: {path: model, datastore: d}
 "), @r"
-    doc.yml:4:1: warning: `app_insights_enabled` has no effect here: metrics and logs are there without it
+    doc.yml:4:1: warning: `app_insights_enabled` has no effect here: metrics, logs and traces are there without it
     doc.yml:5:1: warning: `egress_public_network_access` has no effect here: a deployment reaches what its machine reaches
     doc.yml:6:1: warning: `private_network_connection` has no effect here: a deployment reaches what its machine reaches
     doc.yml:7:17: warning: `data_collector` has no effect yet: nothing is collected

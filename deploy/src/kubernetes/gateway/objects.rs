@@ -1,5 +1,7 @@
 //! The objects of a namespace's gateway.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use moorline_core::{ErrorClass, TargetError};
 use serde_json::{Map, Value, json};
@@ -34,6 +36,8 @@ pub struct GatewaySettings {
     pub tls_secret: Option<String>,
     /// The Gateway of the Gateway API that requests come through, in the place of an Ingress.
     pub parent: Option<GatewayParent>,
+    /// Of its container.
+    pub variables: BTreeMap<String, String>,
 }
 
 /// A Gateway of the Gateway API.
@@ -231,6 +235,13 @@ fn pod(look: &Look, settings: &GatewaySettings, image: &str) -> Value {
             "labelSelector": selector(look, settings),
         }],
     });
+    if !settings.variables.is_empty() {
+        let variable = |(name, value): (&String, &String)| {
+            // A dollar sign would begin a reference to another variable.
+            json!({ "name": name, "value": value.replace('$', "$$") })
+        };
+        pod["containers"][0]["env"] = settings.variables.iter().map(variable).collect();
+    }
     if !look.image_pull_secrets.is_empty() {
         let secrets = look.image_pull_secrets.iter().map(|name| json!({ "name": name }));
         pod["imagePullSecrets"] = secrets.collect();

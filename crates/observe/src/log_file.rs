@@ -10,7 +10,7 @@ use fs_err::{File, OpenOptions};
 
 /// The file that is written to. Every `write` is taken as one whole line, and a line is never split over two files.
 #[derive(Debug)]
-pub(crate) struct LogFile {
+pub struct LogFile {
     path: PathBuf,
     file: File,
     length: u64,
@@ -24,7 +24,7 @@ pub(crate) struct LogFile {
 
 impl LogFile {
     /// Goes on where an earlier process ended.
-    pub(crate) fn open(path: &Path, max_bytes: u64, kept: usize) -> io::Result<Self> {
+    pub fn open(path: &Path, max_bytes: u64, kept: usize) -> io::Result<Self> {
         let file = append_to(path)?;
         let length = file.metadata()?.len();
         Ok(Self { path: path.to_owned(), file, length, max_bytes, kept, failed_at: 0 })
