@@ -86,6 +86,8 @@ mod soak;
 #[cfg(test)]
 mod survival;
 #[cfg(test)]
+mod traces;
+#[cfg(test)]
 mod transport;
 #[cfg(test)]
 mod workspace_bad_input;

@@ -1,12 +1,8 @@
 //! What a scorer says of itself: metrics by the names of the design, logs with request ids, and traces.
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
-use moorline_tests::{ReleaseDir, Request, Scorer, call, eventually, onnx, own_folder, venv};
+use moorline_tests::{Collector, ReleaseDir, Request, Scorer, call, onnx, venv};
 use serde_json::json;
 
 fn metrics(scorer: &Scorer) -> String {
@@ -130,62 +126,57 @@ fn text_logs_and_levels() {
     assert!(failure.log.contains("model.onnx") && !failure.log.contains("INFO"), "{}", failure.log);
 }
 
-/// A collector for OTLP over gRPC, in Python: it prints what arrives.
-struct Collector {
-    child: Child,
-    lines: std::sync::mpsc::Receiver<String>,
-    endpoint: String,
-}
-
-impl Collector {
-    fn start(venv: &moorline_tests::Venv) -> Self {
-        let mut child = Command::new(venv.python())
-            .args(["-B", "-u"])
-            .arg(own_folder().join("clients/otlp_receiver.py"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let endpoint = lines.next().unwrap().unwrap();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines: receiver, endpoint }
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
-fn a_trace_that_comes_in_goes_out_to_the_collector() {
+fn a_trace_that_comes_in_goes_out_to_the_collector_and_into_the_script() {
     let Some(venv) = venv("tools") else { return };
     let collector = Collector::start(&venv);
     let script = "def init():\n    pass\n\n\ndef run(data, request_headers):\n    return request_headers.get('Traceparent')\n";
     let mut scorer = ReleaseDir::of_script(script)
         .serve()
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint)
-        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
         .start();
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let parent = format!("00-{trace}-b7ad6b7169203331-01");
     let reply = scorer.call(&Request::post("/score", "x").header("traceparent", &parent));
     assert_eq!(reply.status, 200);
-    let given = reply.value().as_str().unwrap().to_owned();
-    assert!(given.contains(trace), "the script was given {given}");
-    let arrived = || collector.lines.try_iter().any(|line| line.contains(trace));
-    let in_time = eventually(Duration::from_secs(15), arrived);
-    if !in_time {
-        // A batch may wait for the end; what is left must go out then.
+    // What is left must go out at the end.
+    scorer.terminate();
+    assert_eq!(scorer.wait(Duration::from_secs(20)), Some(0));
+    let spans = collector.trace(trace, 4);
+    let named = |name: &str| spans.iter().find(|span| span["name"] == name).unwrap();
+    let (own, script) = (named("score"), named("script"));
+    assert_eq!((&own["parent"], &own["kind"]), (&json!("b7ad6b7169203331"), &json!("server")));
+    assert_eq!(script["parent"], own["id"]);
+    for part in ["queue", "run"] {
+        assert_eq!(named(part)["parent"], script["id"], "{part}");
+    }
+    let given = format!("00-{trace}-{}-01", script["id"].as_str().unwrap());
+    assert_eq!(reply.value(), given, "the script goes on from a span that is exported");
+}
+
+#[test]
+fn answered_requests_are_logged_where_that_is_wanted() {
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let request = Request::post("/score", r#"{"data": [[1, 2, 3, 4]]}"#)
+        .header("x-request-id", "id-of-mine")
+        .header("traceparent", &format!("00-{trace}-b7ad6b7169203331-01"));
+    for wanted in [true, false] {
+        let release = ReleaseDir::of_model(&onnx::linear_model());
+        let mut scorer = release
+            .serve()
+            .args(["--engine", "tract"])
+            .env("MOORLINE_LOG_REQUESTS", wanted.to_string())
+            .start();
+        assert_eq!(scorer.call(&request).status, 200);
         scorer.terminate();
         assert_eq!(scorer.wait(Duration::from_secs(20)), Some(0));
-        assert!(eventually(Duration::from_secs(5), || collector
-            .lines
-            .try_iter()
-            .any(|line| line.contains(trace))));
+        let of_mine = scorer.log().events().into_iter().find(|event| event["request_id"] == "id-of-mine");
+        let Some(event) = of_mine else {
+            assert!(!wanted, "{}", scorer.log().text());
+            continue;
+        };
+        assert!(wanted, "{event}");
+        assert_eq!((&event["status"], &event["trace_id"]), (&json!(200), &json!(trace)));
     }
 }
 

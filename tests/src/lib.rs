@@ -5,6 +5,7 @@
 //! optional peer (a Python environment) says `SKIPPED: why`, and fails instead where `CI=true`.
 
 mod clustered;
+mod collector;
 pub mod containers;
 pub mod dockerd;
 pub mod documents;
@@ -23,6 +24,7 @@ pub mod stores;
 mod workspace;
 
 pub use clustered::{Clustered, GivenCluster, Namespace};
+pub use collector::Collector;
 pub use hosted::{BODY, Hosted};
 pub use http::{Connection, Reply, Request, call};
 pub use log::Log;

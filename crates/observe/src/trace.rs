@@ -95,13 +95,18 @@ impl Tracing {
             .with_endpoint(&config.endpoint)
             .build()
             .map_err(|source| TraceError { endpoint: config.endpoint.clone(), source })?;
+        Ok(Self::to(exporter, config))
+    }
+
+    /// The same to another exporter.
+    pub fn to(exporter: impl opentelemetry_sdk::trace::SpanExporter + 'static, config: &TraceConfig) -> Self {
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.ratio))))
             .with_resource(Resource::builder().with_service_name(config.service_name.clone()).build())
             .build();
         let tracer = provider.tracer("moorline");
-        Ok(Self(Arc::new(Inner { provider, tracer, propagator: TraceContextPropagator::new() })))
+        Self(Arc::new(Inner { provider, tracer, propagator: TraceContextPropagator::new() }))
     }
 
     /// Sends what is left. Blocks; call it off the runtime's threads.

@@ -95,6 +95,10 @@ impl Front {
     }
 
     pub(crate) async fn with(config: GatewayConfig) -> Self {
+        Self::observed(config, Observation::default()).await
+    }
+
+    pub(crate) async fn observed(config: GatewayConfig, observation: Observation) -> Self {
         let woken = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&woken);
         let hooks = Hooks {
@@ -107,7 +111,7 @@ impl Front {
             }),
         };
         let registry = Registry::new();
-        let gateway = Gateway::new(config, hooks, Observation::default(), &registry).unwrap();
+        let gateway = Gateway::new(config, hooks, observation, &registry).unwrap();
         let handler = gateway.clone();
         let server = Server::start(move |request: Request<Body>| {
             let gateway = handler.clone();

@@ -8,4 +8,5 @@ mod grpc;
 mod harness;
 mod passage;
 mod scale;
+mod seen;
 mod streams;
