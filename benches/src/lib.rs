@@ -10,6 +10,7 @@ pub mod gateway_rows;
 mod hosted_rows;
 pub mod image_rows;
 pub mod kubernetes_rows;
+pub mod monitor_rows;
 pub mod peers;
 pub mod report;
 pub mod rows;

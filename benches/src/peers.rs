@@ -40,6 +40,17 @@ pub fn echo(workspace: &Workspace) -> Result<Peer> {
     Ok(Peer { child, address: address.trim().to_owned() })
 }
 
+/// A collector of traces that looks at nothing, and prints where it listens.
+pub fn collector(workspace: &Workspace) -> Result<Peer> {
+    let mut command = workspace.command(python::interpreter(workspace, "tools"));
+    command.args(["-u", "benches/models/otlp_sink.py"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.spawn().context("otlp_sink.py")?;
+    let mut address = String::new();
+    let output = child.stdout.take().context("its output is piped")?;
+    BufReader::new(output).read_line(&mut address)?;
+    Ok(Peer { child, address: address.trim().to_owned() })
+}
+
 /// Azure ML's own server, with the script of `benches/models/echo`.
 pub fn azmlinfsrv(workspace: &Workspace, workers: usize) -> Result<Peer> {
     let program = python::venvs(workspace).join("oracle/bin/azmlinfsrv");

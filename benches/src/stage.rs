@@ -120,12 +120,12 @@ impl<'a> Stage<'a> {
         shell::output(python.arg(script).args(arguments))
     }
 
-    /// The same with an endpoint's key, which a scorer alone does not look at.
-    pub fn tiny_json_with_key(&self, key: &str, connections: usize) -> Result<Load> {
+    /// The row as JSON with an endpoint's key, which a scorer alone does not look at.
+    pub fn tiny_json_with_key(&self, name: &str, key: &str, connections: usize) -> Result<Load> {
         let body = serde_json::to_vec(&json!({"data": [FEATURES]}))?;
         let key = format!("Bearer {key}");
         let headers = [("content-type", "application/json"), ("authorization", &key)];
-        Load::post(&self.folder, &format!("tiny-json-{connections}"), &headers, &body, connections)
+        Load::post(&self.folder, &format!("tiny-json-{name}-{connections}"), &headers, &body, connections)
     }
 
     /// The same row in the Open Inference Protocol with raw bytes, in and out.

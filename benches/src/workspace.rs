@@ -22,17 +22,30 @@ pub struct Home<'a> {
     checkout: &'a Checkout,
     pub folder: PathBuf,
     server: Option<Child>,
+    /// Of `moorline up`.
+    arguments: Vec<String>,
     pub address: String,
 }
 
 impl<'a> Home<'a> {
     /// An empty home with a server.
     pub fn new(checkout: &'a Checkout, folder: PathBuf) -> Result<Self> {
+        Self::with(checkout, folder, &[])
+    }
+
+    /// The same with more arguments of `moorline up`.
+    pub fn with(checkout: &'a Checkout, folder: PathBuf, arguments: &[&str]) -> Result<Self> {
         if folder.exists() {
             fs_err::remove_dir_all(&folder)?;
         }
         fs_err::create_dir_all(&folder)?;
-        let mut home = Self { checkout, folder, server: None, address: String::new() };
+        let mut home = Self {
+            checkout,
+            folder,
+            server: None,
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+            address: String::new(),
+        };
         home.start()?;
         Ok(home)
     }
@@ -40,6 +53,7 @@ impl<'a> Home<'a> {
     /// Starts the server and waits until it says where it listens.
     pub fn start(&mut self) -> Result<()> {
         let mut up = self.command(&["up", "--listen", "127.0.0.1:0"]);
+        up.args(&self.arguments);
         up.stdout(Stdio::null()).stderr(fs_err::File::create(self.folder.join("up.log"))?.into_parts().0);
         let mut server = up.spawn().context("could not start `moorline up`")?;
         let pid = server.id();

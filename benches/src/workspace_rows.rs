@@ -42,7 +42,12 @@ pub(crate) fn document(name: &str, engine: &str, more: &str) -> String {
 
 /// A home with an endpoint and the tiny model registered.
 pub(crate) fn prepared<'a>(stage: &Stage<'a>, name: &str) -> Result<Home<'a>> {
-    let home = Home::new(stage.workspace, stage.folder(name))?;
+    prepared_with(stage, name, &[])
+}
+
+/// The same with more arguments of `moorline up`.
+pub(crate) fn prepared_with<'a>(stage: &Stage<'a>, name: &str, arguments: &[&str]) -> Result<Home<'a>> {
+    let home = Home::with(stage.workspace, stage.folder(name), arguments)?;
     let model = stage.tiny_model()?;
     home.run(&["model", "create", "-n", "tiny", "-p", &model.to_string_lossy(), "-o", "none"])?;
     home.run(&["online-endpoint", "create", "-n", "bench", "-o", "none"])?;
@@ -127,13 +132,7 @@ pub(crate) fn registry(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
 /// A server is killed and started: how long until every deployment answers through it, and what it costs to be idle.
 pub(crate) fn restart(stage: &Stage<'_>, _: Effort) -> Result<Vec<Row>> {
     let mut home = prepared(stage, "restart")?;
-    let file = home.folder.join("deployment.yml");
-    for number in 0..DEPLOYMENTS {
-        let name = format!("d{number:03}");
-        fs_err::write(&file, document(&name, "tract", ""))?;
-        home.run(&["online-deployment", "create", "-f", &file.to_string_lossy(), "--no-wait", "-o", "none"])?;
-    }
-    home.wait_for_scorers(DEPLOYMENTS)?;
+    deploy_many(&home)?;
     let (key, body) = (home.key("bench")?, stage.tiny_json_body()?.to_string_lossy().into_owned());
     let answered = |home: &Home<'_>, start: f64| -> Result<f64> {
         let arguments = [&home.address, "bench", &key, &start.to_string(), &DEPLOYMENTS.to_string(), &body];
@@ -145,9 +144,7 @@ pub(crate) fn restart(stage: &Stage<'_>, _: Effort) -> Result<Vec<Row>> {
     let start = monotonic()?;
     home.start()?;
     let taken = answered(&home, start)?;
-    let before = processor_seconds(home.server_id()?)?;
-    std::thread::sleep(IDLE);
-    let busy = (processor_seconds(home.server_id()?)? - before) / IDLE.as_secs_f64() * 100.0;
+    let busy = processor_percent(home.server_id()?, IDLE)?;
     Ok(vec![
         seconds("200 deployments answer after the server was killed and started", taken, 2.0),
         Row {
@@ -161,11 +158,29 @@ pub(crate) fn restart(stage: &Stage<'_>, _: Effort) -> Result<Vec<Row>> {
     ])
 }
 
+/// Many deployments of the tiny model, each with a replica.
+pub(crate) fn deploy_many(home: &Home<'_>) -> Result<()> {
+    let file = home.folder.join("deployment.yml");
+    for number in 0..DEPLOYMENTS {
+        let name = format!("d{number:03}");
+        fs_err::write(&file, document(&name, "tract", ""))?;
+        home.run(&["online-deployment", "create", "-f", &file.to_string_lossy(), "--no-wait", "-o", "none"])?;
+    }
+    home.wait_for_scorers(DEPLOYMENTS)
+}
+
 /// Seconds of the clock that Python's `CLOCK_MONOTONIC` is too.
 fn monotonic() -> Result<f64> {
     let text = fs_err::read_to_string("/proc/uptime")?;
     let seconds = text.split_whitespace().next().context("/proc/uptime begins with seconds")?;
     Ok(seconds.parse()?)
+}
+
+/// What a process takes of a core in the time that comes.
+pub(crate) fn processor_percent(process: u32, time: Duration) -> Result<f64> {
+    let before = processor_seconds(process)?;
+    std::thread::sleep(time);
+    Ok((processor_seconds(process)? - before) / time.as_secs_f64() * 100.0)
 }
 
 /// User and system time that a process has taken.

@@ -22,13 +22,15 @@ pub enum Bench {
     Kubernetes(TableArguments),
     /// A device's agent and hub beside mosquitto, and a change for a fleet.
     Edge(TableArguments),
+    /// What it costs the server to look at 200 replicas, and how smoothly the portal shows them and 1,000 devices.
+    Monitor(TableArguments),
     /// ResNet-50 on the device that PoCL emulates beside ONNX Runtime.
     Fpga,
     /// The pieces of a request's way, alone: codecs, batches, recording.
     HotPath,
 }
 
-/// Of `cargo xtask bench scorer`, `gateway`, `image`, `kubernetes` and `edge`.
+/// Of `cargo xtask bench scorer`, `gateway`, `image`, `kubernetes`, `edge` and `monitor`.
 #[derive(Args, Debug)]
 pub struct TableArguments {
     /// A minute or two instead of several; the figures are rough.
@@ -49,6 +51,7 @@ pub fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
         Bench::Image(arguments) => ("image", arguments),
         Bench::Kubernetes(arguments) => ("kubernetes", arguments),
         Bench::Edge(arguments) => ("edge", arguments),
+        Bench::Monitor(arguments) => ("monitor", arguments),
         Bench::HotPath => {
             let hot_path =
                 ["bench", "--profile", "release", "--package", "moorline-benches", "--bench", "hot_path"];
@@ -74,6 +77,9 @@ pub fn run(workspace: &Workspace, bench: &Bench) -> Result<()> {
     } else {
         None
     };
+    if matches!(bench, Bench::Monitor(_)) {
+        crate::portal::run_if_possible(workspace)?;
+    }
     workspace.build()?;
     let mut harness = workspace.command(workspace.binary("side-by-side"));
     harness.arg(subject);

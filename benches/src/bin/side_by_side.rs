@@ -1,4 +1,4 @@
-//! `cargo xtask bench scorer|gateway|image|kubernetes|edge`: ours and its baselines in the same minute, under the same load, in one table.
+//! `cargo xtask bench scorer|gateway|image|kubernetes|edge|monitor`: ours and its baselines in the same minute, under the same load, in one table.
 
 use std::process::ExitCode;
 
@@ -9,6 +9,7 @@ use moorline_benches::{
     gateway_rows::GATEWAY,
     image_rows::IMAGE,
     kubernetes_rows::KUBERNETES,
+    monitor_rows::MONITOR,
     report,
     rows::{Effort, Measure, SCORER},
     stage::Stage,
@@ -38,6 +39,7 @@ enum Subject {
     Image,
     Kubernetes,
     Edge,
+    Monitor,
 }
 
 impl Subject {
@@ -48,6 +50,7 @@ impl Subject {
             Self::Image => &IMAGE,
             Self::Kubernetes => &KUBERNETES,
             Self::Edge => &EDGE,
+            Self::Monitor => &MONITOR,
         }
     }
 
@@ -58,6 +61,7 @@ impl Subject {
             Self::Image => "image",
             Self::Kubernetes => "kubernetes",
             Self::Edge => "edge",
+            Self::Monitor => "monitor",
         }
     }
 
@@ -77,6 +81,12 @@ impl Subject {
                  medians of {rounds} alternating runs of {seconds} s, QoS 1 both ways, 64 messages under way, TLS 1.3 and kept \
                  sessions on both sides. Ours writes each message to its queue before it is acknowledged; mosquitto \
                  passes messages on from memory, and writes what waits down every second."
+            ),
+            Self::Monitor => format!(
+                "The server, its 200 scorers and Chromium are on the same cores. Processor time: over {} s, in which the \
+                 server looks at all replicas each five seconds. Frames: the time between two of them, while a list is \
+                 scrolled from its beginning to its end in 3 s.",
+                seconds * 6
             ),
             Self::Kubernetes => "The cluster is the one of `KUBECONFIG`. No deployment has a pod.".to_owned(),
         }
