@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 
 use crate::{
     bitstream::{BitstreamError, Compiled, GoldenCase, Manifest, Parts, Recipe},
-    lower,
     plan::{Costs, Plan, PlanOptions},
     worker::Built,
 };
@@ -78,7 +77,7 @@ fn golden(model: &Model, manifest: &Manifest) -> Result<GoldenCase, BitstreamErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Numerics;
+    use crate::{lower, plan::Numerics};
 
     #[test]
     fn the_recipe_is_that_of_the_kernels() {
