@@ -1,7 +1,7 @@
 //! One request as it is found again: its trace over gateway, scorer and script, its line in the access log, and what was
 //! said meanwhile.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::Path, time::Duration};
 
 use moorline_tests::{Collector, Request, Workspace, documents::script_deployment, eventually, venv};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ fn traceparent(trace: &str, sampled: bool) -> String {
 }
 
 /// The line of the access log for a request.
-fn line(log: &PathBuf, id: &str) -> Value {
+fn line(log: &Path, id: &str) -> Value {
     let find = || {
         let text = fs_err::read_to_string(log).unwrap_or_default();
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());

@@ -336,6 +336,7 @@ fn header_text<S: Serializer>(value: &HeaderValue, serializer: S) -> Result<S::O
     serializer.serialize_str(&String::from_utf8_lossy(value.as_bytes()))
 }
 
+#[expect(clippy::ref_option, reason = "what serde calls")]
 fn deployment_name<S: Serializer>(
     deployment: &Option<Arc<Deployment>>,
     serializer: S,

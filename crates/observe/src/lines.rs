@@ -229,7 +229,10 @@ mod tests {
     fn counted() -> (Arc<AtomicU64>, Lost) {
         let count = Arc::new(AtomicU64::new(0));
         let own = Arc::clone(&count);
-        (count, Box::new(move |lost| drop(own.fetch_add(lost, Ordering::Relaxed))))
+        let lost = move |lost| {
+            own.fetch_add(lost, Ordering::Relaxed);
+        };
+        (count, Box::new(lost))
     }
 
     #[test]
