@@ -388,6 +388,10 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
                 settings,
                 &config.home,
                 store.clone(),
+                Files {
+                    releases: releases.folder().to_owned(),
+                    blobs: images.layout().dir().join("blobs/sha256"),
+                },
                 &metrics,
                 Arc::clone(&on_change),
             ))

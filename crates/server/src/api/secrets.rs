@@ -58,7 +58,8 @@ async fn list(
     part.of(all, |entry| &entry.key, show).map(Json)
 }
 
-/// Sets a secret. Deployments that use it have the new value when their replicas start next.
+/// Sets a secret. Deployments that use it have the new value when their replicas start next; devices are told of it, and
+/// start their modules anew.
 #[utoipa::path(put, path = "/workspaces/{workspace}/secrets/{name}", params(AtName), request_body = SecretBody,
     responses((status = 200, description = "Set.", body = SecretShown), Refusals))]
 async fn set(
@@ -67,6 +68,7 @@ async fn set(
     Given(body): Given<SecretBody>,
 ) -> Result<Json<SecretShown>, ApiError> {
     let version = control.store.set_secret(&at.workspace, at.name.as_str(), body.value).await?;
+    control.reconciler.secret_changed(&at.workspace, at.name.as_str()).await?;
     Ok(Json(SecretShown { name: at.name.to_string(), version, modified_at: None }))
 }
 

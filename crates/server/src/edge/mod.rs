@@ -21,7 +21,7 @@ use moorline_deploy::local::OnChange;
 use moorline_edge::{
     authority::{Authority, AuthorityError},
     desired::{Signer, SignerError},
-    fleet::Fleet,
+    fleet::{Files, Fleet},
     hub::{Hub, HubConfig, HubError, TlsFiles},
 };
 use moorline_store::Store;
@@ -94,6 +94,7 @@ impl EdgeHub {
         settings: &HubSettings,
         home: &Path,
         store: Store,
+        files: Files,
         metrics: &Registry,
         on_change: OnChange,
     ) -> Result<Self, EdgeError> {
@@ -115,7 +116,7 @@ impl EdgeHub {
         tasks.spawn(messages.clone().take(hub.upstream(), stop.clone()));
         tasks.spawn(renew(folder.clone(), Arc::clone(&authority), settings.name.clone(), stop.clone()));
         tracing::info!(address = %hub.mqtt_address(), name = settings.name, "the hub listens");
-        let fleet = fleet::start(&hub, store.clone(), signer(&folder)?, on_change);
+        let fleet = fleet::start(&hub, store.clone(), signer(&folder)?, files, on_change);
         let seen = Arc::new(Seen::open(folder.join("seen.json")).map_err(failed)?);
         let own = DeviceMetrics::new(
             hub.clone(),

@@ -30,6 +30,7 @@ fn module(deployment: &str, version: &str) -> DesiredModule {
         startup_order: u32::MAX,
         env: BTreeMap::new(),
         settings: ReleaseSettings {
+            image: None,
             release: Digest::of(version.as_bytes()),
             size: 1,
             golden: None,
