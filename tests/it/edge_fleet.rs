@@ -200,6 +200,17 @@ fn a_release_reaches_devices_is_updated_rolled_back_and_taken_away() {
         assert_eq!(device.score(&workspace).as_ref(), Some(&expected), "{}", device.name);
     }
 
+    // What the devices tell is in the history of the deployment.
+    let charted = || {
+        assert!(devices.iter().all(|device| device.score(&workspace).is_some()));
+        let history = workspace.json(&["online-endpoint", "metrics", "-n", "iris"]);
+        let series = history["series"].as_array().cloned().unwrap_or_default();
+        let rates = series.iter().filter(|series| series["name"] == "request_rate");
+        let points = rates.flat_map(|series| series["points"].as_array().cloned().unwrap_or_default());
+        points.into_iter().any(|point| point[1].as_f64().is_some_and(|rate| rate > 0.0))
+    };
+    assert!(eventually(PATIENCE, charted));
+
     // Over a kill of the server nothing is told anew, and who was away follows when it comes back.
     devices[2].kill();
     workspace.kill();
@@ -423,19 +434,21 @@ fn a_script_runs_on_a_device_with_its_environment_and_its_secret() {
     workspace.moorline(&["online-deployment", "delete", "-n", "blue", "-e", "iris", "-y"]).ok();
     assert!(eventually(PATIENCE, || device.module(&workspace).is_null()));
     device.kill();
+    let answers = |device: &Device, expected: Value| {
+        eventually(2 * PATIENCE, || device.score(&workspace).as_ref() == Some(&expected))
+    };
     let socket = host.strip_prefix("unix://").expect("the Engine of the tests has a socket");
     device.arguments = vec!["--engine".to_owned(), socket.to_owned()];
     device.run();
     workspace.moorline(&["online-deployment", "create", "-f", "blue.yml"]).ok();
-    let answers =
-        |expected: Value| eventually(2 * PATIENCE, || device.score(&workspace) == Some(expected.clone()));
-    assert!(answers(json!(["1.16.0", 28])), "{}", device.module(&workspace));
+    assert!(answers(&device, json!(["1.16.0", 28])), "{}", device.module(&workspace));
 
     // Another value of the secret reaches the device by itself, and no value is told to anybody else.
     secret("a shorter staple");
-    assert!(answers(json!(["1.16.0", 16])), "{}", device.module(&workspace));
+    assert!(answers(&device, json!(["1.16.0", 16])), "{}", device.module(&workspace));
     let twin = workspace.json(&["edge", "twin", "show", "-d", "gate-1", "-m", "$edgeAgent"]).to_string();
-    let log = || fs_err::read_to_string(device.folder.join("log")).expect("the agent has a log");
+    let path = device.folder.join("log");
+    let log = || fs_err::read_to_string(&path).expect("the agent has a log");
     for text in [twin, workspace.server_log(), log()] {
         assert!(!text.contains("staple"), "the secret is in {text}");
     }
@@ -449,7 +462,7 @@ fn a_script_runs_on_a_device_with_its_environment_and_its_secret() {
     // Another script costs its own layer: those of base, scorer and environment are at the Engine.
     workspace.write("code/score.py", VERSIONS.replace("len(os.environ['PASSWORD'])", "2"));
     workspace.moorline(&["online-deployment", "update", "-f", "blue.yml"]).ok();
-    assert!(answers(json!(["1.16.0", 2])), "{}", device.module(&workspace));
+    assert!(answers(&device, json!(["1.16.0", 2])), "{}", device.module(&workspace));
     let loaded: Vec<String> =
         log().lines().filter(|line| line.contains("loaded an image")).map(str::to_owned).collect();
     assert_eq!(loaded.len(), 2, "{loaded:?}");
@@ -461,7 +474,7 @@ fn a_script_runs_on_a_device_with_its_environment_and_its_secret() {
     );
     let broken = workspace.moorline(&["online-deployment", "update", "-f", "blue.yml"]);
     assert!(broken.code == Some(1) && broken.stderr.contains("the oracle is out"), "{}", broken.stderr);
-    assert!(answers(json!(["1.16.0", 2])), "{}", device.module(&workspace));
+    assert!(answers(&device, json!(["1.16.0", 2])), "{}", device.module(&workspace));
 
     // Killed, it comes back by itself with what worked, and leaves no second container.
     let containers = || {
@@ -470,7 +483,7 @@ fn a_script_runs_on_a_device_with_its_environment_and_its_secret() {
     };
     device.kill();
     device.run();
-    assert!(answers(json!(["1.16.0", 2])), "{}", device.module(&workspace));
+    assert!(answers(&device, json!(["1.16.0", 2])), "{}", device.module(&workspace));
     assert!(eventually(PATIENCE, || containers() == 1), "{} containers", containers());
     workspace.moorline(&["online-deployment", "delete", "-n", "blue", "-e", "iris", "-y"]).ok();
     assert!(eventually(PATIENCE, || containers() == 0), "{} containers", containers());

@@ -181,7 +181,9 @@ impl Targets {
     ) -> Result<(Manifest, Option<Vec<Change>>), TargetError> {
         let place = self.of(desired).await?;
         let source = match place.ground() {
-            Place::Edge(_) if environment_of(desired).is_some() => image_or_unmade(image, desired, None),
+            Place::Edge(_) if environment_of(desired).is_some() => {
+                image.unwrap_or_else(|| unmade(desired, None, false))
+            }
             Place::Local(_) | Place::Fpga(_) | Place::Edge(_) => {
                 let python =
                     environment_of(desired).map(|environment| self.environments.python(&environment));
@@ -274,10 +276,11 @@ impl Targets {
                     registry: None,
                     sign_with: None,
                     trusted_keys: &[],
+                    model_apart: false,
                     builder: Builder::Usual(&self.places.hosts),
                 };
-                let reference = self.image(desired, devices, &carriage, progress).await?;
-                Ok(Source::Image { reference })
+                let made = self.image(desired, devices, &carriage, progress).await?;
+                Ok(Source::image(made.reference))
             }
             Place::Local(_) | Place::Fpga(_) | Place::Edge(_) => {
                 let python = match environment_of(desired) {

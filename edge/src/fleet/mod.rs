@@ -241,6 +241,11 @@ impl Fleet {
         }
     }
 
+    /// What a deployment's module is called on its devices.
+    pub fn module_of(&self, id: &DeploymentId) -> Option<String> {
+        self.0.state().placed.get(id).map(|wish| wish.module_name.clone())
+    }
+
     /// Every release and image that some device is told of: they must not be taken away.
     pub fn needed(&self) -> BTreeSet<Digest> {
         let devices = self.devices();

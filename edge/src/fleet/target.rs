@@ -157,7 +157,7 @@ impl Target for FleetTarget {
             "modules": { wish.module_name.as_str(): wish.module },
             "routes": wish.routes,
         });
-        if let Source::Image { reference } = &placement.source {
+        if let Source::Image { reference, .. } = &placement.source {
             // One that is not made yet has no digest.
             document["modules"][&wish.module_name]["settings"]["image"] = match image(placement) {
                 Ok(image) => json!(image),
@@ -231,7 +231,7 @@ impl Target for FleetTarget {
 
 /// The image of a release that needs more than the scorer: a script, and the environment that it runs in.
 fn image(placement: &Placement) -> Result<Option<ReleaseImage>, TargetError> {
-    let Source::Image { reference } = &placement.source else { return Ok(None) };
+    let Source::Image { reference, .. } = &placement.source else { return Ok(None) };
     let digest = reference.rsplit_once('@').map_or(reference.as_str(), |(_, digest)| digest);
     let digest = digest.parse().map_err(|error| {
         TargetError::caused(ErrorClass::Internal, format!("the image `{reference}` has no digest"), error)

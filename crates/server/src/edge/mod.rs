@@ -12,11 +12,12 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fs_err::os::unix::fs::OpenOptionsExt as _;
+use moorline_core::DeploymentId;
 use moorline_deploy::local::OnChange;
 use moorline_edge::{
     authority::{Authority, AuthorityError},
@@ -24,6 +25,7 @@ use moorline_edge::{
     fleet::{Files, Fleet},
     hub::{Hub, HubConfig, HubError, TlsFiles},
 };
+use moorline_monitor::Readings;
 use moorline_store::Store;
 use prometheus::Registry;
 use thiserror::Error;
@@ -165,6 +167,18 @@ impl EdgeHub {
 
     pub(crate) fn messages(&self) -> &Messages {
         &self.0.messages
+    }
+
+    /// What the modules of a deployment counted on these devices, by what the devices last told.
+    pub(crate) fn readings<'a>(
+        &self,
+        id: &DeploymentId,
+        devices: impl Iterator<Item = &'a str>,
+    ) -> Vec<Option<(Instant, Readings)>> {
+        match self.0.fleet.module_of(id) {
+            Some(module) => self.0.messages.measured().of_module(devices, &module),
+            None => Vec::new(),
+        }
     }
 
     pub(crate) async fn shutdown(&self) {

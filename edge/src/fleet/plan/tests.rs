@@ -103,6 +103,14 @@ fn step(
     (plan, number)
 }
 
+#[test]
+fn of_what_a_device_says_the_end_is_told_as_well() {
+    let said = shortened(&format!("exited with code 3: {} no model", "log ".repeat(400)));
+    assert!(said.starts_with("exited with code 3") && said.ends_with("no model"), "{said}");
+    assert!(said.chars().count() <= BEGIN + END + 3);
+    assert_eq!(shortened("brief"), "brief");
+}
+
 #[expect(clippy::unnecessary_wraps, reason = "other answers are none")]
 fn running(_: &str) -> Option<&'static str> {
     Some("running")
