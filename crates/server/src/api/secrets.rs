@@ -58,8 +58,7 @@ async fn list(
     part.of(all, |entry| &entry.key, show).map(Json)
 }
 
-/// Sets a secret. Deployments that use it have the new value when their replicas start next; devices are told of it, and
-/// start their modules anew.
+/// Sets a secret. Deployments that use it have the new value when their replicas start next.
 #[utoipa::path(put, path = "/workspaces/{workspace}/secrets/{name}", params(AtName), request_body = SecretBody,
     responses((status = 200, description = "Set.", body = SecretShown), Refusals))]
 async fn set(
@@ -68,6 +67,7 @@ async fn set(
     Given(body): Given<SecretBody>,
 ) -> Result<Json<SecretShown>, ApiError> {
     let version = control.store.set_secret(&at.workspace, at.name.as_str(), body.value).await?;
+    // On devices, that is now.
     control.reconciler.secret_changed(&at.workspace, at.name.as_str()).await?;
     Ok(Json(SecretShown { name: at.name.to_string(), version, modified_at: None }))
 }
