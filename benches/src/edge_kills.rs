@@ -155,16 +155,13 @@ async fn run(folder: PathBuf, binary: PathBuf, count: u64, kills: u64) -> Result
         let mut heard = Heard::default();
         let (mut open, mut often) = (Some(line), tokio::time::interval(POLL));
         while heard.expected < count {
-            let line = match open.take() {
-                Some(line) => line,
-                None => {
-                    // Ends when the hub does, which is then started again.
-                    often.tick().await;
-                    match Line::open(address, &other, &receiver).await {
-                        Ok(line) => line,
-                        Err(_) => continue,
-                    }
-                }
+            // The first one is open already; another is made once the hub was started again.
+            let line = if let Some(line) = open.take() {
+                line
+            } else {
+                often.tick().await;
+                let Ok(line) = Line::open(address, &other, &receiver).await else { continue };
+                line
             };
             // What breaks it off is the kill.
             let _ = receive(line, &mut heard, count, &seen).await;

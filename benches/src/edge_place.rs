@@ -327,7 +327,7 @@ impl Mosquitto {
         );
         if with_tls {
             let (certificate, key) = (files.certificates.display(), files.key.display());
-            text.push_str(&format!("certfile {certificate}\nkeyfile {key}\n"));
+            text = format!("{text}certfile {certificate}\nkeyfile {key}\n");
         }
         fs_err::write(&config, text)?;
         let mut command = std::process::Command::new(program);

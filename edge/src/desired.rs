@@ -130,9 +130,32 @@ pub enum ModuleKind {
 
 /// A variable of a module's environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Variable {
-    pub value: String,
+#[serde(untagged, deny_unknown_fields)]
+pub enum Variable {
+    Plain {
+        value: String,
+    },
+    /// The device asks for it: a document lies in a twin in the clear.
+    Secret {
+        secret: String,
+        version: u64,
+    },
+}
+
+impl Variable {
+    pub(crate) fn secret(&self) -> Option<(&str, u64)> {
+        match self {
+            Self::Plain { .. } => None,
+            Self::Secret { secret, version } => Some((secret, *version)),
+        }
+    }
+}
+
+impl DesiredModule {
+    /// The secrets that its variables are, with their versions.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.env.values().filter_map(Variable::secret)
+    }
 }
 
 /// Which release, and how it is told that it works.
@@ -142,11 +165,26 @@ pub struct ReleaseSettings {
     pub release: Digest,
     /// Of its `release.json`, in bytes.
     pub size: u64,
+    /// The release as an image, where it runs in a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ReleaseImage>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub golden: Option<Golden>,
     /// Messages of an input are scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub messaging: Option<Messaging>,
+}
+
+/// A release that runs in a container: one whose script needs an environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReleaseImage {
+    /// Of its manifest.
+    pub digest: Digest,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u32>,
 }
 
 /// From which input messages are taken, and to which output their answers go.
@@ -352,10 +390,11 @@ mod tests {
             status: Status::Running,
             restart_policy: RestartPolicy::Always,
             startup_order: u32::MAX,
-            env: BTreeMap::from([("A".to_owned(), Variable { value: "b".to_owned() })]),
+            env: BTreeMap::from([("A".to_owned(), Variable::Plain { value: "b".to_owned() })]),
             settings: ReleaseSettings {
                 release: Digest::of(release),
                 size: 10,
+                image: None,
                 golden: Some(Golden { request: json!([1.5]), answer: json!({"y": [0.5]}), tolerance: 0.001 }),
                 messaging: None,
             },

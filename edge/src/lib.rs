@@ -30,10 +30,12 @@ pub mod disk;
 pub mod enrol;
 pub mod fleet;
 pub mod hub;
+pub mod images;
 pub mod manifest;
 pub mod metrics;
 pub mod modules;
 pub mod releases;
+pub mod secrets;
 pub mod supply;
 pub mod workload;
 

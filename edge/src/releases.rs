@@ -17,6 +17,8 @@ use moorline_core::{Backoff, Digest, FileEntry, Release, ReleaseError};
 use reqwest::{StatusCode, Url, header::RANGE};
 use thiserror::Error;
 
+use crate::{disk::replace, fleet::ImageManifest};
+
 /// Attempts in a row that brought nothing.
 const FRUITLESS: u32 = 6;
 /// A `release.json` is not longer.
@@ -43,6 +45,32 @@ pub enum ReleasesError {
     Release(Digest, #[source] ReleaseError),
     #[error("`{0}` is longer than any release.json")]
     TooLong(Digest),
+}
+
+/// Why the server did not answer.
+#[derive(Debug, Error)]
+pub enum Unanswered {
+    #[error("there is no such place")]
+    Place,
+    #[error("the server could not be reached")]
+    Fetch(#[source] reqwest::Error),
+    #[error("it was answered with {0}")]
+    Status(u16),
+    #[error("the answer is longer than it may be")]
+    TooLong,
+    #[error("the answer did not come in time")]
+    Stalled,
+}
+
+impl Unanswered {
+    fn of(self, digest: Digest) -> ReleasesError {
+        match self {
+            Self::Fetch(error) => ReleasesError::Fetch(digest, error),
+            Self::Status(status) => ReleasesError::Status { digest, status },
+            Self::TooLong | Self::Place => ReleasesError::TooLong(digest),
+            Self::Stalled => ReleasesError::Stalled(digest),
+        }
+    }
 }
 
 fn io_error(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> ReleasesError {
@@ -130,7 +158,7 @@ impl Releases {
         if size > MAX_RELEASE {
             return Err(ReleasesError::TooLong(*digest));
         }
-        let path = self.fetch_file(digest, size).await?;
+        let path = self.file(digest, size).await?;
         let text = fs_err::read_to_string(&path).map_err(io_error(&path))?;
         let release = Release::parse(&text).map_err(|error| ReleasesError::Release(*digest, error))?;
         // All of it is looked at before any of it is fetched: half a release serves nobody.
@@ -142,7 +170,7 @@ impl Releases {
         let here: u64 = missing.iter().map(|(digest, size)| self.begun(digest).min(*size)).sum();
         self.check_quota(digest, needed.saturating_sub(here))?;
         for (digest, size) in missing {
-            self.fetch_file(&digest, size).await?;
+            self.file(&digest, size).await?;
         }
         self.put_together(digest, &path, &release)
     }
@@ -164,8 +192,11 @@ impl Releases {
         for digest in keep {
             let path = self.blobs().join(digest.hex());
             let Ok(text) = fs_err::read_to_string(&path) else { continue };
-            let Ok(release) = Release::parse(&text) else { continue };
-            wanted.extend(files(&release).map(|(_, file)| file.sha256.hex()));
+            if let Ok(release) = Release::parse(&text) {
+                wanted.extend(files(&release).map(|(_, file)| file.sha256.hex()));
+            } else if let Ok(manifest) = serde_json::from_str::<ImageManifest>(&text) {
+                wanted.extend(manifest.blobs().map(|blob| blob.digest.hex()));
+            }
         }
         for folder in [self.blobs(), self.partial()] {
             for entry in entries(&folder)? {
@@ -187,7 +218,67 @@ impl Releases {
         if needed > free { Err(ReleasesError::Quota { digest: *digest, needed, free }) } else { Ok(()) }
     }
 
-    async fn fetch_file(&self, digest: &Digest, size: u64) -> Result<PathBuf, ReleasesError> {
+    /// A small file whose length is not known before, such as the manifest of an image.
+    pub(crate) async fn document(&self, digest: &Digest) -> Result<Vec<u8>, ReleasesError> {
+        let path = self.blobs().join(digest.hex());
+        if let Ok(bytes) = fs_err::read(&path) {
+            return Ok(bytes);
+        }
+        let asked = self.get(self.address(digest), MAX_RELEASE).await;
+        let bytes = asked.map_err(|failure| failure.of(*digest))?;
+        if Digest::of(&bytes) != *digest {
+            return Err(ReleasesError::Damaged(*digest));
+        }
+        self.check_quota(digest, bytes.len() as u64)?;
+        replace(&path, &bytes).map_err(io_error(&path))?;
+        Ok(bytes)
+    }
+
+    /// What the server answers at a place beside the files of releases, of at most so many bytes.
+    pub(crate) async fn beside(&self, place: &str, most: u64) -> Result<Vec<u8>, Unanswered> {
+        let url = self.config.base.join(place).map_err(|_| Unanswered::Place)?;
+        self.get(url.into(), most).await
+    }
+
+    fn address(&self, digest: &Digest) -> String {
+        format!("{}/{digest}", self.config.base.as_str().trim_end_matches('/'))
+    }
+
+    async fn get(&self, url: String, most: u64) -> Result<Vec<u8>, Unanswered> {
+        let request = self.client.read().unwrap_or_else(PoisonError::into_inner).get(url);
+        let asking = async {
+            let mut answer = request.send().await?;
+            let mut bytes = Vec::new();
+            if answer.status() != StatusCode::OK {
+                return Ok(Err(Unanswered::Status(answer.status().as_u16())));
+            }
+            while let Some(chunk) = answer.chunk().await? {
+                bytes.extend_from_slice(&chunk);
+                if bytes.len() as u64 > most {
+                    return Ok(Err(Unanswered::TooLong));
+                }
+            }
+            Ok(Ok(bytes))
+        };
+        let answered = tokio::time::timeout(self.config.stall, asking).await;
+        answered.map_err(|_| Unanswered::Stalled)?.map_err(Unanswered::Fetch)?
+    }
+
+    /// Deletes files that are needed no more here. One that is gone is as good.
+    pub(crate) fn drop_files<'a>(
+        &self,
+        digests: impl Iterator<Item = &'a Digest>,
+    ) -> Result<(), ReleasesError> {
+        for path in digests.map(|digest| self.blobs().join(digest.hex())) {
+            match fs_err::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(&path)(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn file(&self, digest: &Digest, size: u64) -> Result<PathBuf, ReleasesError> {
         let whole = self.blobs().join(digest.hex());
         if whole.exists() {
             return Ok(whole);
@@ -248,8 +339,8 @@ impl Releases {
         if at > size {
             at = restart(&mut file).map_err(error)?;
         }
-        let url = format!("{}/{digest}", self.config.base.as_str().trim_end_matches('/'));
-        let mut request = self.client.read().unwrap_or_else(PoisonError::into_inner).get(url);
+        let mut request =
+            self.client.read().unwrap_or_else(PoisonError::into_inner).get(self.address(digest));
         if at > 0 {
             request = request.header(RANGE, format!("bytes={at}-"));
         }

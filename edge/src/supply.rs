@@ -1,4 +1,5 @@
-//! Gives devices the files of the releases that they are told to run: `GET /edge/v1/releases/sha256:…`, from any byte on.
+//! Gives devices the files of the releases that they are told to run, `GET /edge/v1/releases/sha256:…`, from any byte on; and
+//! the secrets of their modules' variables, `GET /edge/v1/secrets/NAME`.
 //!
 //! A device proves itself by the certificate of its agent, and gets nothing that is not for it.
 
@@ -18,11 +19,13 @@ use tokio_util::io::ReaderStream;
 
 use crate::{
     fleet::Fleet,
-    hub::{AGENT, Hub, Presented},
+    hub::{AGENT, ClientId, Hub, Presented},
 };
 
 /// Files are below.
 pub const PATH: &str = "/edge/v1/releases";
+/// Secrets are below.
+const SECRETS: &str = "/edge/v1/secrets";
 /// Read at once.
 const CHUNK: usize = 64 * 1024;
 
@@ -32,9 +35,49 @@ struct Supply {
     fleet: Fleet,
 }
 
-/// The route, for the HTTPS of the fleet's hub.
+/// The routes, for the HTTPS of the fleet's hub.
 pub fn router(hub: Hub, fleet: Fleet) -> Router {
-    Router::new().route(&format!("{PATH}/{{digest}}"), get(file)).with_state(Supply { hub, fleet })
+    Router::new()
+        .route(&format!("{PATH}/{{digest}}"), get(file))
+        .route(&format!("{SECRETS}/{{name}}"), get(secret))
+        .with_state(Supply { hub, fleet })
+}
+
+impl Supply {
+    /// The device whose agent asks.
+    async fn device(&self, presented: Option<Presented>) -> Result<ClientId, Response> {
+        let proved = match &presented {
+            Some(presented) => self.hub.proved_by(presented).await,
+            None => None,
+        };
+        proved.filter(|id| id.module_name() == Some(AGENT)).ok_or_else(|| {
+            refusal(StatusCode::UNAUTHORIZED, "the certificate is not that of the agent of a device")
+        })
+    }
+}
+
+async fn secret(
+    State(supply): State<Supply>,
+    Extension(presented): Extension<Option<Presented>>,
+    At(name): At<String>,
+) -> Response {
+    let device = match supply.device(presented).await {
+        Ok(device) => device,
+        Err(refused) => return refused,
+    };
+    match supply.fleet.secret(device.device_name(), &name).await {
+        Ok(Some(secret)) => {
+            tracing::info!(client = %device, secret = name, "a device was given a secret");
+            let kept =
+                [(header::CACHE_CONTROL, "no-store"), (header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+            (kept, secret.expose().to_owned()).into_response()
+        }
+        Ok(None) => refusal(StatusCode::NOT_FOUND, "no module of this device has such a secret"),
+        Err(error) => {
+            tracing::warn!(client = %device, error = &error as &dyn std::error::Error, "could not look a secret up");
+            refusal(StatusCode::SERVICE_UNAVAILABLE, "try again later")
+        }
+    }
 }
 
 async fn file(
@@ -43,23 +86,19 @@ async fn file(
     At(digest): At<String>,
     headers: HeaderMap,
 ) -> Response {
-    let device = match &presented {
-        Some(presented) => supply.hub.proved_by(presented).await,
-        None => None,
+    let device = match supply.device(presented).await {
+        Ok(device) => device,
+        Err(refused) => return refused,
     };
-    let Some(device) = device.filter(|id| id.module_name() == Some(AGENT)) else {
-        return refusal(StatusCode::UNAUTHORIZED, "the certificate is not that of the agent of a device");
-    };
-    let found = digest.parse::<Digest>().ok().map(|digest| supply.fleet.file(device.device_name(), &digest));
-    let path = match found {
-        Some(Ok(Some(path))) => path,
-        Some(Err(error)) => {
+    let not_found = || refusal(StatusCode::NOT_FOUND, "no release of this device has such a file");
+    let Ok(digest) = digest.parse::<Digest>() else { return not_found() };
+    let path = match supply.fleet.file(device.device_name(), &digest).await {
+        Ok(Some(path)) => path,
+        Err(error) => {
             tracing::warn!(client = %device, error = &error as &dyn std::error::Error, "could not look a file up");
             return refusal(StatusCode::SERVICE_UNAVAILABLE, "try again later");
         }
-        Some(Ok(None)) | None => {
-            return refusal(StatusCode::NOT_FOUND, "no release of this device has such a file");
-        }
+        Ok(None) => return not_found(),
     };
     match send(&path, from(&headers)).await {
         Ok(answer) => answer,

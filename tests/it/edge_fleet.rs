@@ -2,12 +2,17 @@
 
 use std::{
     net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use moorline_tests::{Request, Said, Workspace, binary, call, eventually, onnx, ort_library};
+use moorline_tests::{
+    Connection, Request, Said, Workspace, binary,
+    containers::{Registry, base_image, docker, engine},
+    eventually, onnx, ort_library,
+};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -16,6 +21,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 struct Device {
     name: String,
     folder: PathBuf,
+    /// Of the agent, beside what every one has.
+    arguments: Vec<String>,
     agent: Option<Child>,
 }
 
@@ -39,7 +46,7 @@ impl Device {
             ])
             .ok();
         let server = said.stderr.split_whitespace().find(|word| word.starts_with("https://"));
-        let device = Self { name: name.to_owned(), folder, agent: None };
+        let device = Self { name: name.to_owned(), folder, arguments: Vec::new(), agent: None };
         device.ask_to_enrol(workspace, server.expect("it says where to")).ok();
         device
     }
@@ -59,6 +66,7 @@ impl Device {
         let mut command = Command::new(binary("moorline-edge"));
         command.arg("run").arg("--folder").arg(self.folder.join("state"));
         command.arg("--scorer").arg(binary("moorline-scorer")).args(["--measure-every", "1"]);
+        command.args(&self.arguments);
         if let Some(library) = ort_library() {
             command.env("ORT_DYLIB_PATH", library);
         }
@@ -88,7 +96,8 @@ impl Device {
         let request = Request::post("/score", r#"{"data": [[1, 2, 3, 4]]}"#)
             .header("host", "device")
             .header("content-type", "application/json");
-        let reply = call(address, &request);
+        // Nobody listens there while the agent is gone, and nobody answers while the module starts.
+        let reply = Connection::open(address).ok()?.send(&request).ok()?;
         (reply.status == 200).then(|| reply.value())
     }
 }
@@ -189,6 +198,17 @@ fn a_release_reaches_devices_is_updated_rolled_back_and_taken_away() {
     for device in &devices {
         assert_eq!(device.score(&workspace).as_ref(), Some(&expected), "{}", device.name);
     }
+
+    // What the devices tell is in the history of the deployment.
+    let charted = || {
+        assert!(devices.iter().all(|device| device.score(&workspace).is_some()));
+        let history = workspace.json(&["online-endpoint", "metrics", "-n", "iris"]);
+        let series = history["series"].as_array().cloned().unwrap_or_default();
+        let rates = series.iter().filter(|series| series["name"] == "request_rate");
+        let points = rates.flat_map(|series| series["points"].as_array().cloned().unwrap_or_default());
+        points.into_iter().any(|point| point[1].as_f64().is_some_and(|rate| rate > 0.0))
+    };
+    assert!(eventually(PATIENCE, charted));
 
     // Over a kill of the server nothing is told anew, and who was away follows when it comes back.
     devices[2].kill();
@@ -295,12 +315,8 @@ fn what_devices_cannot_run_is_refused_and_the_reason_is_told() {
     fleet(&workspace, "all", "condition: 'true'\n");
     workspace.write("endpoint.yml", "name: iris\ncompute: azureml:all\n");
     workspace.json(&["online-endpoint", "create", "-f", "endpoint.yml"]);
-    workspace.moorline(&["secret", "set", "level", "--value", "x"]);
-    let script = "code_configuration: {code: code, scoring_script: score.py}\n";
-    workspace.write("code/score.py", "def init(): pass\ndef run(data): return data\n");
     for (more, words) in [
-        (script, "without a script"),
-        ("environment_variables: {LEVEL: 'secret:level'}\n", "secret"),
+        ("environment_variables: {LEVEL: 'secret:none'}\n", "there is no secret `none`"),
         (
             "scale_settings: {type: target_utilization, min_instances: 1, max_instances: 3}\n",
             "nothing to scale",
@@ -377,4 +393,100 @@ fn a_manifest_of_azures_is_a_devices_own_beside_its_deployments() {
     assert!(!log.stdout.is_empty());
     let nobody = workspace.moorline(&["edge", "device", "logs", "-n", "gate-1", "-m", "nobody"]);
     assert_ne!(nobody.code, Some(0));
+}
+
+const VERSIONS: &str = "import os, six\n\n\ndef init():\n    pass\n\n\ndef run(data):\n    \
+                        return [six.__version__, len(os.environ['PASSWORD'])]\n";
+
+#[test]
+fn a_script_runs_on_a_device_with_its_environment_and_its_secret() {
+    let (Some(base), Some(registry), Some(host)) = (base_image(), Registry::start(), engine()) else {
+        return;
+    };
+    registry.take(&base, "python:1");
+    let workspace = up("127.0.82.5");
+    let secret = |value: &str| {
+        workspace.write("password.txt", value);
+        workspace.moorline(&["secret", "set", "password", "--value-file", "password.txt"]).ok();
+    };
+    secret("correct horse battery staple");
+    workspace.write("code/score.py", VERSIONS);
+    workspace.write(
+        "blue.yml",
+        format!(
+            "name: blue\nendpoint_name: iris\ncode_configuration: {{code: code, scoring_script: score.py}}\n\
+             environment:\n  image: {}/python:1\n  conda_file:\n    \
+             dependencies: [python=3.11, pip: [six==1.16.0]]\n\
+             environment_variables: {{PASSWORD: 'secret:password'}}\n",
+            registry.host
+        ),
+    );
+    fleet(&workspace, "all", "condition: 'true'\n");
+    workspace.write("endpoint.yml", "name: iris\ncompute: azureml:all\n");
+    workspace.json(&["online-endpoint", "create", "-f", "endpoint.yml"]);
+
+    // A device without an Engine says so, and one that has one runs it.
+    let mut device = Device::enrol(&workspace, "gate-1", &[]);
+    device.run();
+    let refused = workspace.moorline(&["online-deployment", "create", "-f", "blue.yml"]);
+    assert!(refused.code == Some(1) && refused.stderr.contains("--engine"), "{}", refused.stderr);
+    workspace.moorline(&["online-deployment", "delete", "-n", "blue", "-e", "iris", "-y"]).ok();
+    assert!(eventually(PATIENCE, || device.module(&workspace).is_null()));
+    device.kill();
+    let answers = |device: &Device, expected: Value| {
+        eventually(2 * PATIENCE, || device.score(&workspace).as_ref() == Some(&expected))
+    };
+    let socket = host.strip_prefix("unix://").expect("the Engine of the tests has a socket");
+    device.arguments = vec!["--engine".to_owned(), socket.to_owned()];
+    device.run();
+    workspace.moorline(&["online-deployment", "create", "-f", "blue.yml"]).ok();
+    assert!(answers(&device, json!(["1.16.0", 28])), "{}", device.module(&workspace));
+
+    // Another value of the secret reaches the device by itself, and no value is told to anybody else.
+    secret("a shorter staple");
+    assert!(answers(&device, json!(["1.16.0", 16])), "{}", device.module(&workspace));
+    let twin = workspace.json(&["edge", "twin", "show", "-d", "gate-1", "-m", "$edgeAgent"]).to_string();
+    let path = device.folder.join("log");
+    let log = || fs_err::read_to_string(&path).expect("the agent has a log");
+    for text in [twin, workspace.server_log(), log()] {
+        assert!(!text.contains("staple"), "the secret is in {text}");
+    }
+    let kept = device.folder.join("state/secrets");
+    let modes: Vec<u32> = fs_err::read_dir(&kept)
+        .expect("secrets are kept")
+        .map(|entry| entry.and_then(|entry| entry.metadata()).expect("a file").permissions().mode() & 0o777)
+        .collect();
+    assert_eq!(modes.iter().max(), Some(&0o600));
+
+    // Another script costs its own layer: those of base, scorer and environment are at the Engine.
+    workspace.write("code/score.py", VERSIONS.replace("len(os.environ['PASSWORD'])", "2"));
+    workspace.moorline(&["online-deployment", "update", "-f", "blue.yml"]).ok();
+    assert!(answers(&device, json!(["1.16.0", 2])), "{}", device.module(&workspace));
+    let loaded: Vec<String> =
+        log().lines().filter(|line| line.contains("loaded an image")).map(str::to_owned).collect();
+    assert!(loaded.len() == 2 && !loaded[1].contains("had=0"), "{loaded:?}");
+
+    // One that does not start leaves what runs, and its reason is told.
+    workspace.write(
+        "code/score.py",
+        "def init():\n    raise RuntimeError('the oracle is out')\n\n\ndef run(data):\n    pass\n",
+    );
+    let broken = workspace.moorline(&["online-deployment", "update", "-f", "blue.yml"]);
+    assert!(broken.code == Some(1) && broken.stderr.contains("the oracle is out"), "{}", broken.stderr);
+    assert!(answers(&device, json!(["1.16.0", 2])), "{}", device.module(&workspace));
+
+    // Killed, it comes back by itself with what worked, and leaves no second container.
+    let containers = || {
+        let named = docker(&host, &["ps", "--all", "--format", "{{.Names}}"]);
+        named.lines().filter(|name| name.starts_with("iris-")).count()
+    };
+    device.kill();
+    device.run();
+    assert!(answers(&device, json!(["1.16.0", 2])), "{}", device.module(&workspace));
+    assert!(eventually(PATIENCE, || containers() == 1), "{} containers", containers());
+    workspace.moorline(&["online-deployment", "delete", "-n", "blue", "-e", "iris", "-y"]).ok();
+    assert!(eventually(PATIENCE, || containers() == 0), "{} containers", containers());
+    let images = || docker(&host, &["images", "--quiet", "moorline.invalid/module"]);
+    assert!(eventually(PATIENCE, || images().is_empty()), "{}", images());
+    assert!(eventually(PATIENCE, || fs_err::read_dir(&kept).expect("a folder").next().is_none()));
 }

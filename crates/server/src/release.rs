@@ -52,6 +52,11 @@ impl Releases {
         Ok(Self { folder, blobs })
     }
 
+    /// Where each has a folder that is named by its digest.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Where this release lies, or will lie.
     pub(crate) fn path(&self, release: &Release) -> PathBuf {
         self.folder.join(release.digest().hex())

@@ -20,6 +20,7 @@ use moorline_deploy::{
     local::{LocalConfig, LocalTarget, OnChange},
     registry::Registries,
 };
+use moorline_edge::fleet::Files;
 use moorline_gateway::{Gateway, GatewayConfig, Hooks, Verify};
 use moorline_listen::{Door, ListenConfig};
 use moorline_store::{NewWorkspace, Store, StoreError};
@@ -388,6 +389,10 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
                 settings,
                 &config.home,
                 store.clone(),
+                Files {
+                    releases: releases.folder().to_owned(),
+                    blobs: images.layout().dir().join("blobs/sha256"),
+                },
                 &metrics,
                 Arc::clone(&on_change),
             ))
@@ -432,6 +437,7 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
         store: store.clone(),
         targets: targets.clone(),
         reconciler: reconciler.clone(),
+        edge: edge.clone(),
         metrics: &metrics,
     };
     let monitor = Monitoring::open(parts).await.map_err(|source| part("the monitor")(source.into()))?;

@@ -1,7 +1,12 @@
 //! Which target a deployment means: one exhaustive match, and what each kind of target needs before it can run a
 //! release.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use moorline_core::{
     DeploymentId, Desired, Digest, Environment, ErrorClass, InferenceConfig, LogOptions, LogStream, Manifest,
@@ -176,6 +181,9 @@ impl Targets {
     ) -> Result<(Manifest, Option<Vec<Change>>), TargetError> {
         let place = self.of(desired).await?;
         let source = match place.ground() {
+            Place::Edge(_) if environment_of(desired).is_some() => {
+                image.unwrap_or_else(|| unmade(desired, None, false))
+            }
             Place::Local(_) | Place::Fpga(_) | Place::Edge(_) => {
                 let python =
                     environment_of(desired).map(|environment| self.environments.python(&environment));
@@ -243,7 +251,8 @@ impl Targets {
         match desired.runs_on().1 {
             TargetKind::Local if desired.target == TargetKind::Fpga => "bitstream",
             TargetKind::Local => "environment",
-            TargetKind::Edge => "release",
+            TargetKind::Edge if environment_of(desired).is_none() => "release",
+            TargetKind::Edge => "image",
             TargetKind::Fpga | TargetKind::Container | TargetKind::Kubernetes => "image",
         }
     }
@@ -261,6 +270,18 @@ impl Targets {
             Place::Local(_) | Place::Container(_) | Place::Kubernetes(_) | Place::Edge(_) => None,
         };
         match place.ground() {
+            // Devices have no environments: what needs one comes with it.
+            Place::Edge(_) if environment_of(desired).is_some() => {
+                let carriage = Carriage {
+                    registry: None,
+                    sign_with: None,
+                    trusted_keys: &[],
+                    model_apart: false,
+                    builder: Builder::Usual(&self.places.hosts),
+                };
+                let made = self.image(desired, devices, &carriage, progress).await?;
+                Ok(Source::image(made.reference))
+            }
             Place::Local(_) | Place::Fpga(_) | Place::Edge(_) => {
                 let python = match environment_of(desired) {
                     Some(environment) => Some(self.python(&environment, progress.clone()).await?),
@@ -453,6 +474,11 @@ impl Targets {
             Err(error) if matches!(error.class, ErrorClass::NotFound | ErrorClass::Unsupported) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// The releases and images that devices are told of: they may be asked for at any time.
+    pub(crate) fn needed_by_devices(&self) -> BTreeSet<Digest> {
+        self.places.fleet.as_ref().map(Fleet::needed).unwrap_or_default()
     }
 
     /// Removes what is left anywhere of a deployment that nobody knows.

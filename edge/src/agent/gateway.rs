@@ -60,6 +60,16 @@ pub(super) struct Gateway {
     modules: Mutex<BTreeMap<String, Served>>,
 }
 
+/// By what a module in a container finds the hub.
+#[derive(Debug, Default)]
+pub(super) struct Inside {
+    pub(super) environment: BTreeMap<String, String>,
+    /// The folder of its socket.
+    pub(super) sockets: Option<PathBuf>,
+    /// The hub's name, where it is not the container's own.
+    pub(super) hub_name: Option<String>,
+}
+
 /// What the hub does for one module.
 #[derive(Debug)]
 struct Served {
@@ -191,21 +201,19 @@ impl Gateway {
         variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// Tells a container where the hub is: its variables, the folder of its socket, and the name of the hub.
-    pub(super) fn tell(&self, spec: &mut Spec) {
-        spec.environment = self.environment(&spec.name);
-        if spec.environment.is_empty() {
-            return;
+    /// The same for one that is a container.
+    pub(super) fn inside(&self, name: &str) -> Inside {
+        let mut environment = self.environment(name);
+        if environment.is_empty() {
+            return Inside::default();
         }
-        let folder = self
-            .modules()
-            .get(&spec.name)
-            .and_then(|served| served.workload.socket().parent().map(Path::to_owned));
-        spec.environment.insert("IOTEDGE_WORKLOADURI".to_owned(), Spec::WORKLOAD.to_owned());
-        spec.sockets = folder;
+        environment.insert("IOTEDGE_WORKLOADURI".to_owned(), Spec::WORKLOAD.to_owned());
+        let modules = self.modules();
+        let sockets =
+            modules.get(name).and_then(|served| served.workload.socket().parent().map(Path::to_owned));
         // What names this machine itself names the container itself in there.
         let own = self.host_name == "localhost" || self.host_name.parse::<std::net::IpAddr>().is_ok();
-        spec.hub_name = (!own).then(|| self.host_name.clone());
+        Inside { environment, sockets, hub_name: (!own).then(|| self.host_name.clone()) }
     }
 
     fn key_path(&self, name: &str) -> PathBuf {

@@ -1,15 +1,11 @@
 //! What a device keeps of its enrolment: files that are replaced whole.
 
-use std::{
-    io,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
 use super::AgentError;
-use crate::{enrol::Enrolled, hub::ClientId};
+use crate::{disk, enrol::Enrolled, hub::ClientId};
 
 const FILE: &str = "identity.json";
 
@@ -53,20 +49,7 @@ impl Identity {
     }
 }
 
-/// Replaces a file so that a loss of power leaves the old one or the new one.
+/// Replaces a file of the agent's.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), AgentError> {
-    let new: PathBuf = path.with_extension("new");
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let write = || {
-        fs_err::create_dir_all(folder)?;
-        let mut options = fs_err::OpenOptions::new();
-        options.options_mut().mode(0o600);
-        let mut file = options.create(true).truncate(true).write(true).open(&new)?;
-        fs_err::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
-        io::Write::write_all(&mut file, bytes)?;
-        file.sync_all()?;
-        fs_err::rename(&new, path)?;
-        fs_err::File::open(folder)?.sync_all()
-    };
-    write().map_err(|source| AgentError::Io { path: path.to_owned(), source })
+    disk::replace(path, bytes).map_err(|source| AgentError::Io { path: path.to_owned(), source })
 }

@@ -70,7 +70,11 @@ impl Measured {
                 Some(admin) => scrape::scrape(client, admin).await,
                 None => None,
             };
-            modules.insert(name.clone(), numbers(view, scraped.as_ref(), before.get(name), &machine));
+            let mut numbers = numbers(view, scraped.as_ref(), before.get(name), &machine);
+            if view.container.is_some() {
+                taken(&mut numbers, self.runs.modules.usage(name).await);
+            }
+            modules.insert(name.clone(), numbers);
             match scraped {
                 Some(scraped) => before.insert(name.clone(), scraped.durations),
                 None => before.remove(name),
@@ -116,9 +120,13 @@ fn container_numbers(view: &ContainerView, usage: Option<Usage>) -> ModuleNumber
     let mut numbers = ModuleNumbers::default();
     numbers[0] = Some(f64::from(u8::from(view.status == RuntimeStatus::Running)));
     numbers[1] = Some(f64::from(view.restarts));
+    taken(&mut numbers, usage);
+    numbers
+}
+
+fn taken(numbers: &mut ModuleNumbers, usage: Option<Usage>) {
     numbers[8] = usage.map(|usage| usage.cpu_seconds);
     numbers[9] = usage.map(|usage| usage.memory_bytes);
-    numbers
 }
 
 fn numbers(

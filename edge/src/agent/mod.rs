@@ -27,8 +27,10 @@ pub use measure::PERIODS;
 use self::{reconcile::Reconciler, runs::Runs};
 use crate::{
     containers::{Containers, ContainersConfig},
-    modules::{ModuleError, Modules, ModulesConfig},
+    images::Images,
+    modules::{About, ContainerHost, ModuleError, Modules, ModulesConfig},
     releases::{Releases, ReleasesConfig, ReleasesError},
+    secrets::Secrets,
 };
 
 /// Why an agent does not run.
@@ -96,8 +98,12 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
         },
         own,
     )?);
-    let modules = Arc::new(Modules::open(config.modules.clone())?);
     let containers = config.containers.clone().map(|containers| Arc::new(Containers::new(containers)));
+    let host =
+        containers.as_ref().map(|own| Arc::new(ContainerHost::new(Arc::clone(own.engine()), own.owner())));
+    let secrets = config.folder.join("secrets");
+    let about = About { secrets: secrets.clone(), host };
+    let modules = Arc::new(Modules::open(config.modules.clone(), about)?);
     let runs = Runs { modules, containers };
     let status = Arc::new(report::Status::default());
     let gateway = match &config.gateway {
@@ -115,8 +121,12 @@ pub async fn run(config: AgentConfig, end: CancellationToken) -> Result<(), Agen
         status.set(|told| told.gateway = Some(gateway.hub().mqtt_address()));
     }
     let (identities, identity) = watch::channel(identity);
+    let images =
+        runs.containers.as_ref().map(|own| Images::new(Arc::clone(&releases), Arc::clone(own.engine())));
     let bringing = reconcile::Bringing {
         releases: Arc::clone(&releases),
+        images,
+        secrets: Secrets::new(secrets, Arc::clone(&releases)),
         runs: runs.clone(),
         gateway: gateway.clone(),
         status: Arc::clone(&status),

@@ -2,31 +2,45 @@
 //! brought about.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use moorline_core::Backoff;
+use moorline_core::{Backoff, Digest};
 use serde_json::Value;
+use thiserror::Error;
 use tokio::sync::watch;
 
 use super::{
     AgentError,
-    gateway::Gateway,
+    gateway::{Gateway, Inside},
     identity::{Identity, replace},
-    report::Status,
+    report::{Status, Unmet},
     runs::Runs,
 };
 use crate::{
     chain,
     containers::{Spec, registry_of},
     desired::{Desired, DesiredModule},
+    images::{Images, ImagesError},
     manifest::Module,
     modules::Version,
     releases::{Releases, ReleasesError},
+    secrets::{Secrets, SecretsError},
 };
+
+/// Why a version is not on the device.
+#[derive(Debug, Error)]
+enum VersionError {
+    #[error(transparent)]
+    Release(#[from] ReleasesError),
+    #[error(transparent)]
+    Image(#[from] ImagesError),
+    #[error(transparent)]
+    Secret(#[from] SecretsError),
+}
 
 /// A document as it came, with the version of its twin.
 pub(super) type Document = Option<(u64, Value)>;
@@ -35,6 +49,9 @@ pub(super) type Document = Option<(u64, Value)>;
 #[derive(Debug)]
 pub(super) struct Bringing {
     pub(super) releases: Arc<Releases>,
+    /// Where the device has an Engine.
+    pub(super) images: Option<Images>,
+    pub(super) secrets: Secrets,
     pub(super) runs: Runs,
     pub(super) gateway: Option<Arc<Gateway>>,
     pub(super) status: Arc<Status>,
@@ -44,6 +61,8 @@ pub(super) struct Bringing {
 pub(super) struct Reconciler {
     path: PathBuf,
     releases: Arc<Releases>,
+    images: Option<Images>,
+    secrets: Secrets,
     runs: Runs,
     gateway: Option<Arc<Gateway>>,
     status: Arc<Status>,
@@ -54,9 +73,10 @@ pub(super) struct Reconciler {
 impl Reconciler {
     /// Takes up what the last document said, with what is on the device.
     pub(super) async fn open(folder: &Path, bringing: Bringing) -> Result<Self, AgentError> {
-        let Bringing { releases, runs, gateway, status } = bringing;
+        let Bringing { releases, images, secrets, runs, gateway, status } = bringing;
         let path = folder.join("desired.json");
-        let mut reconciler = Self { path, releases, runs, gateway, status, current: Desired::default() };
+        let current = Desired::default();
+        let mut reconciler = Self { path, releases, images, secrets, runs, gateway, status, current };
         let identity = Identity::open(folder)?;
         let written = fs_err::read(&reconciler.path).ok();
         let written = written.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
@@ -183,6 +203,11 @@ impl Reconciler {
         for name in gone {
             self.runs.modules.remove(&name).await;
         }
+        if let Err(error) = self.runs.modules.remove_strays().await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "could not look for containers that a run before this one left");
+            done = false;
+        }
         if let Some(gateway) = &self.gateway
             && let Err(error) = gateway.apply(&self.current, &self.runs.modules).await
         {
@@ -219,6 +244,7 @@ impl Reconciler {
                 Err(error) => {
                     done = false;
                     let why = chain(&error);
+                    let lasting = matches!(error, VersionError::Image(ImagesError::NoEngine));
                     tracing::warn!(module = name, reason = why, "could not fetch a release");
                     // What worked last goes on.
                     if let Err(error) = self.runs.modules.resume(&name).await {
@@ -229,12 +255,12 @@ impl Reconciler {
                         );
                     }
                     self.status.set(|told| {
-                        told.failures.insert(name, why);
+                        told.failures.insert(name, Unmet { why, lasting });
                     });
                 }
             }
         }
-        self.collect();
+        self.collect().await;
         done
     }
 
@@ -256,48 +282,83 @@ impl Reconciler {
 
     fn set_container(&self, name: String, module: Module) {
         let Some(containers) = &self.runs.containers else {
-            let why = "this device runs no containers: its agent was started without --engine";
+            let unmet = Unmet { why: ImagesError::NoEngine.to_string(), lasting: true };
             self.status.set(|told| {
-                told.failures.insert(name, why.to_owned());
+                told.failures.insert(name, unmet);
             });
             return;
         };
         let credentials = registry_of(&module.image, &self.current.registries).cloned();
-        let environment = std::collections::BTreeMap::new();
-        let mut spec = Spec { name, module, credentials, environment, sockets: None, hub_name: None };
-        if let Some(gateway) = &self.gateway {
-            gateway.tell(&mut spec);
-        }
+        let Inside { environment, sockets, hub_name } =
+            self.gateway.as_ref().map(|gateway| gateway.inside(&name)).unwrap_or_default();
+        let spec = Spec { name, module, credentials, environment, sockets, hub_name };
         containers.set(spec);
     }
 
-    async fn version(&self, name: &str, module: DesiredModule) -> Result<Version, ReleasesError> {
-        let settings = &module.settings;
-        let fetched = self.releases.fetch(&settings.release, settings.size).await;
-        let folder = match fetched {
-            Err(ReleasesError::Quota { .. }) => {
+    /// Fetches what a module needs.
+    async fn version(&self, name: &str, module: DesiredModule) -> Result<Version, VersionError> {
+        for (secret, version) in module.secrets() {
+            self.secrets.ensure(secret, version).await?;
+        }
+        let folder = match Box::pin(self.fetch(&module)).await {
+            Err(
+                VersionError::Release(ReleasesError::Quota { .. })
+                | VersionError::Image(ImagesError::Fetch(ReleasesError::Quota { .. })),
+            ) => {
                 // Of releases that nothing needs any more.
-                self.collect();
-                self.releases.fetch(&settings.release, settings.size).await?
+                self.collect().await;
+                Box::pin(self.fetch(&module)).await?
             }
             fetched => fetched?,
         };
-        let environment = self.gateway.as_ref().map(|gateway| gateway.environment(name)).unwrap_or_default();
-        Ok(Version { module, folder, environment })
+        let mut version =
+            Version { module, folder, environment: BTreeMap::new(), sockets: None, hub_name: None };
+        if let Some(gateway) = &self.gateway {
+            if version.module.settings.image.is_some() {
+                let inside = gateway.inside(name);
+                version.environment = inside.environment;
+                (version.sockets, version.hub_name) = (inside.sockets, inside.hub_name);
+            } else {
+                version.environment = gateway.environment(name);
+            }
+        }
+        Ok(version)
     }
 
-    fn collect(&self) {
-        let mut keep: BTreeSet<_> = self.runs.modules.needed().into_iter().collect();
-        keep.extend(self.current.modules.values().map(|module| module.settings.release));
+    async fn fetch(&self, module: &DesiredModule) -> Result<PathBuf, VersionError> {
+        let settings = &module.settings;
+        match (&settings.image, &self.images) {
+            (None, _) => Ok(self.releases.fetch(&settings.release, settings.size).await?),
+            (Some(_), None) => Err(ImagesError::NoEngine.into()),
+            (Some(image), Some(images)) => {
+                images.ensure(&image.digest).await?;
+                Ok(PathBuf::new())
+            }
+        }
+    }
+
+    /// Takes away what no module needs.
+    async fn collect(&self) {
+        let kept = self.runs.modules.kept();
+        let modules: Vec<&DesiredModule> =
+            kept.iter().map(|version| &version.module).chain(self.current.modules.values()).collect();
+        let keep: BTreeSet<Digest> = modules.iter().map(|module| module.needs()).collect();
         match self.releases.collect(&keep) {
             Ok(0) => {}
             Ok(bytes) => tracing::info!(bytes, "deleted what no module needs"),
             Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "could not delete what no module needs"
-                );
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "could not delete what no module needs");
             }
+        }
+        if let Err(error) = self.secrets.retain(modules.iter().flat_map(|module| module.secrets())) {
+            tracing::warn!(%error, "could not delete secrets that no module needs");
+        }
+        if let Some(images) = &self.images
+            && let Err(error) = images.retain(&keep).await
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "could not remove images that no module needs");
         }
     }
 }

@@ -35,10 +35,18 @@ pub(super) struct Told {
     pub(super) code: u16,
     pub(super) description: String,
     /// Why a module's version is not on the device.
-    pub(super) failures: BTreeMap<String, String>,
+    pub(super) failures: BTreeMap<String, Unmet>,
     pub(super) desired: Option<Desired>,
     /// Where the device's own hub listens.
     pub(super) gateway: Option<SocketAddr>,
+}
+
+/// Why something wished for is not there.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Unmet {
+    pub(super) why: String,
+    /// Whether trying again can help.
+    pub(super) lasting: bool,
 }
 
 impl Status {
@@ -64,13 +72,13 @@ pub(super) fn reported(
     for name in names {
         let view = views.get(name).cloned().unwrap_or_default();
         let wished = desired.and_then(|desired| desired.get(name));
-        let description = match told.failures.get(name) {
-            Some(failure) => failure.clone(),
-            None => view.description.clone(),
-        };
+        let unmet = told.failures.get(name);
+        let description = unmet.map_or(&view.description, |unmet| &unmet.why);
+        let failed = unmet.is_some_and(|unmet| unmet.lasting) && view.running.is_none();
+        let status = if failed { RuntimeStatus::Failed } else { view.status };
         let mut module = json!({
             "type": "release",
-            "runtimeStatus": view.status.as_str(),
+            "runtimeStatus": status.as_str(),
             "statusDescription": description.chars().take(LONGEST).collect::<String>(),
             "exitCode": view.exit_code.unwrap_or(0),
             "restartCount": view.restarts,
@@ -93,7 +101,8 @@ pub(super) fn reported(
     for name in containers.keys().chain(wished.into_iter().flatten().map(|(name, _)| name)) {
         let view = containers.get(name).cloned().unwrap_or_default();
         let wish = wished.and_then(|wished| wished.get(name));
-        modules.insert(name.clone(), container(&view, wish, told.failures.get(name)));
+        let failure = told.failures.get(name).map(|unmet| &unmet.why);
+        modules.insert(name.clone(), container(&view, wish, failure));
     }
     json!({
         "schemaVersion": SCHEMA,

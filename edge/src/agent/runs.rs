@@ -30,7 +30,7 @@ impl Runs {
 
     /// The end of a module's log; `None` if there is no such module.
     pub(super) async fn log(&self, name: &str) -> Option<String> {
-        match (self.modules.log(name), &self.containers) {
+        match (self.modules.log(name).await, &self.containers) {
             (None, Some(containers)) => containers.log(name).await,
             (log, _) => log,
         }

@@ -8,11 +8,13 @@ use bollard::{
     errors::Error as Bollard,
     models::{ContainerCreateBody, ContainerInspectResponse, NetworkCreateRequest},
     query_parameters::{
-        CreateContainerOptions, CreateImageOptions, ListContainersOptions, LogsOptions,
-        RemoveContainerOptions, StatsOptions, StopContainerOptions,
+        CreateContainerOptions, CreateImageOptions, ImportImageOptions, ListContainersOptions,
+        ListImagesOptions, LogsOptions, RemoveContainerOptions, RemoveImageOptions, StatsOptions,
+        StopContainerOptions, WaitContainerOptions,
     },
 };
-use futures_util::StreamExt as _;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
 use thiserror::Error;
 use tokio::{sync::Mutex, time::timeout};
 
@@ -24,6 +26,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: u64 = 180;
 /// A pull that moves nothing for so long is given up, and goes on with the layers that it has.
 const STALLED: Duration = Duration::from_mins(5);
+/// Images that are asked for their layers, the newest first.
+const MOST_ASKED: usize = 100;
 
 /// Why an Engine did not do what it was asked.
 #[derive(Debug, Error)]
@@ -47,11 +51,11 @@ fn refused(what: impl Into<String>) -> impl FnOnce(Bollard) -> EngineError {
 
 /// A container of ours.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
-    pub(super) id: String,
-    pub(super) module: String,
-    pub(super) revision: String,
-    pub(super) created: i64,
+pub(crate) struct Found {
+    pub(crate) id: String,
+    pub(crate) module: String,
+    pub(crate) revision: String,
+    pub(crate) created: i64,
 }
 
 /// What a container takes.
@@ -63,7 +67,7 @@ pub struct Usage {
 
 /// An Engine of this device, which may start after its agent, and go away in between.
 #[derive(Debug)]
-pub(super) struct Engine {
+pub(crate) struct Engine {
     socket: PathBuf,
     connected: Mutex<Option<Docker>>,
 }
@@ -89,7 +93,7 @@ impl Engine {
     }
 
     /// The containers of this owner; of one module alone if it is named.
-    pub(super) async fn containers(
+    pub(crate) async fn containers(
         &self,
         owner: &str,
         module: Option<&str>,
@@ -121,13 +125,13 @@ impl Engine {
         Ok(found.collect())
     }
 
-    pub(super) async fn inspect(&self, id: &str) -> Result<ContainerInspectResponse, EngineError> {
+    pub(crate) async fn inspect(&self, id: &str) -> Result<ContainerInspectResponse, EngineError> {
         let docker = self.docker().await?;
         docker.inspect_container(id, None).await.map_err(refused("a container cannot be looked at"))
     }
 
     /// Whether the Engine has the image.
-    pub(super) async fn has_image(&self, image: &str) -> Result<bool, EngineError> {
+    pub(crate) async fn has_image(&self, image: &str) -> Result<bool, EngineError> {
         match self.docker().await?.inspect_image(image).await {
             Ok(_) => Ok(true),
             Err(Bollard::DockerResponseServerError { status_code: 404, .. }) => Ok(false),
@@ -135,7 +139,7 @@ impl Engine {
         }
     }
 
-    pub(super) async fn pull(&self, image: &str, registry: Option<&Registry>) -> Result<(), EngineError> {
+    pub(crate) async fn pull(&self, image: &str, registry: Option<&Registry>) -> Result<(), EngineError> {
         let docker = self.docker().await?;
         let credentials = registry.map(|registry| DockerCredentials {
             username: Some(registry.username.clone()),
@@ -156,8 +160,69 @@ impl Engine {
         Ok(())
     }
 
+    /// Loads what `docker save` would have written.
+    pub(crate) async fn load(
+        &self,
+        archive: impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin + 'static,
+    ) -> Result<(), EngineError> {
+        let docker = self.docker().await?;
+        let options = ImportImageOptions { quiet: true, ..ImportImageOptions::default() };
+        let mut answers = std::pin::pin!(docker.import_image_stream(options, archive, None));
+        let stalled = |_| EngineError::Silent(self.socket.clone());
+        while let Some(answer) = timeout(STALLED, answers.next()).await.map_err(stalled)? {
+            answer.map_err(refused("the image could not be loaded"))?;
+        }
+        Ok(())
+    }
+
+    /// How many of these layers some image of the Engine's begins with: it knows a layer by all that are below it. None,
+    /// where it does not say.
+    pub(crate) async fn leading_layers(&self, wanted: &[String]) -> usize {
+        let Ok(docker) = self.docker().await else { return 0 };
+        let listed = docker.list_images(None::<ListImagesOptions>).await.unwrap_or_default();
+        let mut most = 0;
+        for image in listed.iter().take(MOST_ASKED) {
+            let Ok(found) = docker.inspect_image(&image.id).await else { continue };
+            let layers = found.root_fs.and_then(|root| root.layers).unwrap_or_default();
+            most = most.max(wanted.iter().zip(&layers).take_while(|(own, other)| own == other).count());
+        }
+        most
+    }
+
+    /// The names of the images of this repository.
+    pub(crate) async fn names_of(&self, repository: &str) -> Result<Vec<String>, EngineError> {
+        let filters = HashMap::from([("reference".to_owned(), vec![repository.to_owned()])]);
+        let options = ListImagesOptions { filters: Some(filters), ..ListImagesOptions::default() };
+        let listed = self.docker().await?.list_images(Some(options)).await;
+        let listed = listed.map_err(refused("the Engine does not say which images it has"))?;
+        let begin = format!("{repository}:");
+        let names = listed.into_iter().flat_map(|image| image.repo_tags);
+        Ok(names.filter(|name| name.starts_with(&begin)).collect())
+    }
+
+    /// Forgets a name of an image, and the image if it has no other. One that is in use stays.
+    pub(crate) async fn forget_image(&self, name: &str) -> Result<(), EngineError> {
+        match self.docker().await?.remove_image(name, None::<RemoveImageOptions>, None).await {
+            Err(Bollard::DockerResponseServerError { status_code: 404 | 409, .. }) | Ok(_) => Ok(()),
+            Err(error) => Err(refused(format!("the image `{name}` could not be removed"))(error)),
+        }
+    }
+
+    /// The code with which a container ends, once it has; `None` if there is no such container.
+    pub(crate) async fn wait(&self, id: &str) -> Result<Option<i64>, EngineError> {
+        let docker = self.docker().await?;
+        let mut answers = std::pin::pin!(docker.wait_container(id, None::<WaitContainerOptions>));
+        match answers.next().await {
+            Some(Ok(answer)) => Ok(Some(answer.status_code)),
+            Some(Err(Bollard::DockerContainerWaitError { code, .. })) => Ok(Some(code)),
+            Some(Err(Bollard::DockerResponseServerError { status_code: 404, .. })) => Ok(None),
+            Some(Err(error)) => Err(refused("a container cannot be waited for")(error)),
+            None => Err(EngineError::Silent(self.socket.clone())),
+        }
+    }
+
     /// Makes the modules' network, if there is none.
-    pub(super) async fn network(&self) -> Result<(), EngineError> {
+    pub(crate) async fn network(&self) -> Result<(), EngineError> {
         let docker = self.docker().await?;
         if docker.inspect_network(NETWORK, None).await.is_ok() {
             return Ok(());
@@ -171,20 +236,20 @@ impl Engine {
         }
     }
 
-    pub(super) async fn create(&self, name: &str, body: ContainerCreateBody) -> Result<String, EngineError> {
+    pub(crate) async fn create(&self, name: &str, body: ContainerCreateBody) -> Result<String, EngineError> {
         let docker = self.docker().await?;
         let options = CreateContainerOptions { name: Some(name.to_owned()), ..Default::default() };
         let created = docker.create_container(Some(options), body).await;
         created.map(|created| created.id).map_err(refused("the container could not be made"))
     }
 
-    pub(super) async fn start(&self, id: &str) -> Result<(), EngineError> {
+    pub(crate) async fn start(&self, id: &str) -> Result<(), EngineError> {
         let started = self.docker().await?.start_container(id, None).await;
         started.map_err(refused("the container could not be started"))
     }
 
     /// As the container itself says, or the Engine: with its signal and its time. One that does not run is as good.
-    pub(super) async fn stop(&self, id: &str) -> Result<(), EngineError> {
+    pub(crate) async fn stop(&self, id: &str) -> Result<(), EngineError> {
         match self.docker().await?.stop_container(id, None::<StopContainerOptions>).await {
             Err(Bollard::DockerResponseServerError { status_code: 304 | 404, .. }) | Ok(()) => Ok(()),
             Err(error) => Err(refused("the container could not be stopped")(error)),
@@ -192,7 +257,7 @@ impl Engine {
     }
 
     /// With its volumes that have no name. One that is gone is as good.
-    pub(super) async fn remove(&self, id: &str) -> Result<(), EngineError> {
+    pub(crate) async fn remove(&self, id: &str) -> Result<(), EngineError> {
         let options = RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
         match self.docker().await?.remove_container(id, Some(options)).await {
             Err(Bollard::DockerResponseServerError { status_code: 404 | 409, .. }) | Ok(()) => Ok(()),
@@ -201,7 +266,7 @@ impl Engine {
     }
 
     /// The end of its log.
-    pub(super) async fn log(&self, id: &str, lines: usize, bytes: usize) -> Result<String, EngineError> {
+    pub(crate) async fn log(&self, id: &str, lines: usize, bytes: usize) -> Result<String, EngineError> {
         let docker = self.docker().await?;
         let options =
             LogsOptions { stdout: true, stderr: true, tail: lines.to_string(), ..LogsOptions::default() };
@@ -217,7 +282,7 @@ impl Engine {
         Ok(String::from_utf8_lossy(&log[log.len().saturating_sub(bytes)..]).into_owned())
     }
 
-    pub(super) async fn usage(&self, id: &str) -> Option<Usage> {
+    pub(crate) async fn usage(&self, id: &str) -> Option<Usage> {
         let docker = self.docker().await.ok()?;
         let options = StatsOptions { stream: false, one_shot: true };
         let mut answers = std::pin::pin!(docker.stats(id, Some(options)));

@@ -21,11 +21,12 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub(crate) use engine::Engine;
 pub use engine::{EngineError, Usage};
-pub(crate) use options::check as check_options;
 pub use options::{Allowed, OptionsError};
+pub(crate) use options::{body, check as check_options};
 
-use self::{engine::Engine, life::Life};
+use self::life::Life;
 use crate::{
     manifest::{Module, Registry},
     modules::{OrderError, RuntimeStatus},
@@ -145,6 +146,16 @@ impl Containers {
             handles: Mutex::new(BTreeMap::new()),
             changed: Arc::new(Notify::new()),
         }
+    }
+
+    /// The Engine that they are of.
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Whose containers they are.
+    pub(crate) fn owner(&self) -> &str {
+        &self.config.owner
     }
 
     fn handles(&self) -> MutexGuard<'_, BTreeMap<String, Handle>> {

@@ -279,7 +279,7 @@ pub(super) fn label(name: &str) -> String {
 }
 
 /// The whole description of a container, and what it is known by.
-pub(super) fn body(
+pub(crate) fn body(
     spec: &Spec,
     owner: &str,
     allowed: &Allowed,

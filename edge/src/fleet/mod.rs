@@ -4,6 +4,7 @@
 //! condition it meets, and signed. Documents are all that is remembered: a server that starts again finds in them what it
 //! told whom, and is told the deployments by whoever desires them.
 
+mod files;
 mod plan;
 mod reported;
 mod target;
@@ -19,19 +20,21 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream};
-use moorline_core::{DeploymentId, Digest, ErrorClass, Name, Observation, TargetError};
+use moorline_core::{DeploymentId, Digest, ErrorClass, Name, Observation, Secret, TargetError};
 use serde_json::json;
 use thiserror::Error;
 use tokio::sync::{Notify, broadcast::error::RecvError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::files::{Blob, ImageManifest};
 use self::plan::{Device, Wish};
 pub use self::{
+    files::Files,
     reported::{Reported, ReportedModule},
     target::{FleetSettings, FleetTarget},
 };
 use crate::{
-    desired::{Desired, Signer, TrustedKey},
+    desired::{Desired, DesiredModule, Signer, TrustedKey},
     hub::{AGENT, ClientId, Hub, HubError, HubEvent, Twin},
 };
 
@@ -98,15 +101,18 @@ pub struct FleetDevice {
     pub connected: bool,
 }
 
-/// Which devices there are: the server's store.
+/// Which devices there are, and what their secrets are: the server's store.
 #[async_trait]
 pub trait Members: fmt::Debug + Send + Sync {
     async fn members(&self) -> Result<Vec<Member>, MembersError>;
+
+    /// A secret as it is now, if it is set.
+    async fn secret(&self, workspace: &Name, name: &str) -> Result<Option<Secret>, MembersError>;
 }
 
-/// The devices could not be listed.
+/// The store could not be read.
 #[derive(Debug, Error)]
-#[error("could not list the devices")]
+#[error("could not read what is known of devices")]
 pub struct MembersError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
 /// What a fleet is made of.
@@ -114,6 +120,7 @@ pub struct FleetConfig {
     pub hub: Hub,
     pub signer: Signer,
     pub members: Arc<dyn Members>,
+    pub files: Files,
     /// Told when what is true of a deployment has changed.
     pub on_change: Arc<dyn Fn(DeploymentId) + Send + Sync>,
 }
@@ -123,6 +130,7 @@ impl fmt::Debug for FleetConfig {
         f.debug_struct("FleetConfig")
             .field("hub", &self.hub)
             .field("members", &self.members)
+            .field("files", &self.files)
             .finish_non_exhaustive()
     }
 }
@@ -149,7 +157,7 @@ impl fmt::Debug for Inner {
 
 #[derive(Default)]
 struct State {
-    placed: BTreeMap<DeploymentId, Placed>,
+    placed: BTreeMap<DeploymentId, Wish>,
     /// Deployments that are known to exist, and have not been placed yet.
     pending: BTreeSet<DeploymentId>,
     observations: BTreeMap<DeploymentId, Observation>,
@@ -158,12 +166,6 @@ struct State {
     /// The list of devices has, or much else.
     all_dirty: bool,
     devices: Vec<FleetDevice>,
-}
-
-/// A deployment, and the files of its release.
-struct Placed {
-    wish: Wish,
-    files: Arc<BTreeMap<Digest, PathBuf>>,
 }
 
 /// Devices as they were seen last.
@@ -221,15 +223,34 @@ impl Fleet {
     }
 
     /// A file of a release that a device is told to run; `None` for any other.
-    pub fn file(&self, device: &str, digest: &Digest) -> Result<Option<PathBuf>, HubError> {
-        let id = ClientId::module(device, AGENT).map_err(|_| HubError::UnknownClient(device.to_owned()))?;
-        let twin = self.0.config.hub.twin(&id)?;
-        let told = told(&twin);
-        let owners: BTreeSet<&str> =
-            told.modules.values().filter_map(|module| module.deployment.as_deref()).collect();
-        let state = self.0.state();
-        let mut placed = state.placed.iter().filter(|(id, _)| owners.contains(id.to_string().as_str()));
-        Ok(placed.find_map(|(_, placed)| placed.files.get(digest).cloned()))
+    pub async fn file(&self, device: &str, digest: &Digest) -> Result<Option<PathBuf>, HubError> {
+        let (told, files, digest) = (self.0.told(device)?, self.0.config.files.clone(), *digest);
+        let found = tokio::task::spawn_blocking(move || files.find(&told, &digest));
+        // One that panicked has found nothing.
+        Ok(found.await.ok().flatten())
+    }
+
+    /// A secret that a variable of a device's modules is, as it is now; `None` for any other.
+    pub async fn secret(&self, device: &str, name: &str) -> Result<Option<Secret>, FleetError> {
+        let told = self.0.told(device)?;
+        let mut named = told.modules.values().flat_map(DesiredModule::secrets);
+        let workspace = self.0.state().devices.iter().find(|own| own.name == device).cloned();
+        match workspace.filter(|_| named.any(|(own, _)| own == name)) {
+            Some(device) => Ok(self.0.config.members.secret(&device.workspace, name).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// What a deployment's module is called on its devices.
+    pub fn module_of(&self, id: &DeploymentId) -> Option<String> {
+        self.0.state().placed.get(id).map(|wish| wish.module_name.clone())
+    }
+
+    /// Every release and image that some device is told of: they must not be taken away.
+    pub fn needed(&self) -> BTreeSet<Digest> {
+        let devices = self.devices();
+        let told: Vec<Desired> = devices.iter().filter_map(|device| self.0.told(&device.name).ok()).collect();
+        files::needed(told.iter())
     }
 
     /// Gives a device modules and routes that are no deployment's, in the place of those that it was given before.
@@ -261,27 +282,21 @@ impl Fleet {
     }
 
     /// Takes a wish up, and tells the first devices of it.
-    async fn place(
-        &self,
-        id: &DeploymentId,
-        mut wish: Wish,
-        files: BTreeMap<Digest, PathBuf>,
-    ) -> Result<(), FleetError> {
+    async fn place(&self, id: &DeploymentId, mut wish: Wish) -> Result<(), FleetError> {
         {
             let mut state = self.0.state();
             state.pending.remove(id);
             if let Some(before) = state.placed.get(id) {
-                wish.finished = before.wish.finished && before.wish.module == wish.module;
+                wish.finished = before.finished && before.module == wish.module;
             }
-            state.placed.insert(id.clone(), Placed { wish, files: Arc::new(files) });
+            state.placed.insert(id.clone(), wish);
         }
         self.0.plan().await
     }
 
     /// Its compute says something else of who is meant and how they are reached: that holds for a rollout under way as well.
     pub fn adjust(&self, id: &DeploymentId, settings: &FleetSettings) {
-        if let Some(placed) = self.0.state().placed.get_mut(id) {
-            let wish = &mut placed.wish;
+        if let Some(wish) = self.0.state().placed.get_mut(id) {
             wish.condition.clone_from(&settings.condition);
             wish.stages.clone_from(&settings.stages);
             (wish.priority, wish.paused) = (settings.priority, settings.paused);
@@ -383,9 +398,7 @@ impl Inner {
         self.refresh(&mut seen).await?;
         let (wishes, pending) = {
             let state = self.state();
-            let wishes: BTreeMap<DeploymentId, Wish> =
-                state.placed.iter().map(|(id, placed)| (id.clone(), placed.wish.clone())).collect();
-            (wishes, state.pending.clone())
+            (state.placed.clone(), state.pending.clone())
         };
         let mut workspaces: BTreeSet<Name> = seen.0.keys().cloned().collect();
         workspaces.extend(wishes.keys().map(|id| id.workspace.clone()));
@@ -415,8 +428,8 @@ impl Inner {
             let mut state = self.state();
             for (id, observation) in planned.observations {
                 // One that was taken away meanwhile has none.
-                let Some(placed) = state.placed.get_mut(&id) else { continue };
-                placed.wish.finished |= planned.finished.contains(&id);
+                let Some(wish) = state.placed.get_mut(&id) else { continue };
+                wish.finished |= planned.finished.contains(&id);
                 if state.observations.get(&id) != Some(&observation) {
                     state.observations.insert(id.clone(), observation);
                     changed.push(id);
@@ -469,6 +482,12 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// What a device's document says.
+    fn told(&self, device: &str) -> Result<Desired, HubError> {
+        let id = ClientId::module(device, AGENT).map_err(|_| HubError::UnknownClient(device.to_owned()))?;
+        Ok(told(&self.config.hub.twin(&id)?))
     }
 
     async fn write(&self, name: &str, device: &SeenDevice, told: &Desired) -> Result<(), HubError> {

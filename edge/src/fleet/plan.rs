@@ -18,8 +18,9 @@ use crate::{
 
 /// Devices that a note names.
 const NAMED: usize = 3;
-/// Characters of what a device says of itself.
-const LONGEST: usize = 300;
+/// Characters of what a device says of itself: of what it was, and of the end of its log, where the cause is.
+const BEGIN: usize = 200;
+const END: usize = 300;
 
 /// A device as it is seen.
 #[derive(Clone, Debug, Default)]
@@ -191,7 +192,12 @@ fn progress(device: &Device, wish: &Wish) -> Progress {
 }
 
 fn shortened(text: &str) -> String {
-    text.chars().take(LONGEST).collect()
+    let length = text.chars().count();
+    if length <= BEGIN + END {
+        return text.to_owned();
+    }
+    let (begin, end) = (text.chars().take(BEGIN), text.chars().skip(length - END));
+    begin.chain(" … ".chars()).chain(end).collect()
 }
 
 /// A rollout of one wish over the devices that it is for.

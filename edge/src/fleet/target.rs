@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -13,14 +12,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
 use moorline_core::{
-    DeploymentId, Desired, Digest, ErrorClass, LogOptions, LogStream, Manifest, ModelType, Observation,
-    Placement, Release, Scale, Source, Target, TargetError, Variable,
+    DeploymentId, Desired, ErrorClass, LogOptions, LogStream, Manifest, Observation, Placement, Scale,
+    Source, Target, TargetError, Variable,
 };
 use serde_json::json;
 
 use super::{Fleet, FleetError, Share, plan::Wish};
 use crate::{
-    desired::{DesiredModule, DesiredRoute, Messaging, ModuleKind, ReleaseSettings, Variable as Own},
+    desired::{
+        DesiredModule, DesiredRoute, Messaging, ModuleKind, ReleaseImage, ReleaseSettings, Variable as Own,
+    },
     hub::{AGENT, ClientId, DeviceCondition, MethodCall},
     manifest::{RestartPolicy, Status, is_module_name},
 };
@@ -65,15 +66,16 @@ impl FleetTarget {
         self.settings.module.clone().unwrap_or_else(|| id.endpoint.as_str().to_owned())
     }
 
-    fn wish(&self, placement: &Placement) -> Result<Wish, TargetError> {
+    fn wish(&self, placement: &Placement, image: Option<ReleaseImage>) -> Wish {
         let mut env = BTreeMap::new();
         for (name, variable) in &placement.variables {
-            match variable {
-                Variable::Plain(value) => {
-                    env.insert(name.clone(), Own { value: value.clone() });
+            let own = match variable {
+                Variable::Plain(value) => Own::Plain { value: value.clone() },
+                Variable::Secret { reference, version, .. } => {
+                    Own::Secret { secret: reference.clone(), version: *version }
                 }
-                Variable::Secret { .. } => return Err(no_secrets(name)),
-            }
+            };
+            env.insert(name.clone(), own);
         }
         let (release, revision) = (&placement.release, placement.revision());
         let model = release.model.as_ref().map_or("0", |model| model.version.as_str());
@@ -90,6 +92,7 @@ impl FleetTarget {
             settings: ReleaseSettings {
                 release: release.digest(),
                 size: release.to_json().len() as u64,
+                image,
                 golden: placement.golden.clone(),
                 messaging: self.settings.messaging.clone(),
             },
@@ -102,7 +105,7 @@ impl FleetTarget {
             let route = format!("FROM /messages/modules/{module_name}/* INTO $upstream");
             routes.insert(format!("{module_name}/upstream"), DesiredRoute { route, time_to_live_secs: None });
         }
-        Ok(Wish {
+        Wish {
             module_name,
             module,
             routes,
@@ -113,7 +116,7 @@ impl FleetTarget {
             paused: self.settings.paused,
             revision,
             finished: false,
-        })
+        }
     }
 }
 
@@ -131,10 +134,9 @@ impl Target for FleetTarget {
                 ),
             ));
         }
-        let onnx = desired.release.model.as_ref().is_some_and(|model| model.model_type == ModelType::Onnx);
-        if desired.release.code.is_some() || !onnx {
+        if desired.environment.as_ref().is_some_and(|environment| environment.inference_config.is_some()) {
             return refused(format!(
-                "deployment `{}` has no ONNX model, or has a scoring script; devices run ONNX models without a script",
+                "the environment of deployment `{}` brings a server of its own, and devices run scorers; take `inference_config` out of it",
                 desired.id.deployment
             ));
         }
@@ -148,23 +150,26 @@ impl Target for FleetTarget {
     }
 
     fn render(&self, placement: &Placement) -> Result<Manifest, TargetError> {
-        let wish = self.wish(placement)?;
-        let document = json!({
+        let wish = self.wish(placement, None);
+        let mut document = json!({
             "condition": self.settings.condition_text,
             "priority": wish.priority,
             "modules": { wish.module_name.as_str(): wish.module },
             "routes": wish.routes,
         });
+        if let Source::Image { reference, .. } = &placement.source {
+            // One that is not made yet has no digest.
+            document["modules"][&wish.module_name]["settings"]["image"] = match image(placement) {
+                Ok(image) => json!(image),
+                Err(_) => json!(reference),
+            };
+        }
         Ok(Manifest { documents: vec![document] })
     }
 
     async fn apply(&self, placement: &Placement) -> Result<(), TargetError> {
-        let wish = self.wish(placement)?;
-        let Source::Folder { path, .. } = &placement.source else {
-            return Err(TargetError::new(ErrorClass::Unsupported, "devices take releases, not images"));
-        };
-        let files = files(&placement.release, path);
-        self.fleet.place(&placement.id, wish, files).await.map_err(failed)
+        let wish = self.wish(placement, image(placement)?);
+        self.fleet.place(&placement.id, wish).await.map_err(failed)
     }
 
     async fn observe(&self, id: &DeploymentId) -> Result<Observation, TargetError> {
@@ -224,22 +229,15 @@ impl Target for FleetTarget {
     }
 }
 
-/// The files of a release that lies in a folder.
-fn files(release: &Release, folder: &Path) -> BTreeMap<Digest, PathBuf> {
-    let model = release.model.iter().flat_map(|model| &model.files);
-    let mut files: BTreeMap<Digest, PathBuf> =
-        model.map(|file| (file.sha256, folder.join(Release::MODEL_DIR).join(&file.path))).collect();
-    files.insert(release.digest(), folder.join(Release::FILE));
-    files
-}
-
-fn no_secrets(name: &str) -> TargetError {
-    TargetError::new(
-        ErrorClass::Unsupported,
-        format!(
-            "the variable `{name}` is a secret, and what devices are told lies in their twins in the clear; set it on the device"
-        ),
-    )
+/// The image of a release that needs more than the scorer: a script, and the environment that it runs in.
+fn image(placement: &Placement) -> Result<Option<ReleaseImage>, TargetError> {
+    let Source::Image { reference, .. } = &placement.source else { return Ok(None) };
+    let digest = reference.rsplit_once('@').map_or(reference.as_str(), |(_, digest)| digest);
+    let digest = digest.parse().map_err(|error| {
+        TargetError::caused(ErrorClass::Internal, format!("the image `{reference}` has no digest"), error)
+    })?;
+    let (memory_bytes, cpu_millis) = (placement.resources.memory_bytes, placement.resources.cpu_millis);
+    Ok(Some(ReleaseImage { digest, memory_bytes, cpu_millis }))
 }
 
 pub(super) fn failed(error: FleetError) -> TargetError {

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    ModuleError, ModuleView, ModulesConfig, OrderError, RuntimeStatus, Version, front::Front,
+    About, ModuleError, ModuleView, ModulesConfig, OrderError, RuntimeStatus, Version, front::Front,
     process::Process, state::State,
 };
 use crate::{
@@ -47,6 +47,7 @@ impl Shown {
 pub(super) struct Life {
     name: String,
     config: Arc<ModulesConfig>,
+    about: Arc<About>,
     state: State,
     front: Front,
     shown: Shown,
@@ -84,7 +85,7 @@ impl Life {
     pub(super) fn new(
         name: String,
         client: reqwest::Client,
-        config: Arc<ModulesConfig>,
+        (config, about): (Arc<ModulesConfig>, Arc<About>),
         mut state: State,
         front: Front,
         shown: Shown,
@@ -94,7 +95,7 @@ impl Life {
             state.save()?;
         }
         let backoff = Backoff::default();
-        Ok(Self { name, config, state, front, shown, client, running: None, retry: None, backoff })
+        Ok(Self { name, config, about, state, front, shown, client, running: None, retry: None, backoff })
     }
 
     /// Until nobody wishes any more.
@@ -187,8 +188,8 @@ impl Life {
 
     async fn start(&self, version: &Version) -> Result<Process, ModuleError> {
         let folder = self.state.folder().to_owned();
-        let mut process = Process::start(&self.name, version, &self.config, &folder)?;
-        process.prove(version, &self.config, &folder, &self.client).await?;
+        let mut process = Process::start(&self.name, version, (&self.config, &self.about), &folder).await?;
+        process.prove(version, &self.config, &self.client).await?;
         Ok(process)
     }
 
@@ -234,15 +235,16 @@ impl Life {
     }
 
     fn install(&mut self, version: Version, process: Process, crashes: VecDeque<Instant>) -> Option<Running> {
-        self.front.lead_to(process.data());
-        let (shown, id) = (version.module.clone(), process.id());
-        let (scorer, admin) = (process.data(), process.admin());
+        let (scorer, admin) = process.addresses().unzip();
+        self.front.lead_to(scorer);
+        let (shown, id, container) = (version.module.clone(), process.id(), process.container());
         self.shown.change(|view| {
             view.status = RuntimeStatus::Running;
             view.description.clear();
             view.running = Some(shown);
             view.last_start = Some(jiff::Timestamp::now());
             (view.process, view.scorer, view.admin) = (id, scorer, admin);
+            view.container = container;
         });
         self.retry = None;
         let running = Running { version, process, since: Instant::now(), crashes, proved: false };
@@ -294,7 +296,7 @@ impl Life {
     async fn crashed(&mut self, how: &str, code: Option<i32>) {
         let Some(mut crashed) = self.running.take() else { return };
         self.front.lead_to(None);
-        let log = crashed.process.last_words();
+        let log = crashed.process.last_words().await;
         let now = Instant::now();
         crashed.crashes.push_back(now);
         let window = self.config.proof * CRASHES as u32;
@@ -312,8 +314,7 @@ impl Life {
         self.shown.change(|view| {
             view.exit_code = code;
             view.last_exit = Some(jiff::Timestamp::now());
-            (view.process, view.scorer, view.admin) = (None, None, None);
-            view.running = None;
+            view.nothing_runs();
             view.description.clone_from(&why);
             view.status = if again { RuntimeStatus::Backoff } else { RuntimeStatus::Failed };
         });
@@ -345,8 +346,7 @@ impl Life {
         self.shown.change(|view| {
             view.status = RuntimeStatus::Stopped;
             why.clone_into(&mut view.description);
-            view.running = None;
-            (view.process, view.scorer, view.admin) = (None, None, None);
+            view.nothing_runs();
             view.last_exit = Some(jiff::Timestamp::now());
         });
     }

@@ -1,10 +1,11 @@
-//! Modules of a device as processes: each a scorer that serves a release, watched and started again, and reached at an
-//! address that stays while versions come and go.
+//! Modules of a device that are releases: each a scorer, in a process of its own or in a container, watched and started
+//! again, and reached at an address that stays while versions come and go.
 //!
 //! A new version is started beside the old one. Only when it is ready, and has answered its golden request, do new
 //! connections go to it and the old one ends. A version that fails that never takes a request; one that crashes again and
 //! again before it has proved itself gives way to the version before it.
 
+mod container;
 mod front;
 mod life;
 mod process;
@@ -20,16 +21,24 @@ use std::{
 };
 
 use moorline_core::Digest;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 
-use crate::{chain, desired::DesiredModule};
+pub use self::container::ContainerHost;
+use crate::{
+    chain,
+    containers::{EngineError, OptionsError, Usage},
+    desired::DesiredModule,
+    secrets::SecretsError,
+};
 
 /// Bytes of a log that are told.
 const LOG: usize = 64 * 1024;
+const LOG_LINES: usize = 1000;
 
 /// What can go wrong with a module.
 #[derive(Debug, Error)]
@@ -44,6 +53,16 @@ pub enum ModuleError {
     Ended { how: String, log: String },
     #[error("was not ready within {} s{log}", within.as_secs())]
     NotReady { within: Duration, log: String },
+    #[error("the Engine did not do what the module needs")]
+    Engine(#[from] EngineError),
+    #[error("the container cannot be described")]
+    Options(#[source] OptionsError),
+    #[error("this device runs no containers: its agent was started without --engine")]
+    NoHost,
+    #[error("the machine gives no random numbers")]
+    Random,
+    #[error(transparent)]
+    Secret(#[from] SecretsError),
     #[error("the client for modules could not be made")]
     Client(#[source] reqwest::Error),
     #[error("did not answer its golden request")]
@@ -108,14 +127,38 @@ impl ModulesConfig {
     }
 }
 
+/// What of the device modules need.
+#[derive(Debug)]
+pub struct About {
+    /// Of the secrets that were fetched.
+    pub secrets: PathBuf,
+    /// Where versions run that are images, if it has an Engine.
+    pub host: Option<Arc<ContainerHost>>,
+}
+
 /// A version of a module whose release is on the device.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Version {
     pub module: DesiredModule,
-    /// Of its release.
+    /// Of its release; of one that is an image, nothing.
     pub folder: PathBuf,
     /// By which it finds its hub; what the module says itself is above it.
+    #[serde(default)]
     pub environment: BTreeMap<String, String>,
+    /// Of its workload socket, which a container is given.
+    #[serde(default)]
+    pub sockets: Option<PathBuf>,
+    /// The name by which a container finds the hub, where that is not its own.
+    #[serde(default)]
+    pub hub_name: Option<String>,
+}
+
+impl DesiredModule {
+    /// What has to be on the device for it: its release, or the image that this is.
+    pub(crate) fn needs(&self) -> Digest {
+        let settings = &self.settings;
+        settings.image.as_ref().map_or(settings.release, |image| image.digest)
+    }
 }
 
 /// What a module does, in the words of Azure's agent.
@@ -163,10 +206,19 @@ pub struct ModuleView {
     /// Where it takes requests, whichever version runs.
     pub address: Option<SocketAddr>,
     pub process: Option<u32>,
+    /// The Engine's id, of one that is a container.
+    pub container: Option<String>,
     /// Where the version that runs takes them itself: the next one does elsewhere.
     pub scorer: Option<SocketAddr>,
     /// Where the version that runs tells its metrics.
     pub admin: Option<SocketAddr>,
+}
+
+impl ModuleView {
+    fn nothing_runs(&mut self) {
+        (self.running, self.process, self.container) = (None, None, None);
+        (self.scorer, self.admin) = (None, None);
+    }
 }
 
 #[derive(Debug)]
@@ -181,6 +233,7 @@ struct Handle {
 #[derive(Debug)]
 pub struct Modules {
     config: Arc<ModulesConfig>,
+    about: Arc<About>,
     handles: Mutex<BTreeMap<String, Handle>>,
     changed: Arc<Notify>,
     client: reqwest::Client,
@@ -188,7 +241,7 @@ pub struct Modules {
 
 impl Modules {
     /// Ends what a run before this one left, which nobody watches.
-    pub fn open(config: ModulesConfig) -> Result<Self, ModuleError> {
+    pub fn open(config: ModulesConfig, about: About) -> Result<Self, ModuleError> {
         fs_err::create_dir_all(&config.folder)
             .map_err(|source| ModuleError::Io { path: config.folder.clone(), source })?;
         let killed = process::end_orphans(&config.folder);
@@ -199,6 +252,7 @@ impl Modules {
         let client = reqwest::Client::builder().no_proxy().build().map_err(ModuleError::Client)?;
         Ok(Self {
             config: Arc::new(config),
+            about: Arc::new(about),
             handles: Mutex::new(BTreeMap::new()),
             changed: Arc::new(Notify::new()),
             client,
@@ -238,7 +292,7 @@ impl Modules {
         let life = life::Life::new(
             name.to_owned(),
             self.client.clone(),
-            Arc::clone(&self.config),
+            (Arc::clone(&self.config), Arc::clone(&self.about)),
             state,
             front,
             life::Shown { view: Arc::clone(&view), changed: Arc::clone(&self.changed) },
@@ -307,9 +361,10 @@ impl Modules {
     }
 
     /// The end of the log of the version that was started last.
-    pub fn log(&self, name: &str) -> Option<String> {
-        if !self.handles().contains_key(name) {
-            return None;
+    pub async fn log(&self, name: &str) -> Option<String> {
+        let view = self.views().remove(name)?;
+        if let (Some(host), Some(id)) = (&self.about.host, &view.container) {
+            return host.log(id, LOG_LINES, LOG).await.ok();
         }
         let entries = fs_err::read_dir(state::folder(&self.config.folder, name)).ok()?.flatten();
         let logs = entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "log"));
@@ -324,15 +379,25 @@ impl Modules {
         self.changed.notified().await;
     }
 
-    /// The releases that modules run or may go back to.
-    pub fn needed(&self) -> Vec<Digest> {
-        let mut needed = Vec::new();
-        for name in state::names(&self.config.folder) {
-            if let Ok(state) = state::State::open(&self.config.folder, &name) {
-                needed.extend(state.versions().map(|version| version.module.settings.release));
-            }
+    /// What a module that is a container takes now.
+    pub async fn usage(&self, name: &str) -> Option<Usage> {
+        let id = self.views().remove(name)?.container?;
+        self.about.host.as_ref()?.usage(&id).await
+    }
+
+    /// The versions that modules run or may go back to.
+    pub fn kept(&self) -> Vec<Version> {
+        let states = state::names(&self.config.folder);
+        let states = states.iter().filter_map(|name| state::State::open(&self.config.folder, name).ok());
+        states.flat_map(|state| state.good.into_iter().chain(state.previous)).collect()
+    }
+
+    /// Removes containers that a run before this one left.
+    pub async fn remove_strays(&self) -> Result<(), ModuleError> {
+        match &self.about.host {
+            Some(host) => Ok(host.remove_strays().await?),
+            None => Ok(()),
         }
-        needed
     }
 
     /// Ends all modules once they have answered what they were asked; they are taken up again by the next run.

@@ -1,4 +1,4 @@
-//! One process of a module: started, asked whether it works, and ended.
+//! What runs of one version of a module, a process or a container: started, asked whether it works, and ended.
 
 use std::{
     collections::BTreeMap,
@@ -14,24 +14,43 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::{process::Child, time::Instant};
 
-use super::{ModuleError, ModulesConfig, Version};
-use crate::desired::Golden;
+use super::{About, ModuleError, ModulesConfig, Version, container::Container};
+use crate::{
+    desired::{Golden, Variable},
+    secrets,
+};
 
 /// By which a process that a killed agent left is known.
 const MARK: &str = "MOORLINE_EDGE_MODULE";
 const POLL: Duration = Duration::from_millis(25);
+const POLL_ENGINE: Duration = Duration::from_millis(200);
 /// Characters of a log that are told.
 const LOG: usize = 2000;
 /// An answer to a golden request is not longer.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
-/// A scorer that runs, in a group of its own. Dropping it kills it.
+/// A scorer that runs. Dropping it kills it.
 #[derive(Debug)]
 pub(super) struct Process {
+    body: Body,
+    /// Where it takes requests and where it tells its metrics, once it has proved itself.
+    addresses: Option<(SocketAddr, SocketAddr)>,
+}
+
+#[derive(Debug)]
+enum Body {
+    Child(Scorer),
+    Container(Container),
+}
+
+/// A process of this machine, in a group of its own.
+#[derive(Debug)]
+struct Scorer {
     child: Child,
     pid: Option<Pid>,
     log: PathBuf,
-    addresses: Option<Addresses>,
+    /// Where it writes its addresses.
+    told: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -41,10 +60,167 @@ struct Addresses {
     pid: u32,
 }
 
+/// What the version's environment is: by which it finds its hub, and what the module says itself, with its secrets.
+fn environment(version: &Version, about: &About) -> Result<BTreeMap<String, String>, ModuleError> {
+    let mut environment = version.environment.clone();
+    for (name, variable) in &version.module.env {
+        let value = match variable {
+            Variable::Plain { value } => value.clone(),
+            Variable::Secret { secret, version } => {
+                secrets::read(&about.secrets, secret, *version)?.expose().to_owned()
+            }
+        };
+        environment.insert(name.clone(), value);
+    }
+    Ok(environment)
+}
+
 impl Process {
-    pub(super) fn start(
+    pub(super) async fn start(
         name: &str,
         version: &Version,
+        (config, about): (&ModulesConfig, &About),
+        folder: &Path,
+    ) -> Result<Self, ModuleError> {
+        let environment = environment(version, about)?;
+        let body = match (&version.module.settings.image, &about.host) {
+            (None, _) => Body::Child(Scorer::start(name, version, environment, config, folder)?),
+            (Some(_), None) => return Err(ModuleError::NoHost),
+            (Some(image), Some(host)) => {
+                let environment = scorers_own(name, version, config).chain(environment).collect();
+                let started = Container::start(name, version, image, environment, host);
+                Body::Container(started.await?)
+            }
+        };
+        Ok(Self { body, addresses: None })
+    }
+
+    /// Waits until it is ready and has answered its golden request.
+    pub(super) async fn prove(
+        &mut self,
+        version: &Version,
+        config: &ModulesConfig,
+        client: &reqwest::Client,
+    ) -> Result<(), ModuleError> {
+        let deadline = Instant::now() + config.start_timeout;
+        let pause = match &self.body {
+            Body::Child(_) => POLL,
+            Body::Container(_) => POLL_ENGINE,
+        };
+        let addresses = loop {
+            if Instant::now() >= deadline {
+                let log = self.last_words().await;
+                return Err(ModuleError::NotReady { within: config.start_timeout, log });
+            }
+            if let Some((data, admin)) = self.told_addresses().await {
+                let ready = client.get(format!("http://{admin}/ready")).timeout(config.start_timeout);
+                if ready.send().await.is_ok_and(|answer| answer.status().is_success()) {
+                    break (data, admin);
+                }
+            }
+            tokio::select! {
+                (how, _) = self.wait() => {
+                    return Err(ModuleError::Ended { how, log: self.last_words().await });
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+        };
+        if let Some(golden) = &version.module.settings.golden {
+            let within = deadline.saturating_duration_since(Instant::now()).max(POLL);
+            ask_golden(client, addresses.0, golden, within).await?;
+        }
+        self.addresses = Some(addresses);
+        Ok(())
+    }
+
+    async fn told_addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match &self.body {
+            Body::Child(scorer) => {
+                let told: Addresses = serde_json::from_slice(&fs_err::read(&scorer.told).ok()?).ok()?;
+                (Some(told.pid) == scorer.child.id()).then_some((told.data, told.admin))
+            }
+            Body::Container(container) => container.addresses().await,
+        }
+    }
+
+    /// Where it takes requests and where it tells its metrics, once it has proved itself.
+    pub(super) fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.addresses
+    }
+
+    /// Of a process of this machine.
+    pub(super) fn id(&self) -> Option<u32> {
+        match &self.body {
+            Body::Child(scorer) => scorer.child.id(),
+            Body::Container(_) => None,
+        }
+    }
+
+    /// The Engine's id, of a container.
+    pub(super) fn container(&self) -> Option<String> {
+        match &self.body {
+            Body::Child(_) => None,
+            Body::Container(container) => Some(container.id().to_owned()),
+        }
+    }
+
+    /// How it ended, once it has. May be asked again.
+    pub(super) async fn wait(&mut self) -> (String, Option<i32>) {
+        match &mut self.body {
+            Body::Child(scorer) => match scorer.child.wait().await {
+                Ok(status) => (ended(status), status.code()),
+                Err(error) => (error.to_string(), None),
+            },
+            Body::Container(container) => container.wait().await,
+        }
+    }
+
+    /// The end of its log, to be told with an error.
+    pub(super) async fn last_words(&self) -> String {
+        let text = match &self.body {
+            Body::Child(scorer) => {
+                let text = fs_err::read(&scorer.log).unwrap_or_default();
+                String::from_utf8_lossy(&text[text.len().saturating_sub(LOG)..]).into_owned()
+            }
+            Body::Container(container) => container.last_words(LOG).await,
+        };
+        let text = text.trim();
+        if text.is_empty() { String::new() } else { format!("; it said:\n{text}") }
+    }
+
+    /// Lets it finish its requests, then ends it.
+    pub(super) async fn end(self, within: Duration) {
+        match self.body {
+            Body::Child(scorer) => scorer.end(within).await,
+            Body::Container(container) => container.end().await,
+        }
+    }
+}
+
+/// What a scorer in a container is told of itself by its environment; one that is a process is told by its arguments.
+fn scorers_own<'a>(
+    name: &'a str,
+    version: &'a Version,
+    config: &ModulesConfig,
+) -> impl Iterator<Item = (String, String)> {
+    [
+        ("MOORLINE_ENDPOINT", name.to_owned()),
+        ("MOORLINE_DEPLOYMENT", deployment(version).to_owned()),
+        ("MOORLINE_DRAIN_TIMEOUT_MS", config.drain_timeout.as_millis().to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into_iter()
+}
+
+fn deployment(version: &Version) -> &str {
+    version.module.version.as_deref().unwrap_or("module")
+}
+
+impl Scorer {
+    fn start(
+        name: &str,
+        version: &Version,
+        environment: BTreeMap<String, String>,
         config: &ModulesConfig,
         folder: &Path,
     ) -> Result<Self, ModuleError> {
@@ -52,10 +228,10 @@ impl Process {
             let path = path.to_owned();
             move |source| ModuleError::Io { path, source }
         };
-        let address = folder.join("address.json");
+        let told = folder.join("address.json");
         // Of the version before: one starts at a time.
-        if address.exists() {
-            fs_err::remove_file(&address).map_err(error(&address))?;
+        if told.exists() {
+            fs_err::remove_file(&told).map_err(error(&told))?;
         }
         let log = folder.join(format!("{}.log", &version.module.settings.release.hex()[..12]));
         fs_err::File::create(&log).map_err(error(&log))?;
@@ -63,23 +239,18 @@ impl Process {
         let mut options = fs_err::OpenOptions::new();
         let output = options.append(true).open(&log).map_err(error(&log))?;
         let second = output.try_clone().map_err(error(&log))?;
-        let mut environment: BTreeMap<&str, &str> =
-            config.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        environment.extend(version.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-        environment
-            .extend(version.module.env.iter().map(|(name, entry)| (name.as_str(), entry.value.as_str())));
-        let mark = config.folder.display().to_string();
-        environment.insert(MARK, &mark);
         let mut command = tokio::process::Command::new(&config.scorer);
         command
             .arg("--release")
             .arg(&version.folder)
             .args(["--host", "127.0.0.1", "--port", "0", "--admin-port", "0", "--endpoint", name])
-            .args(["--deployment", version.module.version.as_deref().unwrap_or("module")])
+            .args(["--deployment", deployment(version)])
             .arg("--address-file")
-            .arg(&address)
+            .arg(&told)
             .env_clear()
+            .envs(&config.environment)
             .envs(environment)
+            .env(MARK, &config.folder)
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(second.into_parts().0)
@@ -90,82 +261,10 @@ impl Process {
             .spawn()
             .map_err(|source| ModuleError::Start { program: config.scorer.clone(), source })?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
-        Ok(Self { child, pid, log, addresses: None })
+        Ok(Self { child, pid, log, told })
     }
 
-    /// Waits until it is ready and has answered its golden request.
-    pub(super) async fn prove(
-        &mut self,
-        version: &Version,
-        config: &ModulesConfig,
-        folder: &Path,
-        client: &reqwest::Client,
-    ) -> Result<(), ModuleError> {
-        let deadline = Instant::now() + config.start_timeout;
-        let addresses = loop {
-            if Instant::now() >= deadline {
-                return Err(ModuleError::NotReady { within: config.start_timeout, log: self.last_words() });
-            }
-            if let Some(addresses) = self.addresses(&folder.join("address.json")) {
-                let ready =
-                    client.get(format!("http://{}/ready", addresses.admin)).timeout(config.start_timeout);
-                if ready.send().await.is_ok_and(|answer| answer.status().is_success()) {
-                    break addresses;
-                }
-            }
-            tokio::select! {
-                status = self.child.wait() => {
-                    let how = status.map_or_else(|error| error.to_string(), ended);
-                    return Err(ModuleError::Ended { how, log: self.last_words() });
-                }
-                () = tokio::time::sleep(POLL) => {}
-            }
-        };
-        if let Some(golden) = &version.module.settings.golden {
-            let within = deadline.saturating_duration_since(Instant::now()).max(POLL);
-            ask_golden(client, addresses.data, golden, within).await?;
-        }
-        self.addresses = Some(addresses);
-        Ok(())
-    }
-
-    fn addresses(&self, path: &Path) -> Option<Addresses> {
-        let addresses: Addresses = serde_json::from_slice(&fs_err::read(path).ok()?).ok()?;
-        (Some(addresses.pid) == self.child.id()).then_some(addresses)
-    }
-
-    /// Where it takes requests, once it has proved itself.
-    pub(super) fn data(&self) -> Option<SocketAddr> {
-        self.addresses.map(|addresses| addresses.data)
-    }
-
-    /// Where it tells its metrics, once it has proved itself.
-    pub(super) fn admin(&self) -> Option<SocketAddr> {
-        self.addresses.map(|addresses| addresses.admin)
-    }
-
-    pub(super) fn id(&self) -> Option<u32> {
-        self.child.id()
-    }
-
-    /// How it ended, once it has. May be asked again.
-    pub(super) async fn wait(&mut self) -> (String, Option<i32>) {
-        match self.child.wait().await {
-            Ok(status) => (ended(status), status.code()),
-            Err(error) => (error.to_string(), None),
-        }
-    }
-
-    /// The end of its log, to be told with an error.
-    pub(super) fn last_words(&self) -> String {
-        let text = fs_err::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text[text.len().saturating_sub(LOG)..]);
-        let text = text.trim();
-        if text.is_empty() { String::new() } else { format!("; it said:\n{text}") }
-    }
-
-    /// Lets it finish its requests, then ends it.
-    pub(super) async fn end(mut self, within: Duration) {
+    async fn end(mut self, within: Duration) {
         if let Some(pid) = self.pid.filter(|_| self.child.id().is_some()) {
             // It may end in this very moment.
             let _ = kill_process(pid, Signal::TERM);
@@ -176,7 +275,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for Scorer {
     fn drop(&mut self) {
         // Its workers are of its group; as long as it was not waited for, nobody else can have its id.
         if let Some(pid) = self.pid.filter(|_| self.child.id().is_some()) {

@@ -2,7 +2,6 @@
 //! that is replaced whole, so that a loss of power leaves the old one or the new one.
 
 use std::{
-    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
@@ -29,34 +28,10 @@ pub(super) struct State {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Written {
-    good: Option<WrittenVersion>,
-    previous: Option<WrittenVersion>,
+    good: Option<Version>,
+    previous: Option<Version>,
     refused: Option<DesiredModule>,
     port: u16,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct WrittenVersion {
-    module: DesiredModule,
-    folder: PathBuf,
-    #[serde(default)]
-    environment: BTreeMap<String, String>,
-}
-
-impl From<&Version> for WrittenVersion {
-    fn from(version: &Version) -> Self {
-        Self {
-            module: version.module.clone(),
-            folder: version.folder.clone(),
-            environment: version.environment.clone(),
-        }
-    }
-}
-
-impl From<WrittenVersion> for Version {
-    fn from(written: WrittenVersion) -> Self {
-        Self { module: written.module, folder: written.folder, environment: written.environment }
-    }
 }
 
 pub(super) fn folder(all: &Path, name: &str) -> PathBuf {
@@ -88,21 +63,17 @@ impl State {
         };
         Ok(Self {
             path,
-            good: written.good.map(Version::from),
-            previous: written.previous.map(Version::from),
+            good: written.good,
+            previous: written.previous,
             refused: written.refused,
             port: written.port,
         })
     }
 
-    pub(super) fn versions(&self) -> impl Iterator<Item = &Version> {
-        self.good.iter().chain(&self.previous)
-    }
-
     pub(super) fn save(&self) -> Result<(), ModuleError> {
         let written = Written {
-            good: self.good.as_ref().map(WrittenVersion::from),
-            previous: self.previous.as_ref().map(WrittenVersion::from),
+            good: self.good.clone(),
+            previous: self.previous.clone(),
             refused: self.refused.clone(),
             port: self.port,
         };

@@ -18,7 +18,7 @@ use axum::{Router, extract, http::StatusCode, routing::get};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use moorline_core::Digest;
 use moorline_edge::{
-    desired::{Desired, DesiredModule, DesiredRoute, Messaging, Signer},
+    desired::{Desired, DesiredModule, DesiredRoute, Messaging, Signer, Variable},
     enrol::{AGENT, EnrolConfig, Enrolments, EnrolmentsError, Facts},
     hub::{
         ClientId, Hub, HubConfig, HubEvent, Identity, Listed, MethodCall, Proof, Upstream, UpstreamMessage,
@@ -399,6 +399,10 @@ async fn messages_are_scored_on_the_device_and_wait_there_while_it_is_cut_off() 
     let sensor_version = version.clone();
     version.module.settings.messaging =
         Some(Messaging { input: "in".to_owned(), output: "scores".to_owned() });
+    // More at one time are answered with 429: those messages wait.
+    for (name, value) in [("MOORLINE_MAX_CONCURRENT_REQUESTS", "1"), ("MOORLINE_MAX_QUEUE_LENGTH", "0")] {
+        version.module.env.insert(name.to_owned(), Variable::Plain { value: value.to_owned() });
+    }
     let route = |route: &str| DesiredRoute { route: route.to_owned(), time_to_live_secs: None };
     let desired = Desired {
         serial: 1,

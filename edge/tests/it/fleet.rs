@@ -1,15 +1,15 @@
-//! Who gets which file of a release, over the hub's HTTPS.
+//! Who gets which file of a release, and which secret, over the hub's HTTPS.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use moorline_core::{
-    DeploymentId, Digest, ErrorClass, Observation, Phase, Placement, Probe, Release, Resources, Scale,
-    Scheduling, Source, Target as _, Variable,
+    DeploymentId, Digest, ErrorClass, Name, Observation, Phase, Placement, Probe, Release, Resources, Scale,
+    Scheduling, Secret, Source, Target as _, Variable,
 };
 use moorline_edge::{
     desired::Signer,
-    fleet::{Fleet, FleetConfig, FleetSettings, Member, Members, MembersError},
+    fleet::{Files, Fleet, FleetConfig, FleetSettings, Member, Members, MembersError},
     hub::{AGENT, ClientId, Hub, HubConfig, Identity, Listed, Proof},
     manifest::RestartPolicy,
     supply,
@@ -28,6 +28,11 @@ impl Members for Two {
     async fn members(&self) -> Result<Vec<Member>, MembersError> {
         let member = |device: &str| Member { workspace: "main".parse().unwrap(), device: device.to_owned() };
         Ok(vec![member("dev1"), member("dev2")])
+    }
+
+    async fn secret(&self, workspace: &Name, name: &str) -> Result<Option<Secret>, MembersError> {
+        assert_eq!(workspace.as_str(), "main");
+        Ok(matches!(name, "key" | "other").then(|| Secret::new(format!("the value of {name}"))))
     }
 }
 
@@ -66,10 +71,11 @@ async fn a_device_gets_the_files_of_its_own_releases_and_nobody_else_does() {
         hub: hub.clone(),
         signer,
         members: Arc::new(Two),
+        files: Files { releases: place.folder.path().to_owned(), blobs: place.folder.path().join("blobs") },
         on_change: Arc::new(|_| {}),
     });
     hub.serve_also(supply::router(hub.clone(), fleet.clone()));
-    let target = fleet.target(FleetSettings {
+    let mut settings = FleetSettings {
         condition: "deviceId = 'dev1'".parse().unwrap(),
         condition_text: "deviceId = 'dev1'".to_owned(),
         priority: 0,
@@ -80,7 +86,8 @@ async fn a_device_gets_the_files_of_its_own_releases_and_nobody_else_does() {
         paused: false,
         messaging: None,
         routes: BTreeMap::new(),
-    });
+    };
+    let target = fleet.target(settings.clone());
     let json = fs_err::read_to_string(version.folder.join(Release::FILE)).unwrap();
     let deployment = DeploymentId {
         workspace: "main".parse().unwrap(),
@@ -128,6 +135,33 @@ async fn a_device_gets_the_files_of_its_own_releases_and_nobody_else_does() {
     assert_eq!(ask(&own, "..%2F..%2Fetc%2Fpasswd", None).await.0, 404);
     assert_eq!(ask(&other, &file, None).await.0, 404);
     assert_eq!(ask(&nobody, &file, None).await.0, 401);
+
+    // A secret is named in the document, and given to the device whose document names it.
+    let value = Secret::new("the value of key".to_owned());
+    let key = Variable::Secret { reference: "key".to_owned(), version: 7, value };
+    let secret = Placement { variables: BTreeMap::from([("KEY".to_owned(), key)]), ..placement.clone() };
+    assert_eq!(ask(&own, "../secrets/key", None).await.0, 404);
+    target.apply(&secret).await.unwrap();
+    let told = hub.twin(&agent("dev1")).unwrap().desired.properties;
+    let variable = serde_json::json!({"secret": "key", "version": 7});
+    assert_eq!(told["modules"]["double"]["env"]["KEY"], variable);
+    assert!(!serde_json::to_string(&told).unwrap().contains("the value"));
+    assert_eq!(ask(&own, "../secrets/key", None).await, (200, "the value of key".into()));
+    assert_eq!(ask(&own, "../secrets/other", None).await.0, 404);
+    assert_eq!(ask(&other, "../secrets/key", None).await.0, 404);
+    assert_eq!(ask(&nobody, "../secrets/key", None).await.0, 401);
+
+    // A device that is not told yet of a newer release gets what it was told of.
+    let newer = place.version(2, |_, _| {});
+    let text = fs_err::read_to_string(newer.folder.join(Release::FILE)).unwrap();
+    let newer = Placement { release: Release::parse(&text).unwrap(), ..placement.clone() };
+    settings.paused = true;
+    fleet.target(settings.clone()).apply(&newer).await.unwrap();
+    assert_eq!(ask(&own, &release, None).await.0, 200);
+    assert_eq!(ask(&own, &newer.release.digest().to_string(), None).await.0, 404);
+    assert!(fleet.needed().contains(&placement.release.digest()));
+    target.apply(&placement).await.unwrap();
+
     identities.set(agent("dev1"), Identity { proof: Proof::Authority, enabled: false });
     assert_eq!(ask(&own, &file, None).await.0, 401);
 

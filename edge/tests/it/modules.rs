@@ -17,7 +17,7 @@ use moorline_core::{
 use moorline_edge::{
     desired::{DesiredModule, Golden, ModuleKind, ReleaseSettings},
     manifest::{RestartPolicy, Status},
-    modules::{ModuleView, Modules, ModulesConfig, RuntimeStatus, Version},
+    modules::{About, ModuleView, Modules, ModulesConfig, RuntimeStatus, Version},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -55,7 +55,8 @@ impl Place {
     }
 
     fn open(&self) -> Modules {
-        Modules::open(self.config.clone()).unwrap()
+        let about = About { secrets: self.folder.path().join("secrets"), host: None };
+        Modules::open(self.config.clone(), about).unwrap()
     }
 
     /// A version whose model doubles its input.
@@ -103,12 +104,13 @@ impl Place {
             env: BTreeMap::new(),
             settings: ReleaseSettings {
                 messaging: None,
+                image: None,
                 release: release.digest(),
                 size: json.len() as u64,
                 golden: Some(golden),
             },
         };
-        Version { module, folder, environment: BTreeMap::new() }
+        Version { module, folder, environment: BTreeMap::new(), sockets: None, hub_name: None }
     }
 }
 
@@ -148,6 +150,11 @@ async fn score(view: &ModuleView) -> Result<Value, reqwest::Error> {
 fn kill(view: &ModuleView) {
     let pid = Pid::from_raw(view.process.unwrap() as i32).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
+}
+
+/// The releases of the versions that are kept.
+fn kept(modules: &Modules) -> Vec<Digest> {
+    modules.kept().iter().map(|version| version.module.settings.release).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -197,15 +204,15 @@ async fn versions_change_under_requests_and_bad_ones_take_none() {
     soon(asking).await.unwrap();
 
     // Both versions that it could go back to are needed, the bad ones are not.
-    assert!(modules.needed().contains(&second.module.settings.release));
-    assert!(!modules.needed().contains(&broken.module.settings.release));
+    assert!(kept(&modules).contains(&second.module.settings.release));
+    assert!(!kept(&modules).contains(&broken.module.settings.release));
     let mut stopped = second.clone();
     stopped.module.status = Status::Stopped;
     modules.set("m", stopped).await.unwrap();
     let seen = until(|| Some(view(&modules)).filter(|view| view.status == RuntimeStatus::Stopped)).await;
     assert!(score(&seen).await.is_err());
     modules.remove("m").await;
-    assert!(modules.views().is_empty() && modules.needed().is_empty());
+    assert!(modules.views().is_empty() && modules.kept().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

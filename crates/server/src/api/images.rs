@@ -437,7 +437,7 @@ async fn prune(
 ) -> Result<Json<PrunedShown>, ApiError> {
     control.store.workspace(&at.workspace).await?;
     let images = control.targets.images().images();
-    let mut keep: HashSet<Digest> = HashSet::new();
+    let mut keep: HashSet<Digest> = control.targets.needed_by_devices().into_iter().collect();
     let mut on_their_way = HashSet::new();
     for record in control.store.records(RecordKind::Deployment, None).await? {
         let state = DeploymentState::read(&record).map_err(|error| {

@@ -67,6 +67,8 @@ async fn set(
     Given(body): Given<SecretBody>,
 ) -> Result<Json<SecretShown>, ApiError> {
     let version = control.store.set_secret(&at.workspace, at.name.as_str(), body.value).await?;
+    // On devices, that is now.
+    control.reconciler.secret_changed(&at.workspace, at.name.as_str()).await?;
     Ok(Json(SecretShown { name: at.name.to_string(), version, modified_at: None }))
 }
 

@@ -9,7 +9,7 @@ use moorline_deploy::local::OnChange;
 use moorline_edge::{
     desired::{DesiredRoute, Messaging},
     enrol::{self, EnrolConfig, Enrolments, EnrolmentsError, Facts},
-    fleet::{Fleet, FleetConfig, FleetSettings, FleetTarget, Member, Members, MembersError, Share},
+    fleet::{Files, Fleet, FleetConfig, FleetSettings, FleetTarget, Member, Members, MembersError, Share},
     hub::{ConditionError, Hub, Route},
     manifest::RestartPolicy,
     supply,
@@ -34,10 +34,11 @@ pub(super) fn start(
     hub: &Hub,
     store: Store,
     signer: moorline_edge::desired::Signer,
+    files: Files,
     on_change: OnChange,
 ) -> Fleet {
     let members: Arc<dyn Members> = Arc::new(StoreMembers(store));
-    Fleet::start(FleetConfig { hub: hub.clone(), signer, members, on_change })
+    Fleet::start(FleetConfig { hub: hub.clone(), signer, members, files, on_change })
 }
 
 /// Answers devices over the hub's HTTPS: enrolment, and the files of releases.
@@ -76,6 +77,11 @@ impl Members for StoreMembers {
             body.modules.contains_key(enrol::AGENT).then_some(member)
         };
         Ok(records.into_iter().filter_map(enrolled).collect())
+    }
+
+    async fn secret(&self, workspace: &Name, name: &str) -> Result<Option<Secret>, MembersError> {
+        let found = self.0.secret(workspace, name).await;
+        Ok(found.map_err(|error| MembersError(error.into()))?.map(|(_, secret)| secret))
     }
 }
 

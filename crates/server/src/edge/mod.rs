@@ -12,18 +12,20 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fs_err::os::unix::fs::OpenOptionsExt as _;
+use moorline_core::DeploymentId;
 use moorline_deploy::local::OnChange;
 use moorline_edge::{
     authority::{Authority, AuthorityError},
     desired::{Signer, SignerError},
-    fleet::Fleet,
+    fleet::{Files, Fleet},
     hub::{Hub, HubConfig, HubError, TlsFiles},
 };
+use moorline_monitor::Readings;
 use moorline_store::Store;
 use prometheus::Registry;
 use thiserror::Error;
@@ -94,6 +96,7 @@ impl EdgeHub {
         settings: &HubSettings,
         home: &Path,
         store: Store,
+        files: Files,
         metrics: &Registry,
         on_change: OnChange,
     ) -> Result<Self, EdgeError> {
@@ -115,7 +118,7 @@ impl EdgeHub {
         tasks.spawn(messages.clone().take(hub.upstream(), stop.clone()));
         tasks.spawn(renew(folder.clone(), Arc::clone(&authority), settings.name.clone(), stop.clone()));
         tracing::info!(address = %hub.mqtt_address(), name = settings.name, "the hub listens");
-        let fleet = fleet::start(&hub, store.clone(), signer(&folder)?, on_change);
+        let fleet = fleet::start(&hub, store.clone(), signer(&folder)?, files, on_change);
         let seen = Arc::new(Seen::open(folder.join("seen.json")).map_err(failed)?);
         let own = DeviceMetrics::new(
             hub.clone(),
@@ -164,6 +167,18 @@ impl EdgeHub {
 
     pub(crate) fn messages(&self) -> &Messages {
         &self.0.messages
+    }
+
+    /// What the modules of a deployment counted on these devices, by what the devices last told.
+    pub(crate) fn readings<'a>(
+        &self,
+        id: &DeploymentId,
+        devices: impl Iterator<Item = &'a str>,
+    ) -> Vec<Option<(Instant, Readings)>> {
+        match self.0.fleet.module_of(id) {
+            Some(module) => self.0.messages.measured().of_module(devices, &module),
+            None => Vec::new(),
+        }
     }
 
     pub(crate) async fn shutdown(&self) {

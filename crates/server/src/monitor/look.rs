@@ -98,7 +98,13 @@ impl Monitoring {
                 return seen(None);
             }
         };
-        let readings = join_all(replicas.iter().take(MOST_REPLICAS).map(|replica| self.ask(replica))).await;
+        let kind = serving.runs_on().1;
+        let readings = match &inner.edge {
+            Some(edge) if kind == TargetKind::Edge => {
+                edge.readings(id, replicas.iter().map(|device| device.id.as_str()))
+            }
+            _ => join_all(replicas.iter().take(MOST_REPLICAS).map(|replica| self.ask(replica))).await,
+        };
         let when = Instant::now();
         let answers = inner.reconciler.answers(id);
         let load = inner.reconciler.load(id);
@@ -124,7 +130,6 @@ impl Monitoring {
             }
             let known =
                 before.as_mut().map(|before| std::mem::take(&mut before.replicas)).unwrap_or_default();
-            let kind = serving.runs_on().1;
             let mut replicas_now = add_replicas(&mut sample, &replicas, readings, &known, kind);
             if own_server(serving).is_some() {
                 // It may have no metrics, and then there is nothing to be asked for.

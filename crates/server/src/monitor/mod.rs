@@ -31,6 +31,7 @@ use self::{
     look::Before,
 };
 use crate::{
+    edge::EdgeHub,
     problem::chain,
     reconcile::Reconciler,
     status::{DeploymentState, split_record_name},
@@ -54,6 +55,8 @@ struct Inner {
     store: Store,
     targets: Targets,
     reconciler: Reconciler,
+    /// By which devices tell what they measure, where this server has a hub.
+    edge: Option<EdgeHub>,
     history: Monitor,
     /// What was seen of each deployment at the last look.
     before: Mutex<HashMap<DeploymentId, Before>>,
@@ -83,6 +86,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) store: Store,
     pub(crate) targets: Targets,
     pub(crate) reconciler: Reconciler,
+    pub(crate) edge: Option<EdgeHub>,
     pub(crate) metrics: &'a Registry,
 }
 
@@ -106,7 +110,7 @@ pub(crate) enum Silent {
 
 impl Monitoring {
     pub(crate) async fn open(parts: Parts<'_>) -> Result<Self, MonitorError> {
-        let Parts { home, store, targets, reconciler, metrics } = parts;
+        let Parts { home, store, targets, reconciler, edge, metrics } = parts;
         Ok(Self(Arc::new(Inner {
             history: Monitor::open(&home.join(FILE)).await?,
             facts: Facts::register(metrics)?,
@@ -114,6 +118,7 @@ impl Monitoring {
             store,
             targets,
             reconciler,
+            edge,
             before: Mutex::default(),
             looked: AtomicBool::new(false),
             turns: tokio::sync::Semaphore::new(SCRAPES),

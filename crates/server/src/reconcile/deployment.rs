@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use moorline_core::{
-    DeploymentId, Desired, ErrorClass, Failure, Observation, Phase, Placement, Source, TargetError, Variable,
+    DeploymentId, Desired, ErrorClass, Failure, Name, Observation, Phase, Placement, Source, TargetError,
+    TargetKind, Variable,
 };
 use moorline_deploy::Progress;
-use moorline_store::RecordKind;
+use moorline_store::{RecordKind, StoreError};
 
 use super::{Next, Reconciler, queue::Signal};
 use crate::{
@@ -59,6 +60,21 @@ impl Reconciler {
                 Next::Retry
             }
         }
+    }
+
+    /// A secret has another value. Modules of devices are given it now: they run for months, and nothing else starts them
+    /// anew.
+    pub(crate) async fn secret_changed(&self, workspace: &Name, secret: &str) -> Result<(), StoreError> {
+        for record in self.0.store.records(RecordKind::Deployment, Some(workspace)).await? {
+            let Ok(state) = DeploymentState::read(&record) else { continue };
+            let desired = &state.body.desired;
+            let values = desired.release.environment_variables.values();
+            let used = values.filter_map(|value| secrets::reference(value)).any(|own| own == secret);
+            if used && desired.runs_on().1 == TargetKind::Edge {
+                self.nudge(desired.id.clone());
+            }
+        }
+        Ok(())
     }
 
     /// Keeps what succeeded as it is: after a restart of the server, another number of replicas, or a failed update.
@@ -232,17 +248,13 @@ impl Reconciler {
         if status.active.is_some() { Next::Again } else { Next::Rest }
     }
 
-    async fn settle(
-        &self,
-        id: &DeploymentId,
-        status: &DeploymentStatus,
-    ) -> Result<(), moorline_store::StoreError> {
+    async fn settle(&self, id: &DeploymentId, status: &DeploymentStatus) -> Result<(), StoreError> {
         let name = deployment_record_name(&id.endpoint, &id.deployment);
         let status = serde_json::to_value(status).expect("a status has only string keys");
         self.0.store.set_status(&id.workspace, RecordKind::Deployment, &name, status).await
     }
 
-    async fn take_all_traffic(&self, id: &DeploymentId) -> Result<(), moorline_store::StoreError> {
+    async fn take_all_traffic(&self, id: &DeploymentId) -> Result<(), StoreError> {
         loop {
             let record =
                 self.0.store.record(&id.workspace, RecordKind::Endpoint, id.endpoint.as_str()).await?;

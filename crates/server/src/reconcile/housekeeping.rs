@@ -43,6 +43,7 @@ impl Reconciler {
             needed.insert(state.body.desired.release.digest());
             needed.extend(state.status.active.map(|active| active.release.digest()));
         }
+        needed.extend(self.0.targets.needed_by_devices());
         if let Err(error) = self.0.releases.sweep(&needed, before).await {
             tracing::warn!(error = chain(&error), "housekeeping could not remove releases");
         }

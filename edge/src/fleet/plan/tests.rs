@@ -30,6 +30,7 @@ fn module(deployment: &str, version: &str) -> DesiredModule {
         startup_order: u32::MAX,
         env: BTreeMap::new(),
         settings: ReleaseSettings {
+            image: None,
             release: Digest::of(version.as_bytes()),
             size: 1,
             golden: None,
@@ -100,6 +101,14 @@ fn step(
     }
     let number = plan.documents.len();
     (plan, number)
+}
+
+#[test]
+fn of_what_a_device_says_the_end_is_told_as_well() {
+    let said = shortened(&format!("exited with code 3: {} no model", "log ".repeat(400)));
+    assert!(said.starts_with("exited with code 3") && said.ends_with("no model"), "{said}");
+    assert!(said.chars().count() <= BEGIN + END + 3);
+    assert_eq!(shortened("brief"), "brief");
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "other answers are none")]
