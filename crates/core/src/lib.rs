@@ -7,6 +7,7 @@
 mod backoff;
 mod batch;
 mod batcher;
+mod collection;
 mod deployment;
 mod digest;
 mod engine;
@@ -24,6 +25,7 @@ mod tensor;
 pub use backoff::Backoff;
 pub use batch::{BatchError, split, stack};
 pub use batcher::{Batcher, Item, Take};
+pub use collection::{CollectionSettings, MODEL_INPUTS, MODEL_OUTPUTS, REQUEST, RESPONSE, RollingRate};
 pub use deployment::{
     Below, DeploymentId, Desired, Failure, MachineDevices, ModelImage, Observation, Phase, PinnedBitstream,
     Placement, Probe, Replica, ReplicaAddress, ReplicaState, Resources, Scale, Scheduling, Source,

@@ -393,6 +393,12 @@ pub(crate) struct Observation {
     /// Numbered log files that are kept
     #[arg(long, env = "MOORLINE_LOG_FILES", default_value = "5", value_name = "N")]
     pub(crate) log_files: NonZeroUsize,
+    /// Where what is collected waits to be fetched; scorers of one deployment may share it [default: moorline-collected-ENDPOINT-DEPLOYMENT in the temporary folder]
+    #[arg(long, env = "MOORLINE_COLLECT_DIR", value_name = "DIR")]
+    pub(crate) collect_dir: Option<PathBuf>,
+    /// All that waits to be fetched; what comes beyond it is dropped, and counted
+    #[arg(long, env = "MOORLINE_COLLECT_BYTES", default_value_t = 256 * 1024 * 1024, value_name = "BYTES")]
+    pub(crate) collect_bytes: u64,
     /// An OTLP gRPC collector for traces [default: traces are not exported]
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub(crate) otlp_endpoint: Option<String>,

@@ -6,6 +6,7 @@
 mod admission;
 mod app;
 pub mod codec;
+mod collection;
 mod config;
 mod grpc;
 mod image;
@@ -20,6 +21,7 @@ mod trace;
 mod workers;
 
 pub use app::{App, ModelServing, Served, ServedName};
+pub use collection::{CollectConfig, Recorder, ScriptCollector};
 pub use config::ServeConfig;
 pub use image::{ImageInputError, ImagePreparation};
 pub use metrics::{Metrics, Protocol};
