@@ -35,6 +35,7 @@ use crate::{
     api,
     auth::{Access, Doorkeeper},
     clusters::{Clusters, Gateways},
+    collection::Collecting,
     config::{Bounds, ServerConfig},
     control::Control,
     edge::EdgeHub,
@@ -249,6 +250,7 @@ impl Running {
                 tracing::warn!(seconds = limit.as_secs(), "requests were cut at the end of the drain timeout");
             }
         }
+        control.collecting.shutdown().await;
         control.monitor.shutdown().await;
         control.reconciler.shutdown().await;
         control.targets.shutdown(keep).await;
@@ -425,6 +427,7 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
     };
     let monitor = Monitoring::open(parts).await.map_err(|source| part("the monitor")(source.into()))?;
     let control = Control {
+        collecting: Collecting::new(store.clone(), monitor.clone()),
         store,
         gateway,
         operations,
@@ -445,6 +448,7 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
     api::recover(&control).await.map_err(|source| part("where the last server ended")(source.into()))?;
     control.reconciler.start().await.map_err(|source| StartError::Store { source })?;
     control.monitor.start();
+    control.collecting.start();
     Ok(control)
 }
 

@@ -12,7 +12,7 @@ use crate::{
     document::{Document, sealed::Read},
     fields::Fields,
     paths::{self, AssetWord},
-    reader::{Finding, Reader},
+    reader::Reader,
     reference::{AssetRef, CodeSource},
     scalars,
     yaml::{Content, Node},
