@@ -1,4 +1,4 @@
-//! One scoring request from socket to socket: protocols, admission, batching, metrics.
+//! One scoring request from socket to socket: protocols, admission, batching, metrics, and what is kept of it.
 //!
 //! A request is decoded once and encoded once. Whatever runs the model sits behind core's seams; this crate knows no
 //! engine and no Python.

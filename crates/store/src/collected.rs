@@ -62,55 +62,26 @@ impl Store {
         transaction.commit().await
     }
 
-    /// The files of a deployment, of one collection or of all, the oldest first: `limit` of those after `after`.
+    /// The files of a deployment, of one collection or of all, the newest first: `limit` of those before `before`.
     pub async fn collected(
         &self,
         of: &DeploymentId,
         collection: Option<&Name>,
-        after: i64,
+        before: Option<i64>,
         limit: usize,
     ) -> Result<Vec<CollectedFile>, StoreError> {
         let query = Query::new(
             "SELECT c.* FROM collected c JOIN workspaces w ON w.id = c.workspace_id
              WHERE w.name_key = $1 AND c.endpoint = $2 AND c.deployment = $3
-               AND c.collection = COALESCE($4, c.collection) AND c.id > $5
-             ORDER BY c.id LIMIT $6",
-        );
-        self.files(query, of, collection, after, limit).await
-    }
-
-    /// The newest files of a collection, the newest first.
-    pub async fn newest_collected(
-        &self,
-        of: &DeploymentId,
-        collection: &Name,
-        since: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<CollectedFile>, StoreError> {
-        let query = Query::new(
-            "SELECT c.* FROM collected c JOIN workspaces w ON w.id = c.workspace_id
-             WHERE w.name_key = $1 AND c.endpoint = $2 AND c.deployment = $3 AND c.collection = $4
-               AND c.begins_at >= $5
+               AND c.collection = COALESCE($4, c.collection) AND c.id < $5
              ORDER BY c.id DESC LIMIT $6",
-        );
-        self.files(query, of, Some(collection), since.as_microsecond(), limit).await
-    }
-
-    async fn files(
-        &self,
-        query: Query,
-        of: &DeploymentId,
-        collection: Option<&Name>,
-        bound: i64,
-        limit: usize,
-    ) -> Result<Vec<CollectedFile>, StoreError> {
-        let query = query
-            .text(names::key(of.workspace.as_str()))
-            .text(names::key(of.endpoint.as_str()))
-            .text(names::key(of.deployment.as_str()))
-            .optional_text(collection.map(|collection| names::key(collection.as_str())))
-            .integer(bound)
-            .integer(signed(limit as u64));
+        )
+        .text(names::key(of.workspace.as_str()))
+        .text(names::key(of.endpoint.as_str()))
+        .text(names::key(of.deployment.as_str()))
+        .optional_text(collection.map(|collection| names::key(collection.as_str())))
+        .integer(before.unwrap_or(i64::MAX))
+        .integer(signed(limit as u64));
         self.database().rows(query).await?.iter().map(read).collect()
     }
 

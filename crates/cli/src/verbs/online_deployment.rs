@@ -75,7 +75,7 @@ pub(crate) enum Verb {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Collected {
-    /// List the files of records that were collected, the oldest first
+    /// List the files of records that were collected, the newest first
     #[command(
         after_help = "Example:\n  moorline online-deployment collected list -n blue -e iris --fetch -o table"
     )]

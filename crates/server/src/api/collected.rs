@@ -46,7 +46,7 @@ pub(super) struct CollectedShown {
     sha256: Digest,
 }
 
-/// The files that were collected of a deployment, the oldest first. They are kept when it is deleted.
+/// The files that were collected of a deployment, the newest first. They are kept when it is deleted.
 #[utoipa::path(get, path = "/workspaces/{workspace}/online-endpoints/{endpoint}/deployments/{deployment}/collected",
     params(AtDeployment, Wanted, Part), responses((status = 200, body = List<CollectedShown>), Refusals))]
 async fn list(
@@ -57,10 +57,10 @@ async fn list(
 ) -> Result<Json<List<CollectedShown>>, ApiError> {
     control.store.workspace(&at.workspace).await?;
     let limit = part.limit()?;
-    let after = part.after.as_deref().unwrap_or("0").parse();
-    let after = after.map_err(|_| ApiError::invalid("`after` is not the `next` of a page"))?;
+    let before = part.after.as_deref().map(str::parse).transpose();
+    let before = before.map_err(|_| ApiError::invalid("`after` is not the `next` of a page"))?;
     let of = DeploymentId { workspace: at.workspace, endpoint: at.endpoint, deployment: at.deployment };
-    let mut files = control.store.collected(&of, wanted.collection.as_ref(), after, limit + 1).await?;
+    let mut files = control.store.collected(&of, wanted.collection.as_ref(), before, limit + 1).await?;
     let more = files.len() > limit;
     files.truncate(limit);
     let next = files.last().filter(|_| more).map(|file| file.id.to_string());
