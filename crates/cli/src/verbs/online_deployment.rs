@@ -249,10 +249,12 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
         }
         Verb::Collected(Collected::Download { which, download_path }) => {
             let client = session.client().await?;
-            let files = which.files(&client).await?.into_iter().map(|mut file| {
-                let (path, size, sha256) = (file["path"].take(), file["size"].take(), file["sha256"].take());
-                Ok(serde_json::from_value(json!({ "path": path, "size": size, "sha256": sha256 }))?)
-            });
+            let files =
+                which.files(&client).await?.into_iter().map(|mut file| -> anyhow::Result<FileEntry> {
+                    let (path, size, sha256) =
+                        (file["path"].take(), file["size"].take(), file["sha256"].take());
+                    Ok(serde_json::from_value(json!({ "path": path, "size": size, "sha256": sha256 }))?)
+                });
             let files = files.collect::<anyhow::Result<Vec<FileEntry>>>()?;
             download::fetch(&client, &session.screen, "what was collected", &files, &download_path).await?;
             session.screen.note(format_args!("{} files are in `{}`", files.len(), download_path.display()));

@@ -167,12 +167,12 @@ impl Recorder {
 
     /// This request's records, if it is one of those that are kept. All records of one id are kept, or none is.
     pub(crate) fn sample(self: &Arc<Self>, request_id: &str) -> Option<Collecting> {
-        let own = self.own;
-        let any = own.request.or(own.response).or(own.inputs).or(own.outputs);
-        // A caller that sends an empty id wants none.
+        let Own { request, response, inputs, outputs } = self.own;
+        request.or(response).or(inputs).or(outputs)?;
+        // A caller that sends an empty id wants none; its records have one all the same.
         let id: Arc<str> =
             if request_id.is_empty() { uuid::Uuid::new_v4().to_string().into() } else { request_id.into() };
-        (any.is_some() && self.is_sampled(&id)).then(|| Collecting { recorder: Arc::clone(self), id })
+        self.is_sampled(&id).then(|| Collecting { recorder: Arc::clone(self), id })
     }
 
     fn is_sampled(&self, id: &str) -> bool {

@@ -169,10 +169,10 @@ fn embed(line: &mut Vec<u8>, bytes: &[u8]) {
             return line.extend_from_slice(bytes);
         }
         if let Ok(value) = serde_json::from_str::<Value>(text) {
-            return json(line, &value);
+            return write_json(line, &value);
         }
     }
-    json(line, &json!(String::from_utf8_lossy(bytes)));
+    write_json(line, &json!(String::from_utf8_lossy(bytes)));
 }
 
 fn attribute(line: &mut Vec<u8>, name: &str, value: &str) {
@@ -187,7 +187,7 @@ fn member(line: &mut Vec<u8>, name: &str, value: &Value) {
     line.push(b'"');
     line.extend_from_slice(name.as_bytes());
     line.extend_from_slice(b"\":");
-    json(line, value);
+    write_json(line, value);
     line.push(b',');
 }
 
@@ -197,7 +197,7 @@ pub(super) fn text(line: &mut Vec<u8>, value: &str) {
     let _ = serde_json::to_writer(line, value);
 }
 
-pub(super) fn json(line: &mut Vec<u8>, value: &Value) {
+pub(super) fn write_json(line: &mut Vec<u8>, value: &Value) {
     let _ = serde_json::to_writer(line, value);
 }
 

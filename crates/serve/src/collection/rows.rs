@@ -4,7 +4,7 @@
 use moorline_core::{MapKeys, Maps, Tensor, TensorData, Tensors, Value};
 use serde_json::json;
 
-use super::record::{json, text};
+use super::record::{text, write_json};
 
 /// A tensor with more columns is a list: it is no table.
 const MOST_COLUMNS: usize = 1024;
@@ -106,19 +106,19 @@ fn list(line: &mut Vec<u8>, data: &TensorData, from: usize, to: usize) {
 /// One element; what JSON has no number for is `null`.
 fn element(line: &mut Vec<u8>, data: &TensorData, index: usize) {
     match data {
-        TensorData::Bool(all) => json(line, &json!(all[index])),
-        TensorData::U8(all) => json(line, &json!(all[index])),
-        TensorData::U16(all) => json(line, &json!(all[index])),
-        TensorData::U32(all) => json(line, &json!(all[index])),
-        TensorData::U64(all) => json(line, &json!(all[index])),
-        TensorData::I8(all) => json(line, &json!(all[index])),
-        TensorData::I16(all) => json(line, &json!(all[index])),
-        TensorData::I32(all) => json(line, &json!(all[index])),
-        TensorData::I64(all) => json(line, &json!(all[index])),
+        TensorData::Bool(all) => write_json(line, &json!(all[index])),
+        TensorData::U8(all) => write_json(line, &json!(all[index])),
+        TensorData::U16(all) => write_json(line, &json!(all[index])),
+        TensorData::U32(all) => write_json(line, &json!(all[index])),
+        TensorData::U64(all) => write_json(line, &json!(all[index])),
+        TensorData::I8(all) => write_json(line, &json!(all[index])),
+        TensorData::I16(all) => write_json(line, &json!(all[index])),
+        TensorData::I32(all) => write_json(line, &json!(all[index])),
+        TensorData::I64(all) => write_json(line, &json!(all[index])),
         TensorData::F16(all) => single(line, all[index].to_f32()),
         TensorData::Bf16(all) => single(line, all[index].to_f32()),
         TensorData::F32(all) => single(line, all[index]),
-        TensorData::F64(all) => json(line, &json!(all[index])),
+        TensorData::F64(all) => write_json(line, &json!(all[index])),
         TensorData::String(all) => text(line, &all[index]),
     }
 }

@@ -349,20 +349,20 @@ mod tests {
     #[test]
     fn what_a_killed_process_left_is_taken_over_in_whole_lines_under_its_id() {
         let place = std::env::temp_dir().join(format!("moorline-spool-{}", uuid::Uuid::new_v4()));
-        let mut killed = open(&place, 1000);
-        killed.append(0, b"1\n", at(61)).unwrap();
-        killed.append(0, b"2\n", at(121)).unwrap();
-        killed.open[0].as_mut().unwrap().file.write_all(b"half").unwrap();
-        let (id, _) = next(&mut killed).unwrap();
-        // One that lives is left alone.
-        assert_eq!(next(&mut open(&place, 1000)), None);
-        let Spool { _lock, .. } = &killed;
-        flock(_lock, FlockOperation::Unlock).unwrap();
+        let mut living = open(&place, 1000);
+        living.append(0, b"3\n", at(61)).unwrap();
+        let killed = place.join("killed");
+        fs_err::create_dir(&killed).unwrap();
+        for (file, content) in [("lock", ""), ("killed-0.60.a", "1\n"), ("killed-1.120.b.c.part", "2\nhalf")]
+        {
+            fs_err::write(killed.join(file), content).unwrap();
+        }
         let mut after = open(&place, 1000);
-        let (same, what) = next(&mut after).unwrap();
-        assert_eq!((same, what.as_str()), (id.clone(), r#"a 60 "1\n""#));
+        let (id, what) = next(&mut after).unwrap();
+        assert_eq!((id.as_str(), what.as_str()), ("killed-0", r#"a 60 "1\n""#));
         after.forget(&id).unwrap();
-        assert_eq!(next(&mut after).unwrap().1, r#"a 120 "2\n""#);
+        assert_eq!(next(&mut after).unwrap().1, r#"b.c 120 "2\n""#);
+        assert_eq!((after.bytes(), after.sealed.len(), killed.exists()), (2, 1, false));
         fs_err::remove_dir_all(place).unwrap();
     }
 }
