@@ -298,6 +298,7 @@ pub(crate) fn release(workspace: &Workspace, folder: &Path) -> Result<Digest> {
         engine: EngineSettings::default(),
         batching: None,
         image: None,
+        collection: None,
     };
     fs_err::create_dir_all(folder.join(Release::MODEL_DIR))?;
     fs_err::write(folder.join(Release::MODEL_DIR).join("model.onnx"), &model)?;

@@ -231,6 +231,7 @@ fn placement(number: usize) -> Placement {
             engine: EngineSettings::default(),
             batching: None,
             image: None,
+            collection: None,
         },
         source: Source::image(format!("registry.example.org/iris@{}", Digest::of(b"an image"))),
         replicas: 0,

@@ -3,6 +3,7 @@
 use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use xtask::scorer::RunningScorer;
 
 use crate::{
     peers::{self, OrtLoop},
@@ -35,11 +36,12 @@ pub struct Effort {
 pub type Measure = fn(&Stage<'_>, Effort) -> Result<Vec<Row>>;
 
 /// The scorer's measurements by name, in the order of the table.
-pub const SCORER: [(&str, Measure); 6] = [
+pub const SCORER: [(&str, Measure); 7] = [
     ("tiny-json", tiny_json),
     ("tiny-binary", tiny_binary),
     ("conv", conv),
     ("script", script),
+    ("collecting", collecting),
     ("memory", memory),
     ("start", start),
 ];
@@ -112,6 +114,23 @@ fn script(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
             bound: Bound::AtMost(0.25),
         },
     ])
+}
+
+/// Everything is kept of every request, in a folder that does not fill up meanwhile.
+fn collecting(stage: &Stage<'_>, effort: Effort) -> Result<Vec<Row>> {
+    let load = stage.tiny_json(CONNECTIONS)?;
+    let plain = stage.serve_model(&stage.tiny_model()?, &["--engine", "ort"])?;
+    let spool = stage.folder("collected");
+    let spool = spool.to_str().context("the path of the stage is not UTF-8")?;
+    let settings = ["--engine", "ort", "--collect-dir", spool, "--collect-bytes", "8000000000"];
+    let scorer = stage.serve_collecting(&stage.tiny_model()?, &settings)?;
+    let url = |scorer: &RunningScorer| format!("http://{}/score", scorer.address);
+    let (theirs, ours) = by_turns(effort, &load, &url(&plain), &url(&scorer))?;
+    plain.stop()?;
+    scorer.stop()?;
+    let name = "tiny ONNX, inputs and outputs of all requests collected, requests/s";
+    let (theirs, ours) = (theirs.requests_per_second, ours.requests_per_second);
+    Ok(vec![throughput(name, "nothing collected", theirs, ours, 0.95)])
 }
 
 fn memory(stage: &Stage<'_>, _: Effort) -> Result<Vec<Row>> {

@@ -70,6 +70,18 @@ impl<'a> Stage<'a> {
         RunningScorer::start(self.workspace, &release, settings)
     }
 
+    /// The same with all inputs and outputs collected.
+    pub fn serve_collecting(&self, model: &Path, settings: &[&str]) -> Result<RunningScorer> {
+        let release = self.release("collecting", |create| {
+            create.arg("--model").arg(model);
+        })?;
+        let file = release.join("release.json");
+        let mut content: serde_json::Value = serde_json::from_str(&fs_err::read_to_string(&file)?)?;
+        content["collection"] = json!({"collections": ["model_inputs", "model_outputs"]});
+        fs_err::write(&file, content.to_string())?;
+        RunningScorer::start(self.workspace, &release, settings)
+    }
+
     /// A scorer that runs `benches/models/echo/score.py` in the oracle's own environment.
     pub fn serve_echo(&self, workers: usize) -> Result<RunningScorer> {
         let release = self.release("echo", |create| {

@@ -27,6 +27,8 @@ mod cluster_gateway;
 #[cfg(test)]
 mod cluster_scaling;
 #[cfg(test)]
+mod collection;
+#[cfg(test)]
 mod containers;
 #[cfg(test)]
 mod deployments;

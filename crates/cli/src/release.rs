@@ -180,6 +180,7 @@ fn build(create: Create, folder: &Path) -> anyhow::Result<Release> {
             preferred_sizes: create.preferred_batch_sizes,
         }),
         image: None,
+        collection: None,
     })
 }
 

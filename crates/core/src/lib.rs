@@ -7,6 +7,7 @@
 mod backoff;
 mod batch;
 mod batcher;
+mod collection;
 mod correlation;
 mod deployment;
 mod digest;
@@ -25,6 +26,7 @@ mod tensor;
 pub use backoff::Backoff;
 pub use batch::{BatchError, split, stack};
 pub use batcher::{Batcher, Item, Take};
+pub use collection::{CollectionSettings, MODEL_INPUTS, MODEL_OUTPUTS, REQUEST, RESPONSE, RollingRate};
 pub use correlation::{is_of_request, trace_id};
 pub use deployment::{
     Below, DeploymentId, Desired, Failure, MachineDevices, ModelImage, Observation, Phase, PinnedBitstream,

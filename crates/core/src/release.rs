@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, num::NonZeroUsize, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{digest::Digest, image::ImageInput};
+use crate::{collection::CollectionSettings, digest::Digest, image::ImageInput};
 
 /// A name of an asset: 1 to 255 of letters, digits, `-`, `_` and `.`, beginning with a letter, a digit or `_`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -204,6 +204,9 @@ pub struct Release {
     /// Images are an input of the model, and become one as it says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageInput>,
+    /// Which requests and answers are kept; none where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<CollectionSettings>,
 }
 
 /// Why a `release.json` is refused.
@@ -225,6 +228,8 @@ pub enum ReleaseError {
     Empty,
     #[error("release.json: preferred_sizes must ascend and not exceed max_size ({max_size})")]
     PreferredSizes { max_size: NonZeroUsize },
+    #[error("release.json: collection: {fault}")]
+    Collection { fault: String },
 }
 
 impl Release {
@@ -273,6 +278,9 @@ impl Release {
             && !code.files.iter().any(|file| file.path == code.scoring_script)
         {
             return Err(ReleaseError::ScriptNotListed { path: code.scoring_script.clone() });
+        }
+        if let Some(fault) = self.collection.as_ref().and_then(CollectionSettings::fault) {
+            return Err(ReleaseError::Collection { fault });
         }
         if let Some(batching) = &self.batching {
             let sizes = &batching.preferred_sizes;
@@ -328,5 +336,13 @@ mod tests {
         assert!(refusal("sha256:e3", "sha256:E3").contains("is not a digest"));
         let batching = r#""format": 1, "batching": {"max_size": 4, "preferred_sizes": [2, 8]}"#;
         assert!(refusal(r#""format": 1"#, batching).contains("preferred_sizes"));
+        for (collection, fault) in [
+            (r#"{"collections": []}"#, "1 to 32"),
+            (r#"{"collections": ["A"]}"#, "lower case"),
+            (r#"{"collections": ["a"], "sampling_rate": 1.5}"#, "0 to 1"),
+        ] {
+            let with = format!(r#""format": 1, "collection": {collection}"#);
+            assert!(refusal(r#""format": 1"#, &with).contains(fault));
+        }
     }
 }

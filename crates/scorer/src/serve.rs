@@ -14,7 +14,10 @@ use moorline_core::{BatchSettings, ErrorClass, ModelFiles};
 use moorline_engines::zero_inputs;
 use moorline_observe::{TraceConfig, Tracing};
 use moorline_script::ScriptPool;
-use moorline_serve::{App, ImagePreparation, ModelServing, ServeConfig, ServedName, Server};
+use moorline_serve::{
+    App, CollectConfig, ImagePreparation, ModelServing, Recorder, ScriptCollector, ServeConfig, ServedName,
+    Server,
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -49,6 +52,7 @@ async fn serve(settings: Settings, release: LoadedRelease, environment: Environm
     let config = serve_config(&settings, &release, &environment);
     let tracing = trace_config(&settings, &config).map(|config| Tracing::new(&config)).transpose()?;
     let app = App::new(config, tracing)?;
+    collect(&app, &settings, &release);
     let address = |port| SocketAddr::new(settings.host, port);
     let server = Server::bind(Arc::clone(&app), address(settings.port), address(settings.admin_port)).await?;
     let (address, admin_address) = server.addresses()?;
@@ -91,6 +95,27 @@ async fn serve(settings: Settings, release: LoadedRelease, environment: Environm
     tokio::task::spawn_blocking(move || traced.shutdown_tracing()).await?;
     tracing::info!("stopped");
     result
+}
+
+/// Keeps what is scored, where the release says so. Where nothing can be kept, requests are answered all the same.
+fn collect(app: &App, settings: &Settings, release: &LoadedRelease) {
+    let Some(collection) = &release.release.collection else { return };
+    let name = release.release.name.as_str();
+    let endpoint = settings.endpoint.as_deref().unwrap_or(name).to_owned();
+    let deployment = settings.deployment.as_deref().unwrap_or(name).to_owned();
+    let usual = || std::env::temp_dir().join(format!("moorline-collected-{endpoint}-{deployment}"));
+    let config = CollectConfig {
+        settings: collection.clone(),
+        folder: settings.observation.collect_dir.clone().unwrap_or_else(usual),
+        spool_bytes: settings.observation.collect_bytes,
+        model_version: release.release.model.as_ref().map_or_else(String::new, |model| model.version.clone()),
+        endpoint,
+        deployment,
+    };
+    match Recorder::start(config, app.metrics()) {
+        Ok(recorder) => app.collect(recorder),
+        Err(error) => tracing::error!(%error, "nothing is collected: its folder cannot be used"),
+    }
 }
 
 /// Says where it listens to whoever started it. The file is whole or not there: it is written beside and renamed.
@@ -230,7 +255,13 @@ async fn start_script(
     loading: Loading,
     mlflow_model: Option<PathBuf>,
 ) -> Result<Arc<ScriptPool>, Failure> {
-    let Loading { settings, release, environment, python, batching } = loading;
+    let Loading { settings, release, mut environment, python, batching } = loading;
+    if let Some(recorder) = app.recorder()
+        && let Some(collector) =
+            ScriptCollector::start(recorder).await.context("could not listen for what scripts collect")?
+    {
+        environment.fall_back_to(&collector.variables);
+    }
     let platform = if mlflow_model.is_some() { "mlflow" } else { "python" };
     let name = served_name(&release, &environment, platform.to_owned());
     let pool = script::start(&settings, &release, environment, python, mlflow_model, batching)

@@ -397,6 +397,12 @@ pub(crate) struct Observation {
     /// Log each request that was answered, at the level INFO; at DEBUG and below it is logged in any case
     #[arg(long, env = "MOORLINE_LOG_REQUESTS", value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
     pub(crate) log_requests: bool,
+    /// Where what is collected waits to be fetched; scorers of one deployment may share it [default: moorline-collected-ENDPOINT-DEPLOYMENT in the temporary folder]
+    #[arg(long, env = "MOORLINE_COLLECT_DIR", value_name = "DIR")]
+    pub(crate) collect_dir: Option<PathBuf>,
+    /// All that waits to be fetched; what comes beyond it is dropped, and counted
+    #[arg(long, env = "MOORLINE_COLLECT_BYTES", default_value_t = 256 * 1024 * 1024, value_name = "BYTES")]
+    pub(crate) collect_bytes: u64,
     /// An OTLP gRPC collector for traces [default: traces are not exported]
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub(crate) otlp_endpoint: Option<String>,

@@ -14,6 +14,7 @@ use moorline_observe::Tracing;
 use crate::{
     admission::{Admission, BodyBudget},
     codec::{Limits, ModelIdentity},
+    collection::Recorder,
     config::ServeConfig,
     image::ImagePreparation,
     metrics::Metrics,
@@ -31,6 +32,7 @@ pub struct App {
     admission: Admission,
     budget: Arc<BodyBudget>,
     tracing: Option<Tracing>,
+    recorder: OnceLock<Arc<Recorder>>,
     cors: Option<Cors>,
     served: OnceLock<Served>,
     draining: AtomicBool,
@@ -96,6 +98,7 @@ impl App {
             admission: Admission::new(&config),
             budget: BodyBudget::new(config.max_buffered_bytes),
             tracing,
+            recorder: OnceLock::new(),
             cors: Cors::new(&config.cors_origins),
             served: OnceLock::new(),
             draining: AtomicBool::new(false),
@@ -135,6 +138,16 @@ impl App {
     pub fn serve_script(&self, name: ServedName, script: Arc<dyn Script>) {
         let swagger = script.info().swagger.clone();
         self.serve(Served { name, backend: Backend::Script(script), images: None, swagger });
+    }
+
+    /// Begins to keep what is scored; before anything is served.
+    pub fn collect(&self, recorder: Arc<Recorder>) {
+        let _ = self.recorder.set(recorder);
+    }
+
+    /// What keeps what is scored, if anything is kept.
+    pub fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.recorder.get()
     }
 
     fn serve(&self, served: Served) {

@@ -1,4 +1,4 @@
-//! One scoring request from socket to socket: protocols, admission, batching, metrics.
+//! One scoring request from socket to socket: protocols, admission, batching, metrics, and what is kept of it.
 //!
 //! A request is decoded once and encoded once. Whatever runs the model sits behind core's seams; this crate knows no
 //! engine and no Python.
@@ -6,6 +6,7 @@
 mod admission;
 mod app;
 pub mod codec;
+mod collection;
 mod config;
 mod grpc;
 mod image;
@@ -19,6 +20,7 @@ pub mod swagger;
 mod workers;
 
 pub use app::{App, ModelServing, Served, ServedName};
+pub use collection::{CollectConfig, Recorder, ScriptCollector};
 pub use config::ServeConfig;
 pub use image::{ImageInputError, ImagePreparation};
 pub use metrics::{Metrics, Protocol};

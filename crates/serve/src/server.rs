@@ -102,6 +102,9 @@ impl Server {
                 "requests were cut at the end of the drain timeout"
             ),
         }
+        if let Some(recorder) = app.recorder() {
+            Arc::clone(recorder).finish().await;
+        }
         admin.abort();
     }
 }
@@ -121,6 +124,7 @@ fn admin_router(app: Arc<App>) -> Router {
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/drain", post(drain).get(settle))
+        .route("/collected", get(collected))
         .with_state(app)
 }
 
@@ -153,6 +157,29 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 async fn drain(State(app): State<Arc<App>>) -> Json<serde_json::Value> {
     app.drain();
     Json(serde_json::json!({ "draining": true, "requests_in_flight": app.metrics().in_flight.get() }))
+}
+
+/// Which segment was stored, and whether what is being written is to end now.
+#[derive(Debug, Deserialize)]
+struct Fetch {
+    acknowledged: Option<String>,
+    #[serde(default)]
+    seal: bool,
+}
+
+/// The next segment of what was collected: a line of JSON that says what it is, and its JSON Lines; nothing where there is
+/// none. It stays until it is acknowledged.
+async fn collected(State(app): State<Arc<App>>, Query(fetch): Query<Fetch>) -> Response {
+    let Some(recorder) = app.recorder().map(Arc::clone) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let read =
+        tokio::task::spawn_blocking(move || recorder.fetch(fetch.acknowledged.as_deref(), fetch.seal)).await;
+    match read {
+        Ok(Ok(segment)) => segment.into_response(),
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 /// How long [`settle`] waits.

@@ -435,6 +435,16 @@ const ROUTES: &[(&str, &str, Action)] = &[
     ("GET", "/api/v1/workspaces/{workspace}/online-endpoints", Action::Read),
     ("GET", "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}", Action::Read),
     ("PUT PATCH DELETE", "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}", Action::Write),
+    (
+        "GET",
+        "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/deployments/{deployment}/collected",
+        Action::Read,
+    ),
+    (
+        "POST",
+        "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/deployments/{deployment}/collected",
+        Action::Write,
+    ),
     ("POST", "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/keys", Action::Keys),
     ("POST", "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/regenerate-keys", Action::Keys),
     ("POST", "/api/v1/workspaces/{workspace}/online-endpoints/{endpoint}/token", Action::Keys),

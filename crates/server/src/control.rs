@@ -10,8 +10,8 @@ use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::Findings, auth::Doorkeeper, config::ServerConfig, edge::EdgeHub, monitor::Monitoring,
-    operations::Operations, reconcile::Reconciler, release::Releases, targets::Targets,
+    api::Findings, auth::Doorkeeper, collection::Collecting, config::ServerConfig, edge::EdgeHub,
+    monitor::Monitoring, operations::Operations, reconcile::Reconciler, release::Releases, targets::Targets,
 };
 
 /// A running server's parts. Cheap to clone.
@@ -31,6 +31,8 @@ pub(crate) struct Control {
     pub(crate) edge: Option<EdgeHub>,
     pub(crate) metrics: Registry,
     pub(crate) monitor: Monitoring,
+    /// Fetches what scorers collect.
+    pub(crate) collecting: Collecting,
     /// What was found out of late about this machine.
     pub(crate) findings: Arc<Findings>,
     /// Deployments of which a target saw something change.

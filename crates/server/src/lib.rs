@@ -7,6 +7,7 @@ mod api;
 mod auth;
 mod autoscale;
 mod clusters;
+mod collection;
 mod config;
 mod control;
 mod edge;

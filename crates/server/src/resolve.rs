@@ -9,8 +9,8 @@ use moorline_core::{
     Release, ReleaseCode, ReleaseEnvironment, ReleaseModel, Resources, Scheduling, TargetKind,
 };
 use moorline_spec::{
-    AssetRef, CodeConfiguration, CodeSource, Compute, Model, OnlineDeployment, Reference, RuntimeSettings,
-    Scope, VersionRef, conda, from_json,
+    AssetRef, CodeConfiguration, CodeSource, Compute, DataCollector, Model, OnlineDeployment, Reference,
+    RuntimeSettings, Scope, VersionRef, conda, from_json,
 };
 use moorline_store::{Asset, AssetKind, RecordKind, Store};
 
@@ -100,6 +100,7 @@ pub(crate) async fn deployment(
         engine: runtime.engine,
         batching: runtime.batching,
         image: runtime.image,
+        collection: document.data_collector.as_ref().and_then(DataCollector::settings),
     };
     // Read back as a scorer will, so that what it would refuse is refused here.
     Release::parse(&release.to_json())

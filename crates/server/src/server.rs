@@ -36,6 +36,7 @@ use crate::{
     api,
     auth::{Access, Doorkeeper},
     clusters::{Clusters, Gateways},
+    collection::Collecting,
     config::{Bounds, ServerConfig},
     control::Control,
     edge::EdgeHub,
@@ -254,6 +255,7 @@ impl Running {
         if let Err(error) = tokio::task::spawn_blocking(move || gateway.finish_observation()).await {
             tracing::error!(error = chain(&error), "what was seen of requests could not be written");
         }
+        control.collecting.shutdown().await;
         control.monitor.shutdown().await;
         control.reconciler.shutdown().await;
         control.targets.shutdown(keep).await;
@@ -442,6 +444,7 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
     };
     let monitor = Monitoring::open(parts).await.map_err(|source| part("the monitor")(source.into()))?;
     let control = Control {
+        collecting: Collecting::new(store.clone(), monitor.clone()),
         store,
         gateway,
         operations,
@@ -462,6 +465,7 @@ async fn wire(store: Store, access: Access, config: ServerConfig, id: String) ->
     api::recover(&control).await.map_err(|source| part("where the last server ended")(source.into()))?;
     control.reconciler.start().await.map_err(|source| StartError::Store { source })?;
     control.monitor.start();
+    control.collecting.start();
     Ok(control)
 }
 

@@ -28,7 +28,7 @@ pub struct Collected {
 }
 
 impl BlobStore {
-    /// Removes blobs that no asset and no record names, and uploads that nobody goes on with, if they are older than
+    /// Removes blobs that no asset, no record and no list of what was collected names, and uploads that nobody goes on with, if they are older than
     /// this. It must be longer than any client takes from its upload to its registration; one that takes longer is told
     /// that the blob is missing. A crash in the middle leaves some for the next time.
     ///
@@ -41,7 +41,7 @@ impl BlobStore {
         for batch in old.chunks(BATCH) {
             let turn = Arc::new(self.stop_registrations().await);
             let mut needed = named_by_records(self.database()).await?;
-            needed.extend(named_by_assets(self.database(), batch).await?);
+            needed.extend(named_by_rows(self.database(), batch).await?);
             for (digest, size) in batch.iter().filter(|(digest, _)| !needed.contains(digest)) {
                 if self.remove(digest, before, Arc::clone(&turn)).await? {
                     collected.blobs += 1;
@@ -53,15 +53,18 @@ impl BlobStore {
     }
 }
 
-/// Which of these some asset needs.
-async fn named_by_assets(
+/// Which of these some asset needs, or are a file of what was collected.
+async fn named_by_rows(
     database: &Database,
     candidates: &[(Digest, u64)],
 ) -> Result<BTreeSet<Digest>, StoreError> {
     let mut needed = BTreeSet::new();
     for (digest, _) in candidates {
-        let query =
-            Query::new("SELECT asset_id FROM asset_blobs WHERE digest = $1 LIMIT 1").text(digest.to_string());
+        let query = Query::new(
+            "SELECT digest FROM asset_blobs WHERE digest = $1 UNION ALL SELECT digest FROM collected WHERE digest = $1
+             LIMIT 1",
+        )
+        .text(digest.to_string());
         if database.row(query).await?.is_some() {
             needed.insert(*digest);
         }

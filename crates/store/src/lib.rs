@@ -18,6 +18,7 @@
 mod assets;
 mod blobs;
 mod changes;
+mod collected;
 mod config;
 mod database;
 mod error;
@@ -33,6 +34,7 @@ mod workspaces;
 pub use assets::{Asset, AssetKind, AssetUpdate, NewAsset, Page, Registered};
 pub use blobs::{BlobStore, BlobStream};
 pub use changes::Change;
+pub use collected::{CollectedFile, NewCollectedFile};
 pub use config::{Blobs, Database, StoreConfig};
 pub use error::{Cause, StoreError};
 pub use garbage::Collected;

@@ -62,6 +62,7 @@ impl TestRelease {
             engine: EngineSettings::default(),
             batching: None,
             image: None,
+            collection: None,
         };
         let folder = tempfile::tempdir().expect("a temporary folder");
         let models = folder.path().join(Release::MODEL_DIR);

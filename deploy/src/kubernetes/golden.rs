@@ -85,6 +85,7 @@ fn placement() -> Placement {
             engine: moorline_core::EngineSettings::default(),
             batching: None,
             image: None,
+            collection: None,
         },
         source: Source::image(format!("registry.example.org/ml/iris@{}", Digest::of(b"image"))),
         replicas: 1,

@@ -54,6 +54,8 @@ impl ReplicaCommand {
         argument("--log-file", folder.log().into());
         argument("--log-file-bytes", config.log_file_bytes.to_string().into());
         argument("--log-format", "json".into());
+        // Beside the replicas' folders, so that the next replica takes over what one that was killed had collected.
+        argument("--collect-dir", folder.collected().into());
         if let Some(python) = python {
             argument("--python", python.into());
         }

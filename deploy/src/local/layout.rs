@@ -5,6 +5,7 @@
 //! HOME/lock                                  held while a process owns the folder
 //! HOME/deployments/W/E/D/state.json          what was applied last
 //! HOME/deployments/W/E/D/replicas/ID/        address.json  scorer.log[.N]  stderr.log  draining
+//! HOME/deployments/W/E/D/collected/           what its replicas collected and nobody has fetched
 //! ```
 
 use std::{
@@ -171,6 +172,11 @@ impl ReplicaFolder {
 
     pub(crate) fn log(&self) -> PathBuf {
         self.0.join("scorer.log")
+    }
+
+    pub(crate) fn collected(&self) -> PathBuf {
+        let deployment = self.0.ancestors().nth(2).unwrap_or(&self.0);
+        deployment.join("collected")
     }
 
     pub(crate) fn stderr(&self) -> PathBuf {

@@ -88,6 +88,7 @@ impl Place {
             engine: EngineSettings { name: Some(EngineName::Tract), ..EngineSettings::default() },
             batching: None,
             image: None,
+            collection: None,
         };
         let folder = self.folder.path().join(release.digest().hex());
         fs_err::create_dir_all(folder.join("model")).unwrap();

@@ -115,6 +115,7 @@ impl Place {
             engine: moorline_core::EngineSettings::default(),
             batching: None,
             image: None,
+            collection: None,
         };
         let json = release.to_json();
         self.server.blobs.lock().unwrap().insert(release.digest().to_string(), json.clone().into_bytes());

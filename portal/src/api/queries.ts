@@ -186,6 +186,19 @@ export const metrics = (workspace: string, endpoint: string, window: Window, dep
     placeholderData: keepPreviousData,
   });
 
+/** The newest files of what was collected of a deployment. */
+export const collected = (workspace: string, endpoint: string, deployment: string) =>
+  queryOptions({
+    queryKey: ["collected", workspace, endpoint, deployment],
+    queryFn: () =>
+      answer(
+        api.GET(`${W}/online-endpoints/{endpoint}/deployments/{deployment}/collected`, {
+          params: { path: { workspace, endpoint, deployment }, query: { limit: 20 } },
+        }),
+      ),
+    refetchInterval: 30_000,
+  });
+
 /** Every version of every model, environment and code that a deployment names: `azureml:iris:1`. */
 export function reference(text: string | null | undefined): { name: string; version: string } | undefined {
   const parts = /^azureml:([^:@/]+):([^:@/]+)$/.exec(text ?? "");

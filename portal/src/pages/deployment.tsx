@@ -2,12 +2,13 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { type FormEvent, useState } from "react";
 import { Link, useLocation, useParams } from "wouter";
 import { answer, api } from "../api/client";
-import { deployment as one, endpoint as above, operation as operationOf, operations, reference } from "../api/queries";
+import { collected, deployment as one, endpoint as above, operation as operationOf, operations, reference } from "../api/queries";
 import { useSession } from "../api/session";
 import { Button, Card, Code, Confirm, Dialog, Empty, Facts, Field, Page, State, Tag, Trouble, Waiting, When } from "../ui/parts";
 import { Logs } from "../ui/logs";
 import { OperationLine, operationTitle, Timeline, useFollowed } from "../ui/operations";
 import { useSay } from "../ui/toast";
+import { bytes, plural } from "../lib/format";
 import { Charts } from "./charts";
 
 /** What is shown in words above, or is about the record. */
@@ -104,6 +105,7 @@ export function Deployment() {
             </Card>
           </div>
           <Charts endpoint={endpoint} names={[]} deployment={name} />
+          {deployment.data_collector && <Collected endpoint={endpoint} name={name} />}
           <Logs endpoint={endpoint} deployment={name} replicas={deployment.replicas?.map(({ id }) => id) ?? []} />
         </>
       )}
@@ -149,6 +151,28 @@ function Phases({ endpoint, name }: { endpoint: string; name: string }) {
           <summary>Before that</summary>
           <ul className="lines">{all.slice(1, 20).map((operation) => <li key={operation.id}><OperationLine operation={operation} /></li>)}</ul>
         </details>
+      )}
+    </Card>
+  );
+}
+
+function Collected({ endpoint, name }: { endpoint: string; name: string }) {
+  const { workspace } = useSession();
+  const found = useQuery(collected(workspace, endpoint, name));
+  const files = found.data?.value;
+  return (
+    <Card title="What was collected" flush>
+      {found.isError ? <Trouble error={found.error} /> : !files ? <Waiting /> : files.length === 0 ? <Empty>No file has ended yet.</Empty> : (
+        <ul className="lines">
+          {files.map(({ path, collection, begins_at, records, size }) => (
+            <li key={path}>
+              <span className="mono cut grow">{collection}</span>
+              <span>{plural(records, "record")}</span>
+              <span>{bytes(size)}</span>
+              <When time={begins_at} />
+            </li>
+          ))}
+        </ul>
       )}
     </Card>
   );

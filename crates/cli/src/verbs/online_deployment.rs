@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use moorline_core::Name;
+use moorline_core::{FileEntry, Name};
 use moorline_spec::OnlineDeployment;
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use crate::{
     client::{Client, Precondition, Reply},
     confirm,
     document::{DocumentFlags, Flags},
+    download,
     edits::{Edits, merge_patch},
     exit::Explained,
     operation::{self, Waiting},
@@ -68,7 +69,50 @@ pub(crate) enum Verb {
                       moorline online-deployment get-logs -n blue -e iris --request-id 4fd5e7c1-7b4e-4d0c-a2a0-9a3f5a1de0b2"
     )]
     GetLogs(GetLogs),
+    /// See and fetch what was collected of requests and answers
+    #[command(subcommand)]
+    Collected(Collected),
 }
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Collected {
+    /// List the files of records that were collected, the newest first
+    #[command(
+        after_help = "Example:\n  moorline online-deployment collected list -n blue -e iris --fetch -o table"
+    )]
+    List {
+        #[command(flatten)]
+        which: WhichCollected,
+        #[command(flatten)]
+        printing: Printing,
+    },
+    /// Write the files of records, in JSON Lines, below a folder that is made
+    #[command(
+        after_help = "Example:\n  moorline online-deployment collected download -n blue -e iris --collection model_inputs"
+    )]
+    Download {
+        #[command(flatten)]
+        which: WhichCollected,
+        /// The folder
+        #[arg(short = 'p', long, default_value = "collected", value_name = "DIR")]
+        download_path: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhichCollected {
+    #[command(flatten)]
+    which: Which,
+    /// Only this collection
+    #[arg(long, value_name = "NAME")]
+    collection: Option<Name>,
+    /// Have the replicas end the files that they are writing, and fetch them first
+    #[arg(long)]
+    fetch: bool,
+}
+
+const COLLECTED: Columns =
+    Columns(&[("File", "path"), ("Begins", "begins_at"), ("Records", "records"), ("Bytes", "size")]);
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
@@ -211,6 +255,38 @@ pub(crate) async fn run(session: &Session, verb: Verb) -> anyhow::Result<()> {
         Verb::Update(update) => self::update(session, *update).await,
         Verb::Delete(delete) => self::delete(session, delete).await,
         Verb::GetLogs(logs) => self::get_logs(session, logs).await,
+        Verb::Collected(Collected::List { which, printing }) => {
+            let client = session.client().await?;
+            printing.print(Value::Array(which.files(&client).await?), COLLECTED)
+        }
+        Verb::Collected(Collected::Download { which, download_path }) => {
+            let client = session.client().await?;
+            let files =
+                which.files(&client).await?.into_iter().map(|mut file| -> anyhow::Result<FileEntry> {
+                    let (path, size, sha256) =
+                        (file["path"].take(), file["size"].take(), file["sha256"].take());
+                    Ok(serde_json::from_value(json!({ "path": path, "size": size, "sha256": sha256 }))?)
+                });
+            let files = files.collect::<anyhow::Result<Vec<FileEntry>>>()?;
+            download::fetch(&client, &session.screen, "what was collected", &files, &download_path).await?;
+            session.screen.note(format_args!("{} files are in `{}`", files.len(), download_path.display()));
+            Ok(())
+        }
+    }
+}
+
+impl WhichCollected {
+    async fn files(&self, client: &Client) -> anyhow::Result<Vec<Value>> {
+        let Which { name, endpoint_name } = &self.which;
+        let parts = ["online-endpoints", endpoint_name.as_str(), "deployments", name.as_str(), "collected"];
+        let mut url = client.at(&parts);
+        if self.fetch {
+            client.send(client.request(Method::POST, url.clone())).await?;
+        }
+        if let Some(collection) = &self.collection {
+            url.query_pairs_mut().append_pair("collection", collection.as_str());
+        }
+        client.list(url, None).await
     }
 }
 

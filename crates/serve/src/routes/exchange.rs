@@ -8,7 +8,7 @@ use std::{
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use moorline_core::{ErrorClass, Tensors, trace_id};
 use moorline_observe::{Span, SpanKind};
 
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     app::App,
+    collection::Collecting,
     metrics::Protocol,
     problem::{Dialect, Problem, RUN_FUNCTION_FAILED, run_function_failed},
     sessions::{Scored, Sessions},
@@ -64,6 +65,7 @@ pub(crate) struct Exchange {
     span: Option<Span>,
     /// The trace that it belongs to, where somebody said so.
     trace_id: Option<String>,
+    collecting: Option<Collecting>,
     answered: bool,
 }
 
@@ -90,6 +92,7 @@ impl Exchange {
             started: Instant::now(),
             accept: accept.map_or(Encoding::Identity, Encoding::accepted),
             span,
+            collecting: app.recorder().and_then(|recorder| recorder.sample(&request_id)),
             request_id,
             answered: false,
             app: Arc::clone(app),
@@ -98,6 +101,13 @@ impl Exchange {
 
     pub(crate) fn request_id(&self) -> &str {
         &self.request_id
+    }
+
+    /// Keeps what was asked, where that is collected.
+    pub(crate) fn received(&self, method: &Method, uri: &Uri, headers: &HeaderMap, body: &Bytes) {
+        if let Some(collecting) = &self.collecting {
+            collecting.request(method, uri, headers, body);
+        }
     }
 
     /// When the caller's answer is due, where a deadline is set.
@@ -120,6 +130,9 @@ impl Exchange {
 
     /// Runs decoded inputs: a place among the running ones, a session, and the answer by the deadline.
     pub(crate) async fn run(&self, sessions: &Sessions, inputs: Tensors) -> Result<Scored, Problem> {
+        if let Some(collecting) = &self.collecting {
+            collecting.inputs(&inputs);
+        }
         let admitted = Instant::now();
         let permit = self.app.admission().admit(self.deadline()).await?;
         let scored = sessions.run(inputs, self.deadline()).await.map_err(|problem| {
@@ -133,6 +146,9 @@ impl Exchange {
             span.past("queue", admitted, scored.started);
             span.past("inference", scored.started, scored.started + scored.run_time);
         }
+        if let Some(collecting) = &self.collecting {
+            collecting.outputs(&scored.outputs);
+        }
         Ok(scored)
     }
 
@@ -140,6 +156,9 @@ impl Exchange {
     pub(crate) async fn finish(mut self, result: Result<Answer, Problem>, dialect: Dialect) -> Response {
         let response = match result {
             Ok(Answer { status, mut headers, mut body }) => {
+                if let Some(collecting) = &self.collecting {
+                    collecting.response(status.as_u16(), headers.get(header::CONTENT_TYPE), &body);
+                }
                 if self.accept != Encoding::Identity
                     && !headers.contains_key(header::CONTENT_ENCODING)
                     && let Some(small) = compress(self.accept, &body).await
@@ -158,6 +177,10 @@ impl Exchange {
             }
             Err(problem) => {
                 self.log(&problem);
+                if let Some(collecting) = &self.collecting {
+                    let message = Bytes::copy_from_slice(problem.message.as_bytes());
+                    collecting.response(problem.status().as_u16(), None, &message);
+                }
                 problem.response(dialect)
             }
         };

@@ -81,6 +81,7 @@ async fn infer_model(
     let Backend::Model(sessions) = &served.backend else { return Err(scripted(served)) };
     let (parts, body) = request.into_parts();
     let (body, share) = read_body(app, &parts.headers, body).await?;
+    exchange.received(&parts.method, &parts.uri, &parts.headers, &body);
     let decoded = oip::decode(&body, header_length(&parts.headers)?, sessions.signature(), app.limits())?;
     drop((body, share));
     let scored = exchange.run(sessions, decoded.inputs).await?;

@@ -94,6 +94,7 @@ pub(super) async fn score_model(
 ) -> Result<Answer, Problem> {
     let (parts, body) = request.into_parts();
     let (body, share) = read_body(app, &parts.headers, body).await?;
+    exchange.received(&parts.method, &parts.uri, &parts.headers, &body);
     let decoded = score::decode(&body, sessions.signature(), app.limits(), door)?;
     drop((body, share));
     let scored = exchange.run(sessions, decoded.inputs).await?;
@@ -116,6 +117,7 @@ async fn score_image(
     };
     let (parts, body) = request.into_parts();
     let (body, share) = read_body(app, &parts.headers, body).await?;
+    exchange.received(&parts.method, &parts.uri, &parts.headers, &body);
     let inputs =
         images.prepare(body).await.map_err(|error| Problem::new(error.class(), error.to_string()))?;
     drop(share);
@@ -133,6 +135,7 @@ pub(super) async fn score_script(
 ) -> Result<Answer, Problem> {
     let (parts, body) = request.into_parts();
     let (mut body, share) = read_body(app, &parts.headers, body).await?;
+    exchange.received(&parts.method, &parts.uri, &parts.headers, &body);
     if script.info().style == ScriptStyle::Plain && is_form(&parts.headers) {
         body = Bytes::new();
     }

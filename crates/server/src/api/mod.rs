@@ -7,6 +7,7 @@ mod blobs;
 mod bodies;
 mod caller;
 mod codes;
+mod collected;
 mod computes;
 mod deployments;
 mod devices;
@@ -71,6 +72,7 @@ fn routes() -> OpenApiRouter<Control> {
         .merge(rollouts::routes())
         .merge(deployments::routes())
         .merge(logs::routes())
+        .merge(collected::routes())
         .merge(metrics::routes())
         .merge(prometheus::routes())
         .merge(events::routes())

@@ -29,6 +29,7 @@ const MOST_REPLICAS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Before {
     pub(super) target: TargetKind,
+    pub(super) collects: bool,
     when: Instant,
     answers: Answers,
     pub(super) replicas: HashMap<String, ReplicaBefore>,
@@ -139,8 +140,9 @@ impl Monitoring {
                     .for_each(|replica| replica.admin = None);
             }
             let restarts = before.map_or(0, |before| before.restarts) + sample.restarts;
-            let target = serving.target;
-            all.insert(id.clone(), Before { target, when, answers, replicas: replicas_now, restarts });
+            let (target, collects) = (serving.target, serving.release.collection.is_some());
+            let now = Before { target, collects, when, answers, replicas: replicas_now, restarts };
+            all.insert(id.clone(), now);
             restarts
         };
 

@@ -77,6 +77,8 @@ pub(crate) struct Asked {
     pub(crate) target: TargetKind,
     pub(crate) replica: String,
     pub(crate) admin: SocketAddr,
+    /// It keeps what it is asked and answers.
+    pub(crate) collects: bool,
 }
 
 /// What the monitor looks at and with.
@@ -166,7 +168,8 @@ impl Monitoring {
         for (id, before) in self.before().iter() {
             found.extend(before.replicas.iter().filter_map(|(replica, of)| {
                 let (id, replica) = (id.clone(), replica.clone());
-                Some(Asked { id, target: before.target, replica, admin: of.admin? })
+                let collects = before.collects;
+                Some(Asked { id, target: before.target, replica, admin: of.admin?, collects })
             }));
         }
         found.sort_by(|one, other| (&one.id, &one.replica).cmp(&(&other.id, &other.replica)));

@@ -1,12 +1,13 @@
 //! `data_collector` of a deployment: which requests and answers are kept, and where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use moorline_core::{CollectionSettings, Name};
 use serde::Serialize;
 
 use crate::{
     fields::Fields,
-    reader::Reader,
+    reader::{Finding, Reader},
     scalars,
     yaml::{Content, Node},
 };
@@ -57,20 +58,32 @@ pub struct DataAsset {
     pub data_id: Option<String>,
 }
 
-/// How often a new file is begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RollingRate {
-    Minute,
-    Day,
-    Hour,
-}
+pub use moorline_core::RollingRate;
 
 /// What is kept of a request besides its body.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RequestLogging {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub capture_headers: Vec<String>,
+}
+
+impl DataCollector {
+    /// What a scorer keeps: nothing where no collection is enabled.
+    pub fn settings(&self) -> Option<CollectionSettings> {
+        let enabled = self.collections.iter().filter(|(_, collection)| collection.enabled);
+        let collections: BTreeSet<Name> =
+            enabled.filter_map(|(name, _)| name.to_ascii_lowercase().parse().ok()).collect();
+        let captured = self.request_logging.iter().flat_map(|logging| &logging.capture_headers);
+        (!collections.is_empty()).then(|| CollectionSettings {
+            collections,
+            sampling_rate: self.sampling_rate.unwrap_or(1.0),
+            rolling_rate: self.rolling_rate.unwrap_or_default(),
+            capture_headers: captured
+                .filter(|name| !CollectionSettings::is_credential(name))
+                .map(|name| name.to_ascii_lowercase())
+                .collect(),
+        })
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
@@ -82,6 +95,14 @@ pub(super) fn read(reader: &mut Reader, node: &Node) -> Option<DataCollector> {
     let mut fields = Fields::open(reader, node, "data collector")?;
     let collections =
         fields.required(reader, "collections", |reader, node| scalars::map(reader, node, collection));
+    for name in collections.iter().flat_map(BTreeMap::keys) {
+        if name.parse::<Name>().is_err() {
+            let said: String = name.chars().take(100).collect();
+            let message =
+                format!("`{said}` is no name of a collection; use letters, digits, `-`, `_` and `.`");
+            reader.report(Finding::error(node.place, message));
+        }
+    }
     let rates = [("minute", RollingRate::Minute), ("day", RollingRate::Day), ("hour", RollingRate::Hour)];
     let rolling_rate = fields.optional(reader, "rolling_rate", scalars::choice(&rates));
     let sampling_rate = fields.optional(reader, "sampling_rate", scalars::fraction);
@@ -106,6 +127,10 @@ fn collection(reader: &mut Reader, node: &Node) -> Option<Collection> {
         Content::Map(_) => data_asset(reader, node).map(CollectionData::Asset),
         _ => scalars::filled(reader, node).map(CollectionData::Reference),
     });
+    if data.is_some() {
+        let message = "`data` has no effect here: what is collected goes to the workspace's own store";
+        reader.report(Finding::warning(node.place, message));
+    }
     let client_id = fields.optional(reader, "client_id", scalars::text);
     fields.close(reader);
     Some(Collection { enabled: enabled?, data, client_id })
@@ -126,5 +151,9 @@ fn request_logging(reader: &mut Reader, node: &Node) -> Option<RequestLogging> {
     let capture_headers = fields
         .optional(reader, "capture_headers", |reader, node| scalars::list(reader, node, scalars::filled));
     fields.close(reader);
+    for name in capture_headers.iter().flatten().filter(|name| CollectionSettings::is_credential(name)) {
+        let message = format!("header `{name}` is never captured: it shows who somebody is");
+        reader.report(Finding::warning(node.place, message));
+    }
     Some(RequestLogging { capture_headers: capture_headers.unwrap_or_default() })
 }

@@ -12,7 +12,7 @@ use crate::{
     document::{Document, sealed::Read},
     fields::Fields,
     paths::{self, AssetWord},
-    reader::{Finding, Reader},
+    reader::Reader,
     reference::{AssetRef, CodeSource},
     scalars,
     yaml::{Content, Node},
@@ -211,11 +211,7 @@ impl Read for OnlineDeployment {
         let request_settings = fields.optional(reader, "request_settings", request_settings);
         let liveness_probe = fields.optional(reader, "liveness_probe", probe);
         let readiness_probe = fields.optional(reader, "readiness_probe", probe);
-        let data_collector = fields.optional(reader, "data_collector", |reader, node| {
-            let message = "`data_collector` has no effect yet: nothing is collected";
-            reader.report(Finding::warning(node.place, message));
-            collector::read(reader, node)
-        });
+        let data_collector = fields.optional(reader, "data_collector", collector::read);
         fields.azure_only(
             reader,
             "app_insights_enabled",

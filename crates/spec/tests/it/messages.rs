@@ -112,7 +112,6 @@ data_collector: {sampling_rate: 2, collections: {a: {enabled: maybe}}, request_l
     doc.yml:14:38: `timeout` is the text `1e3`; expected an integer
     doc.yml:15:18: `readiness_probe` is the number 10; expected an object with keys
     doc.yml:16:17: `scale_settings` is the text `default`; expected an object with keys
-    doc.yml:17:17: warning: `data_collector` has no effect yet: nothing is collected
     doc.yml:17:33: `sampling_rate` is the number 2; expected a number from 0 to 1
     doc.yml:17:63: `enabled` is the text `maybe`; expected `true` or `false`
     doc.yml:17:107: `capture_headers` is the text `x`; expected a list

@@ -16,6 +16,7 @@ const VERSIONS: &[(i64, &str, &str)] = &[
     (1, "workspace", include_str!("../../migrations/0001_workspace.sql")),
     (2, "devices", include_str!("../../migrations/0002_devices.sql")),
     (3, "operation phases", include_str!("../../migrations/0003_operation_phases.sql")),
+    (4, "collected", include_str!("../../migrations/0004_collected.sql")),
 ];
 
 /// What the databases write differently: a text that sorts by its bytes, and a number that every new row gets.
