@@ -84,7 +84,8 @@ class Handler(grpc.GenericRpcHandler):
 
 
 def main():
-    server = grpc.server(futures.ThreadPoolExecutor(2))
+    # One thread, so that no two lines are written at one time.
+    server = grpc.server(futures.ThreadPoolExecutor(1))
     server.add_generic_rpc_handlers([Handler()])
     port = server.add_insecure_port("127.0.0.1:%s" % (sys.argv[1] if len(sys.argv) > 1 else 0))
     server.start()

@@ -139,13 +139,17 @@ async fn what_is_refused_and_who_leaves_has_a_line() {
     }
     // Names of spans are few, whatever callers make up.
     let names: Vec<&str> = spans.iter().map(|span| &*span.name).collect();
-    assert!(names.iter().all(|name| ["POST", "_OTHER", "POST silent", "send"].contains(name)), "{names:?}");
+    assert!(names.iter().all(|name| ["POST", "_OTHER", "POST iris", "send"].contains(name)), "{names:?}");
 }
 
 #[tokio::test]
 async fn a_long_answer_is_counted_to_its_end_and_one_that_breaks_off_is_said() {
     let seen = Seen::new().await;
-    let long = Server::start(async |_| Response::new(Body::from(vec![7; 3 << 20]))).await;
+    let long = Server::start(async |request: Request<Body>| {
+        let read = http_body_util::BodyExt::collect(request.into_body()).await.unwrap().to_bytes();
+        Response::new(Body::from(vec![7; 3 * read.len()]))
+    })
+    .await;
     seen.front.gateway.set(endpoint(vec![deployment("blue", &[long.address])]));
     let answer = seen.front.ask(post("/endpoints/iris/score", vec![1; 1 << 20])).await;
     assert_eq!(answer.body.len(), 3 << 20);
