@@ -503,9 +503,10 @@ pub fn model_of(
     mount_path: Option<&str>,
     reference: String,
 ) -> ModelImage {
-    let place = match own_server {
-        true => beside_own_server(model, mount_path),
-        false => format!("/{RELEASE}/{}", Release::MODEL_DIR),
+    let place = if own_server {
+        beside_own_server(model, mount_path)
+    } else {
+        format!("/{RELEASE}/{}", Release::MODEL_DIR)
     };
     ModelImage { reference, place, bytes: model.files.iter().map(|file| file.size).sum() }
 }

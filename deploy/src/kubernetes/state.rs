@@ -48,7 +48,7 @@ pub(super) enum Verdict {
     /// For this reason.
     Failed(String),
     /// The container of this pod ended again and again: its log says why.
-    Ended(SeenPod),
+    Ended(Box<SeenPod>),
 }
 
 impl State {
@@ -124,7 +124,7 @@ impl State {
             }
         }
         if let Some(pod) = own.iter().find(|pod| pod.keeps_ending()) {
-            return Some(Verdict::Ended((*pod).clone()));
+            return Some(Verdict::Ended(Box::new((*pod).clone())));
         }
         let live = facts.deployment?;
         let progress = condition(live, "Progressing")?;
@@ -292,7 +292,7 @@ mod tests {
         let ended = SeenPod { ended: Some(Ended { code: Some(1), ..Ended::default() }), ..pod(&own) };
         assert_eq!(verdict(ended.clone()), None, "once may be an accident");
         let again = SeenPod { restarts: 1, ..ended };
-        assert_eq!(verdict(again.clone()), Some(Verdict::Ended(again.clone())));
+        assert_eq!(verdict(again.clone()), Some(Verdict::Ended(Box::new(again.clone()))));
         let other = SeenPod { revision: Some(Digest::of(b"another")), ..again };
         assert_eq!(verdict(other), None, "that is not this rollout's");
     }

@@ -70,7 +70,10 @@ pub(crate) enum Verb {
     )]
     GetLogs(GetLogs),
     /// See and fetch what was collected of requests and answers
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  moorline online-deployment collected list -n blue -e iris -o table"
+    )]
     Collected(Collected),
 }
 
