@@ -179,13 +179,11 @@ impl Gateway {
     pub async fn handle_grpc(&self, mut request: Request<Body>) -> Response<Body> {
         let named = request.headers_mut().remove(headers::ENDPOINT);
         let target = request.uri().path().to_owned();
-        match named.as_ref().map(|name| String::from_utf8_lossy(name.as_bytes())) {
-            Some(endpoint) => self.handle(&endpoint, &target, request).await,
-            None => {
-                let watch = self.inner.observer.begin("", &target, &request);
-                watch.pass(Problem::EndpointNotNamed.response(Dialect::Grpc))
-            }
-        }
+        let Some(named) = named else {
+            let watch = self.inner.observer.begin("", &target, &request);
+            return watch.pass(Problem::EndpointNotNamed.response(Dialect::Grpc));
+        };
+        self.handle(&String::from_utf8_lossy(named.as_bytes()), &target, request).await
     }
 }
 

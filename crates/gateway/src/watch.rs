@@ -58,6 +58,8 @@ struct Seen {
     bytes_in: u64,
     passage: Option<Arc<Passage>>,
     bytes_out: u64,
+    /// The answer broke off.
+    broken: bool,
 }
 
 /// One line of the access log.
@@ -157,6 +159,7 @@ impl Observer {
             bytes_in: 0,
             passage: None,
             bytes_out: 0,
+            broken: false,
         })))
     }
 
@@ -245,7 +248,7 @@ impl Watch {
     pub(crate) fn pass(mut self, response: Response<Body>) -> Response<Body> {
         let Some(seen) = &mut self.0 else { return response };
         seen.status = response.status().as_u16();
-        let bodiless = seen.line.as_ref().is_none_or(|line| line.method == Method::HEAD)
+        let bodiless = seen.method == "HEAD"
             || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         response.map(|body| Body::new(Watched { body, bodiless, watch: self }))
     }
@@ -254,7 +257,12 @@ impl Watch {
 impl Drop for Seen {
     fn drop(&mut self) {
         match self.span.take() {
-            Some(span) if !self.is_copy => span.answered(self.status),
+            Some(span) if !self.is_copy => {
+                span.answered(self.status);
+                if self.broken {
+                    span.fail("the answer broke off");
+                }
+            }
             _ => {}
         }
         let (Some(mut line), Some(lines)) = (self.line.take(), &self.observer.lines) else { return };
@@ -263,6 +271,7 @@ impl Drop for Seen {
         line.bytes_out = self.bytes_out;
         line.ms = (self.begun.elapsed().as_secs_f64() * 1e6).round() / 1e3;
         line.attempts = self.attempts;
+        line.broken = self.broken;
         lines.push(line);
     }
 }
@@ -290,8 +299,12 @@ impl http_body::Body for Watched {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
-        if let (Poll::Ready(Some(Ok(frame))), Some(seen)) = (&polled, &mut self.watch.0) {
-            seen.bytes_out += frame.data_ref().map_or(0, Bytes::len) as u64;
+        if let (Poll::Ready(Some(frame)), Some(seen)) = (&polled, &mut self.watch.0) {
+            match frame {
+                Ok(frame) => seen.bytes_out += frame.data_ref().map_or(0, Bytes::len) as u64,
+                // A body that has failed says that it is at its end.
+                Err(_) => seen.broken = true,
+            }
         }
         polled
     }
@@ -308,8 +321,8 @@ impl http_body::Body for Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         let whole = self.bodiless || self.body.is_end_stream();
-        if let Some(line) = self.watch.0.as_mut().and_then(|seen| seen.line.as_mut()) {
-            line.broken = !whole;
+        if let Some(seen) = &mut self.watch.0 {
+            seen.broken |= !whole;
         }
     }
 }

@@ -7,7 +7,9 @@ use std::{
 };
 
 use axum::body::Body;
+use futures_util::{StreamExt, stream};
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use moorline_gateway::{EndpointRoute, GatewayConfig, Observation};
 use moorline_observe::{TraceConfig, Tracing};
 use opentelemetry_sdk::{
@@ -15,6 +17,7 @@ use opentelemetry_sdk::{
     trace::{SpanData, SpanExporter},
 };
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::harness::{Front, Server, counting, deployment, endpoint, keys, name, nowhere, post, until};
 
@@ -88,7 +91,7 @@ async fn a_retry_is_a_span_of_its_own_and_counted_in_the_line() {
     assert!(tries.contains(&&json!(2)), "{lines:?}");
     let failed = spans
         .iter()
-        .find(|span| span.name == "send" && attributes(span).get("http.response.status_code").is_none());
+        .find(|span| span.name == "send" && !attributes(span).contains_key("http.response.status_code"));
     let failed = failed.unwrap_or_else(|| panic!("no try that failed: {spans:?}"));
     assert!(format!("{:?}", failed.status).contains("could not be reached"), "{:?}", failed.status);
     let again = spans.iter().find(|span| attributes(span).contains_key("http.request.resend_count")).unwrap();
@@ -146,26 +149,33 @@ async fn what_is_refused_and_who_leaves_has_a_line() {
 async fn a_long_answer_is_counted_to_its_end_and_one_that_breaks_off_is_said() {
     let seen = Seen::new().await;
     let long = Server::start(async |request: Request<Body>| {
-        let read = http_body_util::BodyExt::collect(request.into_body()).await.unwrap().to_bytes();
+        let read = request.into_body().collect().await.unwrap().to_bytes();
         Response::new(Body::from(vec![7; 3 * read.len()]))
     })
     .await;
     seen.front.gateway.set(endpoint(vec![deployment("blue", &[long.address])]));
     let answer = seen.front.ask(post("/endpoints/iris/score", vec![1; 1 << 20])).await;
     assert_eq!(answer.body.len(), 3 << 20);
-    let broken = Server::start(async |_| {
-        let parts = futures_util::stream::iter([Ok("begun"), Err(io::Error::other("broken"))]);
-        Response::new(Body::from_stream(parts))
+    let breaks = Arc::new(Notify::new());
+    let told = Arc::clone(&breaks);
+    let broken = Server::start(move |_| {
+        let told = Arc::clone(&told);
+        let end = async move {
+            told.notified().await;
+            Err(io::Error::other("broken"))
+        };
+        let parts = stream::iter([Ok("begun")]).chain(stream::once(end));
+        async { Response::new(Body::from_stream(parts)) }
     })
     .await;
     let route =
         EndpointRoute { name: name("broken"), ..endpoint(vec![deployment("green", &[broken.address])]) };
     seen.front.gateway.set(route);
     let mut sender = crate::harness::connect(seen.front.server.address).await;
-    let answer = sender.send_request(post("/endpoints/broken/score", "x")).await;
-    if let Ok(answer) = answer {
-        assert!(http_body_util::BodyExt::collect(answer.into_body()).await.is_err());
-    }
+    let mut answer = sender.send_request(post("/endpoints/broken/score", "x")).await.unwrap().into_body();
+    assert!(answer.frame().await.unwrap().is_ok());
+    breaks.notify_one();
+    assert!(answer.collect().await.is_err());
     let (lines, _) = seen.all().await;
     let of = |endpoint: &str| {
         lines.iter().find(|line| line["endpoint"] == endpoint).unwrap_or_else(|| panic!("{lines:?}"))
