@@ -36,7 +36,7 @@ model: {path: model, datastore: d}
     doc.yml:4:1: warning: `app_insights_enabled` has no effect here: metrics, logs and traces are there without it
     doc.yml:5:1: warning: `egress_public_network_access` has no effect here: a deployment reaches what its machine reaches
     doc.yml:6:1: warning: `private_network_connection` has no effect here: a deployment reaches what its machine reaches
-    doc.yml:7:48: warning: `data` has no effect here: what is collected goes to the workspace's own store
+    doc.yml:7:46: warning: `data` has no effect here: what is collected goes to the workspace's own store
     doc.yml:8:34: warning: `os_type` is `windows`; scorers run on Linux
     doc.yml:8:43: warning: `datastore` has no effect here: files go to the workspace's own store
     doc.yml:9:22: warning: `datastore` has no effect here: files go to the workspace's own store

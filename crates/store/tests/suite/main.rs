@@ -8,6 +8,7 @@
 mod assets;
 mod blobs;
 mod bucket;
+mod collected;
 mod crash;
 mod failures;
 mod garbage;
@@ -58,6 +59,7 @@ on_both_databases! {
     operations { go_from_start_to_end, are_bounded, remember_their_phases, are_listed_newest_first }
     secrets { are_set_and_read, are_encrypted_at_rest, need_their_identity }
     tokens { are_verified, go_with_their_workspace }
+    collected { is_listed_once_and_forgotten }
     garbage { goes_and_nothing_else, never_takes_what_is_being_registered }
 }
 
