@@ -54,7 +54,8 @@ struct Inner {
 /// What a scorer says of a segment, in a line before its records.
 #[derive(Debug, Deserialize)]
 struct Segment {
-    segment: String,
+    #[serde(rename = "segment")]
+    id: String,
     collection: Name,
     /// When its period began, in seconds since 1970.
     period: i64,
@@ -144,24 +145,24 @@ impl Collecting {
         let end = answer.iter().position(|byte| *byte == b'\n').ok_or(FetchError::Unreadable)?;
         let segment: Segment = serde_json::from_slice(&answer[..end]).map_err(|_| FetchError::Unreadable)?;
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        if segment.segment.len() > MOST_ID || !segment.segment.bytes().all(fits) {
+        if segment.id.len() > MOST_ID || !segment.id.bytes().all(fits) {
             return Err(FetchError::Unreadable);
         }
         let begins_at = Timestamp::from_second(segment.period).map_err(|_| FetchError::Unreadable)?;
         let lines = answer.slice(end + 1..);
-        let records = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let records = lines.split(|byte| *byte == b'\n').count() as u64 - 1;
         let size = lines.len() as u64;
         let digest = self.0.store.blobs().put(lines).await?;
         let new = NewCollectedFile {
             collection: segment.collection,
-            segment: segment.segment.clone(),
+            segment: segment.id.clone(),
             begins_at,
             records,
             size,
             digest,
         };
         self.0.store.add_collected(of, new).await?;
-        Ok(segment.segment)
+        Ok(segment.id)
     }
 
     async fn forget(&self) {
@@ -169,7 +170,7 @@ impl Collecting {
         match self.0.store.forget_collected(before, KEPT_BYTES).await {
             Ok(0) => {}
             Ok(files) => {
-                tracing::info!(files, "what was collected long ago, or beyond the bound, was forgotten")
+                tracing::info!(files, "what was collected long ago, or beyond the bound, was forgotten");
             }
             Err(error) => tracing::warn!(error = chain(&error), "what was collected long ago is still there"),
         }

@@ -145,7 +145,7 @@ impl Spool {
             }
             fs_err::remove_dir_all(&left)?;
         }
-        self.sealed.make_contiguous().sort_by(|one, other| one.name.period.cmp(&other.name.period));
+        self.sealed.make_contiguous().sort_by_key(|segment| segment.name.period);
         Ok(())
     }
 

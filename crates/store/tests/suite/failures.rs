@@ -71,7 +71,7 @@ async fn a_database_of_a_newer_build_is_refused_and_left_alone() {
     assert!(matches!(error, StoreError::Newer { found: 4711, .. }), "{error:?}");
     assert_eq!(
         error.to_string(),
-        "the database was written by a newer build (schema 4711); this build knows schema 3"
+        "the database was written by a newer build (schema 4711); this build knows schema 4"
     );
     sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 4711").execute(&mut connection).await.unwrap();
     place.open().await;
