@@ -1,6 +1,9 @@
 //! `moorline-scorer copy`: a model comes from its own image into a volume, in a container that has no other program.
 
-use std::path::Path;
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use anyhow::Context;
 
@@ -10,7 +13,9 @@ pub(crate) fn run(copy: &Copy) -> Result<(), Failure> {
     let mut copied = Copied::default();
     folder(&copy.from, &copy.to, &mut copied)
         .with_context(|| format!("could not copy `{}` to `{}`", copy.from.display(), copy.to.display()))?;
-    println!("{} files of {:.1} MB are in `{}`", copied.files, copied.bytes as f64 / 1e6, copy.to.display());
+    let Copied { files, bytes } = copied;
+    writeln!(io::stdout(), "{files} files of {:.1} MB are in `{}`", bytes as f64 / 1e6, copy.to.display())
+        .context("could not say so")?;
     Ok(())
 }
 

@@ -18,18 +18,19 @@ use crate::{
 async fn the_local_target_obeys_the_laws() {
     let Some(home) = Home::open(|_| {}).await else { return };
     let target = Arc::clone(&home.target) as Arc<dyn Target>;
-    target_conformance(TargetKind::Local, async || Arc::clone(&target), async |release| release).await;
+    let laws = target_conformance(TargetKind::Local, async || Arc::clone(&target), async |release| release);
+    Box::pin(laws).await;
     home.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_container_target_obeys_the_laws() {
-    on_engine("MOORLINE_TEST_DOCKER").await;
+    Box::pin(on_engine("MOORLINE_TEST_DOCKER")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_container_target_obeys_the_laws_on_podman() {
-    on_engine("MOORLINE_TEST_PODMAN").await;
+    Box::pin(on_engine("MOORLINE_TEST_PODMAN")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,6 +64,6 @@ async fn on_engine(variable: &str) {
         let image = image_of(&release, &images).await;
         release.with_source(Source::image(image.reference))
     };
-    target_conformance(TargetKind::Container, async || Arc::clone(&own), place).await;
+    Box::pin(target_conformance(TargetKind::Container, async || Arc::clone(&own), place)).await;
     target.shutdown(false).await;
 }
