@@ -16,7 +16,7 @@ pub(super) struct Listing {
 /// Where metrics are listed.
 pub(super) const METRICS: &str = "docs/metrics.md";
 
-pub(super) const LISTINGS: [Listing; 9] = [
+pub(super) const LISTINGS: [Listing; 10] = [
     Listing {
         source: "crates/scorer/src/settings.rs",
         opening: "env = \"",
@@ -48,6 +48,12 @@ pub(super) const LISTINGS: [Listing; 9] = [
         document: METRICS,
     },
     Listing { source: "fpga/src/metrics.rs", opening: "\"moorline_", prefix: "moorline_", document: METRICS },
+    Listing {
+        source: "crates/serve/src/collection/mod.rs",
+        opening: "\"moorline_",
+        prefix: "moorline_",
+        document: METRICS,
+    },
     Listing {
         source: "edge/src/hub/metrics.rs",
         opening: "\"moorline_",
